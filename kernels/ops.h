@@ -1,0 +1,184 @@
+/* The op table: every piece of tensor maths, one name each, with its shapes and its ORDER.
+ *
+ * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512` (one source over
+ * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` for
+ * the ops marked EXACT (profile `f32`); the backward ops are deterministic per implementation and also
+ * have the same bits everywhere, since they use the same chains.
+ *
+ * Words used below:
+ *   chain       acc = +0; for k ascending: acc = fma(a_k, b_k, acc)
+ *   lane sum    16 lanes, lane = index mod 16, each an ascending chain of adds (or fmas) from +0; then
+ *               the tree  s[l] += s[l+8], += s[l+4], += s[l+2], += s[l+1]  (l = 0 at the end)
+ *   panel       32 outputs of a weight matrix, k-major: [ceil(N/32)][K][32]; columns past N hold +0
+ * exp is ifl_ops.exp's polynomial; division and square root are IEEE; no contraction but written fmas.
+ * Ops never allocate and never touch threads: the caller splits rows and panels. They set MXCSR to
+ * round-to-nearest with gradual underflow and restore the caller's value. */
+#ifndef IFL_KERNELS_OPS_H
+#define IFL_KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define IFL_PANEL 32        /* columns of a weight panel */
+#define IFL_LANES 16
+#define IFL_KV_SPLIT 256    /* keys of one attention split, at absolute positions */
+#define IFL_VOCAB_BLOCK 4096 /* logits of one log-sum-exp block, at absolute positions */
+#define IFL_ATTENTION_ROWS_MAX 64
+#define IFL_HEAD_DIM_MAX 512
+
+/* Where the keys and values of one sequence lie, for one layer and one kv head.
+ * Position t lives in page pages[t / page_tokens], at offset j = t mod page_tokens.
+ *   K element d of it: k[page * page_stride + (j / b) * (D * b) + d * b + j % b],  b = min(16, page_tokens)
+ *   V element d of it: v[page * page_stride + j * D + d]
+ * page_tokens is a power of two. The learner uses page_tokens = 1 with page = row of the pack. */
+typedef struct ifl_kv_view {
+    const float *k, *v;
+    int64_t page_stride; /* floats */
+    const int32_t *pages;
+    int32_t page_tokens;
+} ifl_kv_view;
+
+/* Merged log-sum-exp state of one row over vocabulary blocks. */
+typedef struct ifl_lse {
+    float max; /* exact maximum so far */
+    float sum; /* sum of exp(x - max) */
+} ifl_lse;
+
+typedef struct ifl_ops {
+    const char *name;
+
+    /* --- EXACT: forward ------------------------------------------------------------------------- */
+
+    /* y[i * ldy + n] = chain over k of x[i * ldx + k] * w[n, k], for rows i in [0, m) and the panels
+     * [panel_begin, panel_end); only columns n < N are written. w: bf16 panels. m may be 0. */
+    void (*matmul)(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels,
+                   int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end);
+
+    /* y[i, c] = (x[i, c] * r_i) * (offset + w[c]), r_i = 1 / sqrt(mean + eps), mean = (lane sum of
+     * x^2 by fma) / n. x may equal y. offset is 0, or 1 for Gemma. ld in floats. r (may be NULL)
+     * receives r_i. */
+    void (*rmsnorm)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w, float offset,
+                    float eps, int64_t m, int64_t n, float *r);
+
+    /* In place on m heads of D floats, stride ldx: for i < D/2, with c = cos[i], s = sin[i]:
+     * a' = fma(a, c, -(b * s)), b' = fma(b, c, a * s), a = x[i], b = x[i + D/2]. */
+    void (*rope)(float *x, int64_t ldx, const float *cos, const float *sin, int64_t m, int64_t head_dim);
+
+    /* y[i] = g / (1 + exp(-g)) * u, evaluated (g / (1 + exp(-g))) * u.  n elements. */
+    void (*silu_mul)(float *y, const float *gate, const float *up, int64_t n);
+    /* y[i] = (0.5 * g) * (1 + t) * u with z = 0.7978845608f * fma(0.044715f * g * g, g, g),
+     * t = 1 - 2 / (exp(2 z) + 1); evaluated ((0.5f * g) * (1 + t)) * u. */
+    void (*gelu_mul)(float *y, const float *gate, const float *up, int64_t n);
+
+    void (*add)(float *y, const float *x, int64_t n);                  /* y[i] = y[i] + x[i] */
+    void (*add_bias)(float *y, int64_t ldy, const float *bias, int64_t m, int64_t n);
+    void (*scale)(float *y, const float *x, float factor, int64_t n);  /* y[i] = x[i] * factor */
+    void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);
+
+    /* Copies one position's key and value of one kv head to where `view` says position t lives. */
+    void (*kv_store)(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
+                     int64_t head_dim);
+
+    /* Attention of n_rows <= IFL_ATTENTION_ROWS_MAX query rows of ONE sequence and ONE kv head.
+     * Row r: query q[r] (D floats), absolute position pos[r], output o[r] (D floats). Visible keys:
+     * first[r] <= t <= pos[r], where first[r] = window > 0 ? max(0, pos[r] - window + 1) : 0.
+     * Order, per row: splits of 256 keys at absolute positions; per split s that has a visible key:
+     *   score_t = (chain over d of q_d * K[t, d]) * scale;  m_s = max over its visible t;
+     *   p_t = exp(score_t - m_s);  l_s = lane sum of p_t, lane = t mod 16, invisible keys skipped;
+     *   o_s[d] = chain over visible t ascending of p_t * V[t, d].
+     * Then m = max m_s, c_s = exp(m_s - m); the first visible split starts l = c*l_s, o = c*o_s and
+     * each later one merges l = fma(c_s, l_s, l), o = fma(c_s, o_s, o). Output o[d] / l.
+     * An invisible key is selected out, never multiplied. lse (may be NULL) gets {m, l} per row. */
+    void (*attention)(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
+                      const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
+                      ifl_lse *lse);
+
+    /* y[i] = c(x[i]) / temperature; c(x) = softcap > 0 ? softcap * tanh(x / softcap) : x, with tanh as
+     * in gelu_mul. In place allowed. temperature == 1 changes no bits. */
+    void (*temper)(float *y, const float *x, float temperature, float softcap, int64_t n);
+
+    /* Statistics of one vocabulary block: max = exact maximum of x[0, n), sum = lane sum of
+     * exp(x_i - max), lane = i mod 16. The block starts at a multiple of IFL_VOCAB_BLOCK. n >= 1.
+     * p (may be NULL) receives exp(x_i - max). */
+    ifl_lse (*block_lse)(const float *x, int64_t n, float *p);
+
+    /* Merges blocks in order: m = max of all; sum starts as c_0 * sum_0, then fma(c_b, sum_b, sum),
+     * c_b = exp(max_b - m). n_blocks >= 1. */
+    ifl_lse (*merge_lse)(const ifl_lse *blocks, int64_t n_blocks);
+
+    /* Elementwise exp (max error about 1 ulp; exp(x) = 0 below -103.98, inf above 88.73, NaN kept) and
+     * natural log (x > 0 normal or subnormal; log(0) = -inf, negative NaN). */
+    void (*exp)(float *y, const float *x, int64_t n);
+    void (*log)(float *y, const float *x, int64_t n);
+
+    /* --- Backward and optimizer: one order too, listed beside each ------------------------------- */
+
+    /* C[i * ldc + j] = [accumulate ? C : +0] continued by an ascending chain over k of
+     * A[i * a_row + k * a_col] * B[k, j];  B in f32 panels of 32 columns: [ceil(n/32)][K][32].
+     * Rows [0, m), panels [panel_begin, panel_end); only j < n is written. */
+    void (*matmul_f32)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                       const float *b_panels, int64_t m, int64_t n, int64_t k, int64_t panel_begin,
+                       int64_t panel_end, bool accumulate);
+
+    /* Packs rows of b [k, n] (row stride ldb) into panels [panel_begin, panel_end). */
+    void (*pack_f32)(float *b_panels, const float *b, int64_t ldb, int64_t k, int64_t n,
+                     int64_t panel_begin, int64_t panel_end);
+    /* Packs rows of b^T: b is [n, k] (row stride ldb), panels as if of the [k, n] transpose. */
+    void (*pack_f32_transposed)(float *b_panels, const float *b, int64_t ldb, int64_t k, int64_t n,
+                                int64_t panel_begin, int64_t panel_end);
+    /* From bf16 weight panels of w [N, K] makes f32 panels of the product dY [m, N] * w [N, K]: depth
+     * N' = n_end - n_begin (rows of w, n_begin a multiple of 32), columns K:
+     * out[(kp * N' + n - n_begin) * 32 + j] = w[n, kp * 32 + j], +0 past K; panels kp in
+     * [panel_begin, panel_end). */
+    void (*unpack_for_dx)(float *out_panels, const uint16_t *w_panels, int64_t n_total, int64_t k,
+                          int64_t n_begin, int64_t n_end, int64_t panel_begin, int64_t panel_end);
+
+    /* dx = r * (g - xhat * mean(g * xhat)), g = dy * (offset + w), xhat = x * r; mean by lane sum.
+     * accumulate_dx adds to dx. dw[c] = fma(dy, xhat, dw[c]), rows ascending (dw NULL: skipped); the
+     * caller gives each row range its own dw and adds them in order. r as given by rmsnorm. */
+    void (*rmsnorm_backward)(float *dx, int64_t lddx, float *dw, const float *dy, int64_t lddy,
+                             const float *x, int64_t ldx, const float *w, float offset, const float *r,
+                             int64_t m, int64_t n, bool accumulate_dx);
+    void (*silu_mul_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+                              const float *up, int64_t n);
+    void (*gelu_mul_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+                              const float *up, int64_t n);
+
+    /* Turns scores into gradients, one attention row: p_t = exp(score_t * scale - m) / l for t in
+     * [0, n), then ds_t = p_t * (dp_t - delta) * scale. p and ds may alias score and dp. */
+    void (*softmax_backward)(float *p, float *ds, const float *score, const float *dp, float scale,
+                             ifl_lse lse, float delta, int64_t n);
+
+    /* dlogit_i = coefficient * (onehot_i - exp(x_i - lse.max) / lse.sum), onehot at `target` (relative
+     * to the block; outside [0, n) = none). x: tempered logits. y may equal x. */
+    void (*logprob_backward)(float *y, const float *x, float coefficient, ifl_lse lse, int64_t target,
+                             int64_t n);
+
+    /* Sum of squares: lane sum by fma, in double lanes. */
+    double (*sum_squares)(const float *x, int64_t n);
+
+    /* AdamW (Loshchilov & Hutter 2019, alg. 2), elementwise on f32 masters:
+     * g = grad * grad_scale; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g*g;
+     * w -= lr * (m / bias1 / (sqrt(v / bias2) + eps) + weight_decay * w); w_bf16 = round(w). */
+    void (*adamw)(float *w, float *m, float *v, uint16_t *w_bf16, const float *grad, float grad_scale,
+                  float lr, float b1, float b2, float eps, float weight_decay, float bias1, float bias2,
+                  int64_t n);
+} ifl_ops;
+
+/* The scalar definition. Slow. */
+const ifl_ops *ifl_ops_ref(void);
+
+/* The fastest implementation that this host can run, or the one that ifl_ops_force chose. */
+const ifl_ops *ifl_ops_best(void);
+
+/* All implementations that this host can run, `ref` included; returns how many (at most max). */
+int ifl_ops_list(const ifl_ops **out, int max);
+
+/* Makes ifl_ops_best return the named one; false when this host cannot run it. Call before threads. */
+bool ifl_ops_force(const char *name);
+
+/* Panels of a row-major bf16 matrix [n, k] (n rows = outputs). Not timed: once per version. */
+void ifl_pack_bf16(uint16_t *panels, const uint16_t *w, int64_t n, int64_t k);
+static inline int64_t ifl_panels(int64_t n) { return (n + IFL_PANEL - 1) / IFL_PANEL; }
+
+#endif
