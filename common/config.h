@@ -1,0 +1,171 @@
+/* One YAML file -> one struct. The table in config.c gives every key its type, range, unit, default and
+ * one line of help; unknown keys are errors with line and column; `key=value` overrides use the same
+ * table; the resolved configuration can be written back as YAML that reads to the same struct. */
+#ifndef IFL_COMMON_CONFIG_H
+#define IFL_COMMON_CONFIG_H
+
+#include <stdio.h>
+
+#include "common/status.h"
+
+#define IFL_PATH_MAX 1024
+#define IFL_NAME_MAX 128
+#define IFL_SOURCES_MAX 16
+#define IFL_STOPS_MAX 8
+
+typedef enum { IFL_MODE_PIPELINE, IFL_MODE_SYNC, IFL_MODE_ASYNC } ifl_mode;
+typedef enum { IFL_KV_MODE_KEEP, IFL_KV_MODE_RECOMPUTE } ifl_kv_mode;
+typedef enum { IFL_LOSS_REINFORCE, IFL_LOSS_GRPO, IFL_LOSS_DR_GRPO, IFL_LOSS_DAPO } ifl_loss_kind;
+
+/* A source of tasks: a JSONL file, or a procedural generator. */
+typedef struct ifl_source_config {
+    char name[IFL_NAME_MAX];      /* data_source of its tasks */
+    char path[IFL_PATH_MAX];      /* JSONL; relative to the current folder; exclusive with generator */
+    char generator[IFL_NAME_MAX]; /* ladder | sums */
+    char split[32];               /* generator: train | heldout (disjoint by hash) */
+    double ratio;                 /* share of this source among those listed */
+    int64_t count;                /* generator: number of tasks, 0 = endless; file: first so many, 0 = all */
+    int32_t digits;               /* sums: digits of both operands */
+    int32_t steps_max;            /* ladder: longest chain k */
+    char template_text[2048];     /* "{prompt}" stands for the task's text; empty: as it is */
+    char few_shot[4096];          /* put before the rendered template */
+    char checker[64];             /* overrides the task's own */
+} ifl_source_config;
+
+typedef struct ifl_config {
+    int64_t config_version;
+
+    struct { /* run */
+        char name[IFL_NAME_MAX];
+        char dir[IFL_PATH_MAX];  /* folder of all runs */
+        int64_t seed;
+        ifl_mode mode;           /* run.mode: pipeline | sync | async:K */
+        int32_t async_k;
+        int64_t steps;           /* optimizer steps */
+        bool resume;
+        bool overwrite;          /* an existing run folder of that name is moved aside, else an error */
+    } run;
+
+    struct { /* model */
+        char path[IFL_PATH_MAX]; /* Hugging Face folder or GGUF; empty: init from the shape below */
+        char family[32];         /* llama | qwen2 | qwen3 | gemma3 */
+        int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, d_ff, max_positions;
+        double rope_theta;
+        bool tied_head;
+        char characters[1024];   /* init: the character tokenizer's alphabet */
+    } model;
+
+    struct { /* data */
+        int32_t n_train, n_eval;
+        ifl_source_config train[IFL_SOURCES_MAX];
+        ifl_source_config eval[IFL_SOURCES_MAX];
+        char sampler[32];        /* uniform | ratio | pass_rate */
+        double pass_rate_min, pass_rate_max;
+        char chat_format[32];    /* none | llama3 | chatml | gemma */
+        int32_t prompt_tokens_max; /* longer prompts are refused, counted */
+    } data;
+
+    struct { /* rollout */
+        int32_t prompts_per_step; /* groups of one optimizer step */
+        int32_t group_size;       /* trajectories per prompt */
+        double temperature;
+        int32_t top_k;
+        double top_p;
+        int32_t max_new_tokens;
+        int32_t n_stops;
+        char stops[IFL_STOPS_MAX][64]; /* stop strings; kept in the trajectory, cut from the answer */
+    } rollout;
+
+    struct { /* actor */
+        int32_t count;            /* local actor processes that `train` starts */
+        int32_t threads;          /* per actor; 0 = all CPUs it may use */
+        int32_t sequences_max;    /* decoded together */
+        int32_t kv_tokens;        /* capacity of the KV cache, tokens */
+        int32_t page_tokens;      /* 1 .. 1024, a power of two */
+        int32_t prefill_chunk_tokens; /* most prompt or rebuild rows of one decode step */
+        ifl_kv_mode kv;
+        char cpus[64];            /* e.g. "1-3": pin; empty: none */
+    } actor;
+
+    struct { /* reward */
+        char checker[64];         /* default checker of tasks that name none */
+        int32_t workers;          /* processes per actor */
+        int32_t timeout_ms;       /* per answer */
+        char on_error[16];        /* mask | fail */
+    } reward;
+
+    struct { /* learner */
+        int32_t threads;
+        char cpus[64];
+        ifl_loss_kind loss;
+        double importance_cap;    /* reinforce: w is cut at this */
+        double clip_low, clip_high; /* grpo family */
+        double learning_rate;
+        int32_t warmup_steps;
+        double beta1, beta2, adam_eps, weight_decay, grad_clip;
+        int32_t pack_tokens;      /* rows of one pack */
+        char control[16];         /* none | frozen | shuffled */
+        int32_t groups_in_flight; /* 0: from prompts_per_step and the mode */
+    } learner;
+
+    struct { /* eval */
+        int64_t every_steps;      /* 0: only before and after */
+        int32_t tasks;            /* before and after */
+        int32_t tasks_mid;        /* in between */
+        int32_t samples;          /* k of avg@k and pass@k; 0 = greedy only */
+        bool before, after;
+    } eval;
+
+    struct { /* parity */
+        double audit;             /* share of trained trajectories that are re-scored */
+        bool flip_bit;            /* test hook: one bit of one recorded log-prob is flipped */
+        int32_t versions_kept;    /* ring of the version store */
+        double versions_gib;      /* its bound in memory */
+    } parity;
+
+    struct { /* checkpoint */
+        int64_t every_steps;
+        int32_t keep;
+    } checkpoint;
+
+    struct { /* transport */
+        char bind[256];           /* learner; e.g. tcp://127.0.0.1:5555, or ipc://...; weights: port + 1 */
+        char connect[256];        /* actor */
+        int32_t heartbeat_ms, heartbeat_misses;
+        int32_t lease_s;
+        int32_t chunk_kib;
+    } transport;
+
+    struct { /* memory */
+        double limit_gib;         /* per process; 0 = none */
+    } memory;
+
+    struct { /* sft */
+        int64_t steps;
+        int32_t batch_tokens;     /* padded tokens of one length-bucketed batch */
+        double learning_rate, final_ratio;
+        int32_t warmup_steps;
+        double beta1, beta2, weight_decay, grad_clip;
+        double worked_share;      /* ladder: share of worked answers */
+        char out[IFL_PATH_MAX];   /* exported model folder */
+    } sft;
+} ifl_config;
+
+/* Fills in the defaults. */
+void ifl_config_defaults(ifl_config *config);
+
+/* Reads `path` over the defaults, then the overrides "a.b=value" in order, then checks ranges and
+ * cross-field rules. Errors name file, line, column, key, got and wanted. path NULL: defaults only. */
+ifl_status ifl_config_load(ifl_config *config, const char *path, const char *const *overrides,
+                           int n_overrides, ifl_error *err);
+
+/* Sets one key from text; the key may index lists: data.train.0.path. */
+ifl_status ifl_config_set(ifl_config *config, const char *key, const char *value, ifl_error *err);
+
+/* Writes YAML with every key, its unit and help as comments if `comments`. */
+ifl_status ifl_config_write(const ifl_config *config, FILE *f, bool comments, ifl_error *err);
+
+/* Derived numbers in words ("32 prompts x 8 = 256 trajectories per step, ..."). */
+void ifl_config_describe(const ifl_config *config, FILE *f);
+
+#endif

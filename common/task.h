@@ -1,0 +1,52 @@
+/* Tasks: prompts with what their checker needs, from JSONL files and procedural generators. The order is
+ * a keyed permutation, so that a source's whole state is one integer. */
+#ifndef IFL_COMMON_TASK_H
+#define IFL_COMMON_TASK_H
+
+#include "common/config.h"
+#include "common/tokenizer.h"
+
+/* A JSONL line: {id, data_source, prompt: text | messages | token ids, checker, answer, meta,
+ * max_new_tokens?, weight?}; unknown keys are kept in `line`. Strings are owned. */
+typedef struct ifl_task {
+    char *id;
+    char *data_source;
+    char *checker;      /* "" = the run's default */
+    char *answer;
+    char *meta;         /* JSON text; "" = none */
+    char *text;         /* rendered prompt text, for people; NULL for token-id prompts */
+    int32_t *prompt;    /* token ids */
+    int32_t n_prompt;
+    int32_t max_new_tokens; /* 0 = the run's */
+    double weight;
+    char *line;         /* the JSON object as read or generated */
+} ifl_task;
+
+void ifl_task_clear(ifl_task *task);
+ifl_status ifl_task_copy(ifl_task *to, const ifl_task *from, ifl_error *err);
+
+/* Several sources mixed. Not thread-safe. */
+typedef struct ifl_task_set ifl_task_set;
+
+/* Opens the sources (files are indexed, not loaded whole; every line is validated at open with line
+ * number in errors). `purpose`: "train" or "eval". With a train set given as `exclude`, tasks of an eval
+ * set must be disjoint from it by hash of (prompt, answer): a shared one is an error that names both. */
+ifl_status ifl_task_set_open(ifl_task_set **out, const ifl_config *config, const char *purpose,
+                             const ifl_tokenizer *tokenizer, ifl_error *err);
+void ifl_task_set_close(ifl_task_set *set);
+
+/* Number of distinct tasks; 0 = endless. */
+int64_t ifl_task_set_size(const ifl_task_set *set);
+
+/* The task with running number `serial` (0, 1, ...): source by ratio, then a keyed permutation inside the
+ * source, epoch after epoch. A pure function of (seed, serial), except for the pass_rate sampler. */
+ifl_status ifl_task_set_get(ifl_task_set *set, uint64_t serial, ifl_task *out, ifl_error *err);
+
+/* For the pass_rate sampler: what share of a group's answers was right. */
+void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rate);
+
+/* Supervised examples of a generator (SFT): prompt and completion texts. `serial` as above. */
+ifl_status ifl_task_set_example(ifl_task_set *set, uint64_t serial, double worked_share, ifl_task *task,
+                                char **completion, ifl_error *err);
+
+#endif

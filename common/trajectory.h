@@ -1,0 +1,143 @@
+/* The data model: what an actor produces and a learner consumes. A trajectory is token-aligned columns
+ * cut into spans by source; the loss reads per-token weights, never "everything after the prompt". */
+#ifndef IFL_COMMON_TRAJECTORY_H
+#define IFL_COMMON_TRAJECTORY_H
+
+#include "common/hash.h"
+#include "common/status.h"
+
+#define IFL_TOKENS_MAX (1 << 20)   /* tokens of one trajectory */
+#define IFL_SPANS_MAX 4096
+#define IFL_RUNS_MAX 65536         /* version runs, KV events */
+#define IFL_TASK_ID_MAX 128
+#define IFL_COMPONENTS_MAX 16
+
+typedef enum { IFL_SOURCE_PROMPT, IFL_SOURCE_POLICY, IFL_SOURCE_ENVIRONMENT } ifl_source;
+
+typedef enum {
+    IFL_FINISH_NONE,     /* still running */
+    IFL_FINISH_EOS,      /* an end-of-sequence token */
+    IFL_FINISH_STOP,     /* a stop string */
+    IFL_FINISH_LENGTH,   /* truncated: the token limit */
+    IFL_FINISH_ABORTED,  /* handed back unfinished */
+} ifl_finish;
+
+/* How a reward came about. Only OK trains; the others are never turned into a zero. */
+typedef enum {
+    IFL_REWARD_OK,
+    IFL_REWARD_NONE,          /* not scored yet */
+    IFL_REWARD_UNDECIDED,
+    IFL_REWARD_BAD_TASK,
+    IFL_REWARD_CHECKER_ERROR,
+    IFL_REWARD_UNAVAILABLE,
+} ifl_reward_status;
+
+typedef enum { IFL_KV_BUILT, IFL_KV_KEPT, IFL_KV_REBUILT } ifl_kv_event_kind;
+
+typedef struct ifl_span {
+    uint8_t source; /* ifl_source */
+    int32_t begin, n_tokens;
+} ifl_span;
+
+/* Tokens [begin, begin + n) were sampled by `version`. Prompt tokens have no run. */
+typedef struct ifl_version_run {
+    int32_t begin, n_tokens;
+    int64_t version;
+} ifl_version_run;
+
+/* Before the token at position `at` was sampled, KV of positions [from, to) was computed under
+ * `version`: BUILT first (prefill, decode), or REBUILT (after a swap, a preemption). KEPT marks a swap
+ * that left [from, to) as it was. Events lie in time order; replay follows them. Positions decoded one by
+ * one under one version merge into one BUILT event that grows (at = position of the first of them). */
+typedef struct ifl_kv_event {
+    int32_t at, from, to;
+    int64_t version;
+    uint8_t kind; /* ifl_kv_event_kind */
+} ifl_kv_event;
+
+typedef struct ifl_reward {
+    ifl_reward_status status;
+    float reward;
+    int32_t n_components;
+    struct {
+        char name[32];
+        float value;
+    } components[IFL_COMPONENTS_MAX];
+    float queued_s, run_s;
+    char checker[64]; /* name/version */
+} ifl_reward;
+
+/* Identity: (task serial, sample) inside a run. */
+typedef struct ifl_trajectory {
+    uint64_t task_serial; /* running number of the lease of a task; unique within (run, purpose) */
+    int32_t sample;       /* 0 .. group_size - 1 */
+    int32_t group_size;
+    uint8_t purpose;      /* ifl_purpose */
+    char task_id[IFL_TASK_ID_MAX];
+    uint64_t lease_id;
+
+    int32_t n_tokens, n_tokens_cap;
+    int32_t *tokens;      /* [n_tokens] prompt and everything after it */
+    float *logprobs;      /* [n_tokens] nats, of the distribution that was sampled; 0 outside policy spans */
+    float *loss_weights;  /* [n_tokens] 1 on policy tokens that train, 0 elsewhere */
+    int32_t n_spans, n_runs, n_kv_events;
+    int32_t n_spans_cap, n_runs_cap, n_kv_events_cap;
+    ifl_span *spans;
+    ifl_version_run *runs;
+    ifl_kv_event *kv_events;
+
+    uint64_t seed;        /* with task_serial and sample: the whole randomness */
+    float temperature;
+    int32_t top_k;
+    float top_p;
+    int32_t max_new_tokens;
+    ifl_finish finish;
+    ifl_reward reward;
+    ifl_hash profile;     /* numerics profile of the engine that made it */
+    int64_t started_ms, finished_ms; /* wall clock, for people */
+    char actor[32];
+} ifl_trajectory;
+
+typedef enum { IFL_PURPOSE_TRAIN, IFL_PURPOSE_EVAL } ifl_purpose;
+
+/* Returns owned, with the prompt as first span (prompt tokens copied). */
+ifl_status ifl_trajectory_create(ifl_trajectory **out, const int32_t *prompt, int32_t n_prompt,
+                                 ifl_error *err);
+void ifl_trajectory_free(ifl_trajectory *traj); /* NULL is fine */
+
+/* Appends one sampled token, `logprob` in nats under `version`; extends the policy span and the version
+ * run, or starts new ones. Amortised O(1). IFL_LIMIT past IFL_TOKENS_MAX. */
+ifl_status ifl_trajectory_append(ifl_trajectory *traj, int32_t token, float logprob, int64_t version,
+                                 ifl_error *err);
+
+/* Appends environment tokens (loss weight 0). */
+ifl_status ifl_trajectory_append_environment(ifl_trajectory *traj, const int32_t *tokens, int32_t n,
+                                             ifl_error *err);
+
+/* Records a KV event. A BUILT event that continues the last one (same version, from == last.to) grows it. */
+ifl_status ifl_trajectory_kv_event(ifl_trajectory *traj, ifl_kv_event event, ifl_error *err);
+
+/* Number of tokens in policy spans; of the prompt span; version of the token at `position` (-1: none). */
+int32_t ifl_trajectory_n_policy(const ifl_trajectory *traj);
+int32_t ifl_trajectory_n_prompt(const ifl_trajectory *traj);
+int64_t ifl_trajectory_version_at(const ifl_trajectory *traj, int32_t position);
+int64_t ifl_trajectory_version_oldest(const ifl_trajectory *traj); /* -1 when it has no policy token */
+
+/* The stream of ifl_rng_key for one trajectory. */
+uint64_t ifl_trajectory_stream(uint64_t task_serial, int32_t sample, uint8_t purpose);
+
+/* Checks the invariants (columns, spans in order and covering, runs inside policy spans, versions
+ * monotone, log-probs finite and <= 0, KV events ordered): everything that came over the wire passes here. */
+ifl_status ifl_trajectory_check(const ifl_trajectory *traj, int32_t vocab_size, ifl_error *err);
+
+/* Serialised form: msgpack meta (at most 64 KiB; IFL_LIMIT beyond) and one payload with the columns
+ * (tokens i32, logprobs f32, loss weights f32, little-endian). Both owned by the caller (free()). */
+ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
+                                 uint8_t **payload, size_t *n_payload, ifl_error *err);
+ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size_t n_meta,
+                                 const uint8_t *payload, size_t n_payload, ifl_error *err);
+
+const char *ifl_finish_name(ifl_finish finish);
+const char *ifl_reward_status_name(ifl_reward_status status);
+
+#endif

@@ -1,0 +1,59 @@
+/* The checker interface. A checker gives a status beside its reward: an error is never a zero. Checkers
+ * run in killable worker processes beside the actor, never in its decode thread. */
+#ifndef IFL_REWARDS_REWARD_H
+#define IFL_REWARDS_REWARD_H
+
+#include "common/trajectory.h"
+
+#define IFL_ANSWER_BYTES_MAX (1 << 20) /* of one completion or answer */
+
+typedef struct ifl_reward_request {
+    uint64_t id;             /* the caller's */
+    const char *checker;     /* name in the registry */
+    const char *prompt;      /* text */
+    const char *completion;  /* text, stop string cut off */
+    size_t n_completion;
+    const char *answer;      /* the task's */
+    const char *meta;        /* JSON text or "" */
+    ifl_finish finish;
+} ifl_reward_request;
+
+/* One checker: a pure function of the request. Runs inside a worker process. */
+typedef struct ifl_checker {
+    const char *name;
+    const char *version;
+    const char *help;        /* what it expects as answer and meta, one line */
+    ifl_status (*check)(const ifl_reward_request *request, ifl_reward *out, ifl_error *err);
+} ifl_checker;
+
+/* NULL when there is none of that name. */
+const ifl_checker *ifl_checker_find(const char *name);
+int ifl_checker_list(const ifl_checker **out, int max);
+
+/* --- Worker processes ----------------------------------------------------------------------------------
+ * A pool of processes, each with a request pipe; a worker past its time limit is killed with its whole
+ * process group and replaced, and the request gets IFL_REWARD_CHECKER_ERROR. */
+typedef struct ifl_reward_pool ifl_reward_pool;
+
+typedef struct ifl_reward_pool_options {
+    int32_t n_workers;
+    int32_t timeout_ms;
+    int32_t queue_max;       /* requests waiting; more is IFL_FULL */
+} ifl_reward_pool_options;
+
+/* Forks workers; call before starting threads. */
+ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_options *options,
+                                  ifl_error *err);
+void ifl_reward_pool_free(ifl_reward_pool *pool); /* kills and reaps all workers */
+
+/* Copies the request. IFL_FULL when the queue is full: try again after a collect. Never blocks. */
+ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
+                                  ifl_error *err);
+
+/* Moves things along (dispatch, timeouts) and returns one finished result if there is one. Waits at most
+ * wait_ms. IFL_AGAIN: none ready. */
+ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint64_t *id,
+                                   ifl_reward *out, ifl_error *err);
+int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool);
+
+#endif
