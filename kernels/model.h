@@ -21,10 +21,20 @@ typedef struct ifl_param {
     bool trainable;
 } ifl_param;
 
+/* Parameter indices of one layer; -1 where the family has none. */
+typedef struct ifl_layer_params {
+    int32_t norm_in, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, o;
+    int32_t norm_attention_out;           /* sandwich norms only */
+    int32_t norm_mlp_in, gate, up, down;
+    int32_t norm_mlp_out;                 /* sandwich norms only */
+} ifl_layer_params;
+
 typedef struct ifl_model {
     ifl_model_config config;
     int32_t n_params;
     ifl_param *params;      /* canonical order */
+    ifl_layer_params *layers;
+    int32_t embedding, final_norm, head;  /* parameter indices; head == embedding when tied */
     int64_t n_elements;     /* of all parameters */
     int64_t n_panel_elements, n_vector_elements;
     float *rope_cos, *rope_sin;             /* [max_positions, head_dim / 2], full layers */

@@ -1,0 +1,369 @@
+#include "kernels/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/bf16.h"
+#include "common/memory.h"
+#include "kernels/rope_table.h"
+
+/* Everything that decides a bit of the f32 profile, in words; hashed with the RoPE tables. A change
+ * of any kernel's order must change this text. */
+static const char profile_text[] =
+    "inflight f32 profile 1: bf16 weights, f32 activations; one ascending fma chain per output; "
+    "row sums 16 lanes then tree 8,4,2,1; attention splits 256 at absolute positions, exact split "
+    "max, "
+    "merge by fma in split order; log-sum-exp blocks 4096; exp/log polynomials 1; gradual "
+    "underflow";
+
+/* --- Model
+ * ------------------------------------------------------------------------------------------ */
+
+static int32_t layer_find(const ifl_model *model, int32_t layer, const char *suffix) {
+    char name[IFL_TENSOR_NAME_MAX];
+    snprintf(name, sizeof name, "model.layers.%d.%s", layer, suffix);
+    return ifl_model_find(model, name);
+}
+
+static void model_index_layers(ifl_model *model) {
+    const ifl_model_config *c = &model->config;
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        ifl_layer_params *p = &model->layers[l];
+        p->norm_in = layer_find(model, l, "input_layernorm.weight");
+        p->q = layer_find(model, l, "self_attn.q_proj.weight");
+        p->k = layer_find(model, l, "self_attn.k_proj.weight");
+        p->v = layer_find(model, l, "self_attn.v_proj.weight");
+        p->q_bias = layer_find(model, l, "self_attn.q_proj.bias");
+        p->k_bias = layer_find(model, l, "self_attn.k_proj.bias");
+        p->v_bias = layer_find(model, l, "self_attn.v_proj.bias");
+        p->q_norm = layer_find(model, l, "self_attn.q_norm.weight");
+        p->k_norm = layer_find(model, l, "self_attn.k_norm.weight");
+        p->o = layer_find(model, l, "self_attn.o_proj.weight");
+        p->gate = layer_find(model, l, "mlp.gate_proj.weight");
+        p->up = layer_find(model, l, "mlp.up_proj.weight");
+        p->down = layer_find(model, l, "mlp.down_proj.weight");
+        int32_t post = layer_find(model, l, "post_attention_layernorm.weight");
+        if (c->sandwich_norms) {
+            p->norm_attention_out = post;
+            p->norm_mlp_in = layer_find(model, l, "pre_feedforward_layernorm.weight");
+            p->norm_mlp_out = layer_find(model, l, "post_feedforward_layernorm.weight");
+        } else {
+            p->norm_attention_out = -1;
+            p->norm_mlp_in = post;
+            p->norm_mlp_out = -1;
+        }
+        IFL_ASSERT(p->norm_in >= 0 && p->q >= 0 && p->k >= 0 && p->v >= 0 && p->o >= 0);
+        IFL_ASSERT(p->norm_mlp_in >= 0 && p->gate >= 0 && p->up >= 0 && p->down >= 0);
+        IFL_ASSERT(!c->sandwich_norms || (post >= 0 && p->norm_mlp_out >= 0));
+        IFL_ASSERT(!c->qkv_bias || (p->q_bias >= 0 && p->k_bias >= 0 && p->v_bias >= 0));
+        IFL_ASSERT(!c->qk_norm || (p->q_norm >= 0 && p->k_norm >= 0));
+    }
+    model->embedding = ifl_model_find(model, "model.embed_tokens.weight");
+    model->final_norm = ifl_model_find(model, "model.norm.weight");
+    model->head = c->tied_head ? model->embedding : ifl_model_find(model, "lm_head.weight");
+    IFL_ASSERT(model->embedding >= 0 && model->final_norm >= 0 && model->head >= 0);
+}
+
+static ifl_status model_layout(ifl_model *model, ifl_error *err) {
+    ifl_tensor_spec *specs = ifl_alloc((size_t)model->n_params, sizeof *specs);
+    if (!specs) return ifl_fail(err, IFL_NOMEM, "model: out of memory for the tensor table");
+    ifl_model_config_tensors(&model->config, specs);
+    for (int32_t i = 0; i < model->n_params; i++) {
+        ifl_param *p = &model->params[i];
+        p->spec = specs[i];
+        p->trainable = true;
+        p->offset = model->n_elements;
+        model->n_elements += p->spec.rows * p->spec.cols;
+        if (p->spec.is_matrix) {
+            p->packed_offset = model->n_panel_elements;
+            model->n_panel_elements += ifl_panels(p->spec.rows) * IFL_PANEL * p->spec.cols;
+        } else {
+            p->packed_offset = model->n_vector_elements;
+            /* Rounded up so that every vector starts on a cache line. */
+            model->n_vector_elements += (p->spec.rows * p->spec.cols + 15) / 16 * 16;
+        }
+    }
+    ifl_free(specs);
+    return IFL_OK;
+}
+
+static ifl_status model_rope(ifl_model *model, int32_t n_positions, ifl_error *err) {
+    const ifl_model_config *c = &model->config;
+    size_t n = (size_t)n_positions * (size_t)(c->head_dim / 2);
+    model->rope_cos = ifl_alloc(n, sizeof(float));
+    model->rope_sin = ifl_alloc(n, sizeof(float));
+    if (!model->rope_cos || !model->rope_sin)
+        return ifl_fail(err, IFL_NOMEM, "model: out of memory for RoPE tables of %d positions",
+                        n_positions);
+    ifl_rope_table(model->rope_cos, model->rope_sin, &c->rope, c->head_dim, n_positions);
+    bool has_local = false;
+    for (int32_t l = 0; l < c->n_layers; l++)
+        has_local |= c->layer_is_sliding[l] != 0;
+    if (!has_local) {
+        model->rope_local_cos = model->rope_cos;
+        model->rope_local_sin = model->rope_sin;
+        return IFL_OK;
+    }
+    model->rope_local_cos = ifl_alloc(n, sizeof(float));
+    model->rope_local_sin = ifl_alloc(n, sizeof(float));
+    if (!model->rope_local_cos || !model->rope_local_sin)
+        return ifl_fail(err, IFL_NOMEM, "model: out of memory for RoPE tables of %d positions",
+                        n_positions);
+    ifl_rope_table(model->rope_local_cos, model->rope_local_sin, &c->rope_local, c->head_dim,
+                   n_positions);
+    return IFL_OK;
+}
+
+static ifl_status model_hashes(ifl_model *model, ifl_error *err) {
+    const ifl_model_config *c = &model->config;
+    ifl_hasher *architecture = ifl_hasher_create(), *profile = ifl_hasher_create();
+    if (!architecture || !profile) {
+        ifl_hasher_free(architecture);
+        ifl_hasher_free(profile);
+        return ifl_fail(err, IFL_NOMEM, "model: out of memory for hashes");
+    }
+    for (int32_t i = 0; i < model->n_params; i++) {
+        const ifl_tensor_spec *s = &model->params[i].spec;
+        ifl_hasher_add(architecture, s->name, strlen(s->name) + 1);
+        ifl_hasher_add(architecture, &s->rows, sizeof s->rows);
+        ifl_hasher_add(architecture, &s->cols, sizeof s->cols);
+    }
+    int32_t shape[] = {(int32_t)c->family, c->n_layers,  c->n_heads,
+                       c->n_kv_heads,      c->head_dim,  (int32_t)c->activation,
+                       c->sliding_window,  c->tied_head, c->norm_plus_one};
+    float numbers[] = {c->norm_eps, c->embed_scale, c->attention_scale, c->logit_softcap};
+    ifl_hasher_add(architecture, shape, sizeof shape);
+    ifl_hasher_add(architecture, numbers, sizeof numbers);
+    ifl_hasher_add(architecture, c->layer_is_sliding, (size_t)c->n_layers);
+    model->fingerprint = ifl_hasher_finish(architecture);
+
+    size_t n_rope = (size_t)c->max_positions * (size_t)(c->head_dim / 2) * sizeof(float);
+    ifl_hasher_add(profile, profile_text, sizeof profile_text);
+    ifl_hasher_add(profile, model->rope_cos, n_rope);
+    ifl_hasher_add(profile, model->rope_sin, n_rope);
+    ifl_hasher_add(profile, model->rope_local_cos, n_rope);
+    ifl_hasher_add(profile, model->rope_local_sin, n_rope);
+    ifl_hasher_add(profile, numbers, sizeof numbers);
+    model->profile = ifl_hasher_finish(profile);
+    ifl_hasher_free(architecture);
+    ifl_hasher_free(profile);
+    return IFL_OK;
+}
+
+ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
+                            ifl_error *err) {
+    *out = NULL;
+    IFL_TRY(ifl_model_config_check(config, err));
+    if (config->head_dim > IFL_HEAD_DIM_MAX)
+        return ifl_fail(err, IFL_LIMIT, "model: head_dim %d, at most %d", config->head_dim,
+                        IFL_HEAD_DIM_MAX);
+    ifl_model *model = ifl_alloc(1, sizeof *model);
+    if (!model) return ifl_fail(err, IFL_NOMEM, "model: out of memory");
+    ifl_status st;
+    model->config = *config;
+    if (max_positions > 0 && max_positions < model->config.max_positions)
+        model->config.max_positions = max_positions;
+    model->n_params = ifl_model_config_tensors(config, NULL);
+    model->params = ifl_alloc((size_t)model->n_params, sizeof *model->params);
+    model->layers = ifl_alloc((size_t)config->n_layers, sizeof *model->layers);
+    if (!model->params || !model->layers) {
+        st = ifl_fail(err, IFL_NOMEM, "model: out of memory for %d tensors", model->n_params);
+        goto done;
+    }
+    IFL_TRY_GOTO(st, model_layout(model, err), done);
+    model_index_layers(model);
+    IFL_TRY_GOTO(st, model_rope(model, model->config.max_positions, err), done);
+    IFL_TRY_GOTO(st, model_hashes(model, err), done);
+    *out = model;
+    model = NULL; /* the caller owns it now */
+done:
+    ifl_model_free(model);
+    return st;
+}
+
+void ifl_model_free(ifl_model *model) {
+    if (!model) return;
+    if (model->rope_local_cos != model->rope_cos) ifl_free(model->rope_local_cos);
+    if (model->rope_local_sin != model->rope_sin) ifl_free(model->rope_local_sin);
+    ifl_free(model->rope_cos);
+    ifl_free(model->rope_sin);
+    ifl_free(model->layers);
+    ifl_free(model->params);
+    ifl_free(model);
+}
+
+int32_t ifl_model_find(const ifl_model *model, const char *name) {
+    for (int32_t i = 0; i < model->n_params; i++)
+        if (strcmp(model->params[i].spec.name, name) == 0) return i;
+    return -1;
+}
+
+/* --- Weights
+ * ---------------------------------------------------------------------------------------- */
+
+ifl_status ifl_weights_create(ifl_weights **out, const ifl_model *model, ifl_error *err) {
+    *out = NULL;
+    ifl_weights *w = ifl_alloc(1, sizeof *w);
+    if (!w) return ifl_fail(err, IFL_NOMEM, "weights: out of memory");
+    w->model = model;
+    w->version = -1;
+    w->panels = ifl_alloc((size_t)model->n_panel_elements, sizeof *w->panels);
+    w->vectors = ifl_alloc((size_t)model->n_vector_elements, sizeof *w->vectors);
+    if (!w->panels || !w->vectors) {
+        ifl_weights_free(w);
+        return ifl_fail(err, IFL_NOMEM, "weights: out of memory for %lld parameters",
+                        (long long)model->n_elements);
+    }
+    *out = w;
+    return IFL_OK;
+}
+
+void ifl_weights_free(ifl_weights *weights) {
+    if (!weights) return;
+    ifl_free(weights->panels);
+    ifl_free(weights->vectors);
+    ifl_free(weights);
+}
+
+/* The parameter that holds flat element `at`, by bisection over the ascending offsets. */
+static int32_t weights_param_at(const ifl_model *model, int64_t at) {
+    int32_t lo = 0, hi = model->n_params - 1;
+    while (lo < hi) {
+        int32_t mid = (lo + hi + 1) / 2;
+        if (model->params[mid].offset <= at)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
+
+typedef void (*weights_run_fn)(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n);
+
+static void weights_run_put(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n) {
+    if (panel_column)
+        for (int64_t i = 0; i < n; i++)
+            panel_column[i * IFL_PANEL] = flat[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            vector[i] = ifl_bf16_to_f32(flat[i]);
+}
+
+static void weights_run_get(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n) {
+    if (panel_column)
+        for (int64_t i = 0; i < n; i++)
+            flat[i] = panel_column[i * IFL_PANEL];
+    else
+        for (int64_t i = 0; i < n; i++)
+            flat[i] = ifl_bf16_from_f32(vector[i]);
+}
+
+/* Walks [begin, begin + n) in runs that lie in one matrix row (a column of a panel) or one vector.
+ */
+static void weights_walk(const ifl_weights *w, int64_t begin, int64_t n, uint16_t *flat,
+                         weights_run_fn run) {
+    const ifl_model *model = w->model;
+    IFL_ASSERT(begin >= 0 && n >= 0 && begin + n <= model->n_elements);
+    int64_t end = begin + n;
+    for (int32_t i = weights_param_at(model, begin); begin < end; i++) {
+        const ifl_param *p = &model->params[i];
+        int64_t stop = p->offset + p->spec.rows * p->spec.cols;
+        if (stop > end) stop = end;
+        while (begin < stop) {
+            int64_t at = begin - p->offset, take;
+            if (p->spec.is_matrix) {
+                int64_t row = at / p->spec.cols, col = at % p->spec.cols;
+                take = p->spec.cols - col;
+                if (take > stop - begin) take = stop - begin;
+                uint16_t *column = w->panels + p->packed_offset +
+                                   (row / IFL_PANEL) * IFL_PANEL * p->spec.cols + col * IFL_PANEL +
+                                   row % IFL_PANEL;
+                run(column, NULL, flat, take);
+            } else {
+                take = stop - begin;
+                run(NULL, w->vectors + p->packed_offset + at, flat, take);
+            }
+            begin += take;
+            flat += take;
+        }
+    }
+}
+
+void ifl_weights_put(ifl_weights *weights, int64_t begin, int64_t n, const uint16_t *bf16) {
+    weights_walk(weights, begin, n, (uint16_t *)bf16, weights_run_put);
+}
+
+void ifl_weights_get(const ifl_weights *weights, int64_t begin, int64_t n, uint16_t *bf16) {
+    weights_walk(weights, begin, n, bf16, weights_run_get);
+}
+
+ifl_hash ifl_weights_hash(const ifl_weights *weights) {
+    enum { CHUNK = 1 << 15 };
+    uint16_t *chunk = ifl_alloc(CHUNK, sizeof *chunk);
+    ifl_hasher *hasher = ifl_hasher_create();
+    IFL_ASSERT(chunk && hasher);
+    for (int64_t at = 0; at < weights->model->n_elements; at += CHUNK) {
+        int64_t n = weights->model->n_elements - at;
+        if (n > CHUNK) n = CHUNK;
+        ifl_weights_get(weights, at, n, chunk);
+        ifl_hasher_add(hasher, chunk, (size_t)n * sizeof *chunk);
+    }
+    ifl_hash hash = ifl_hasher_finish(hasher);
+    ifl_hasher_free(hasher);
+    ifl_free(chunk);
+    return hash;
+}
+
+/* --- KV storage
+ * ------------------------------------------------------------------------------------- */
+
+int64_t ifl_kv_store_bytes(const ifl_model *model, int32_t n_pages, int32_t page_tokens) {
+    const ifl_model_config *c = &model->config;
+    return (int64_t)c->n_layers * n_pages * c->n_kv_heads * 2 * page_tokens * c->head_dim *
+           (int64_t)sizeof(float);
+}
+
+ifl_status ifl_kv_store_create(ifl_kv_store **out, const ifl_model *model, int32_t n_pages,
+                               int32_t page_tokens, ifl_error *err) {
+    *out = NULL;
+    if (n_pages < 1 || page_tokens < 1 || page_tokens > 1024 ||
+        (page_tokens & (page_tokens - 1)) != 0)
+        return ifl_fail(
+            err, IFL_USAGE,
+            "KV cache: %d pages of %d tokens, wanted at least 1 page of a power of two up to 1024",
+            n_pages, page_tokens);
+    ifl_kv_store *kv = ifl_alloc(1, sizeof *kv);
+    if (!kv) return ifl_fail(err, IFL_NOMEM, "KV cache: out of memory");
+    const ifl_model_config *c = &model->config;
+    *kv = (ifl_kv_store){NULL, c->n_layers, c->n_kv_heads, c->head_dim, n_pages, page_tokens};
+    kv->data = ifl_alloc((size_t)ifl_kv_store_bytes(model, n_pages, page_tokens), 1);
+    if (!kv->data) {
+        ifl_free(kv);
+        return ifl_fail(
+            err, IFL_NOMEM, "KV cache: out of memory for %d pages of %d tokens (%.1f MiB)", n_pages,
+            page_tokens, (double)ifl_kv_store_bytes(model, n_pages, page_tokens) / 1048576.0);
+    }
+    *out = kv;
+    return IFL_OK;
+}
+
+void ifl_kv_store_free(ifl_kv_store *kv) {
+    if (!kv) return;
+    ifl_free(kv->data);
+    ifl_free(kv);
+}
+
+void ifl_kv_store_copy(ifl_kv_store *kv, int32_t to_page, int32_t from_page, int32_t n_tokens) {
+    IFL_ASSERT(n_tokens <= kv->page_tokens && to_page < kv->n_pages && from_page < kv->n_pages);
+    int64_t d = kv->head_dim, pt = kv->page_tokens, head = 2 * pt * d;
+    int64_t lane = pt < 16 ? pt : 16;
+    int64_t k_floats = (n_tokens + lane - 1) / lane * lane * d; /* whole blocks of K */
+    for (int64_t l = 0; l < kv->n_layers; l++)
+        for (int64_t h = 0; h < kv->n_kv_heads; h++) {
+            const float *from =
+                kv->data + ((l * kv->n_pages + from_page) * kv->n_kv_heads + h) * head;
+            float *to = kv->data + ((l * kv->n_pages + to_page) * kv->n_kv_heads + h) * head;
+            memcpy(to, from, (size_t)k_floats * sizeof(float));
+            memcpy(to + pt * d, from + pt * d, (size_t)(n_tokens * d) * sizeof(float));
+        }
+}
