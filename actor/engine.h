@@ -91,10 +91,4 @@ void ifl_engine_stats_get(const ifl_engine *engine, ifl_engine_stats *out);
 
 int64_t ifl_engine_bytes(const ifl_model *model, const ifl_engine_options *options, int n_threads);
 
-/* --- score: log-probs of given tokens under any loaded weights --------------------------------------
- * The one function behind audits, KL, evaluation and `inflight score-tokens`. Gives out[t] for targets at
- * positions [from, n): log-prob of tokens[t] given tokens[0..t), temperature > 0. */
-ifl_status ifl_score(ifl_workspace *workspace, const ifl_weights *weights, const int32_t *tokens,
-                     int32_t n, int32_t from, float temperature, ifl_logprob *out, ifl_error *err);
-
 #endif

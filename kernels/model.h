@@ -109,6 +109,7 @@ ifl_status ifl_workspace_create(ifl_workspace **out, const ifl_model *model, int
                                 ifl_thread_pool *pool, const ifl_ops *ops, ifl_error *err);
 void ifl_workspace_free(ifl_workspace *workspace);
 int64_t ifl_workspace_bytes(const ifl_model *model, int32_t rows_max, int n_threads);
+int32_t ifl_workspace_rows_max(const ifl_workspace *workspace);
 
 /* Runs the layers, writes K and V of every row into `kv`, and gives hidden[n_out, D]: final-norm outputs
  * of the out rows, valid until the next call on this workspace. Tokens must be < V and positions <

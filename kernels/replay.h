@@ -1,0 +1,38 @@
+/* Replay: computes a trajectory's log-probs again from its record (tokens, version runs, KV events) and
+ * compares 32-bit patterns. Sampling is keyed by (seed, task serial, sample, position), so that under
+ * top-k, top-p or greedy sampling the drawn tokens are compared too. */
+#ifndef IFL_KERNELS_REPLAY_H
+#define IFL_KERNELS_REPLAY_H
+
+#include "common/trajectory.h"
+#include "kernels/model.h"
+
+/* Gives the weights of a version, valid until the next call with the same context; NULL when that version
+ * is gone. */
+typedef const ifl_weights *(*ifl_weights_get_fn)(void *context, int64_t version);
+
+typedef struct ifl_replay_result {
+    int64_t n_checked;         /* policy tokens compared */
+    int64_t n_differing;       /* of them, those whose 32 bits (or whose drawn token) differ */
+    int64_t n_after_swap;      /* checked tokens that lie after a change of version inside the trajectory */
+    int32_t first_differing;   /* position; -1 none */
+    float first_recorded, first_replayed; /* nats */
+} ifl_replay_result;
+
+/* Follows the KV events: each one's rows run under that event's version into one KV cache, and the
+ * log-prob of position t is read off row t - 1 in the event that was current when t was sampled. Holds
+ * for `keep` and `recompute` alike. logprobs_out (may be NULL): [n_tokens], 0 outside policy spans.
+ * Whatever lies in the record, nothing crashes: an inconsistent one is IFL_FORMAT, a version that `get`
+ * does not have IFL_NOTFOUND, too many tokens for the model IFL_LIMIT. Differing bits are no error: look
+ * at *result. */
+ifl_status ifl_replay(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                      const ifl_trajectory *traj, float *logprobs_out, ifl_replay_result *result,
+                      ifl_error *err);
+
+/* The independent path for `recompute` trajectories: reads no KV events; each version's forward runs over
+ * the whole prefix and is read only at that version's positions. */
+ifl_status ifl_replay_recompute(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                                const ifl_trajectory *traj, float *logprobs_out,
+                                ifl_replay_result *result, ifl_error *err);
+
+#endif
