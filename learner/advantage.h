@@ -1,0 +1,36 @@
+/* Group advantages: how much better a trajectory was than the others of its task. Pure functions.
+ */
+#ifndef IFL_LEARNER_ADVANTAGE_H
+#define IFL_LEARNER_ADVANTAGE_H
+
+#include "common/config.h"
+#include "common/trajectory.h"
+
+/* Added to the standard deviation of `grpo` and `dapo`. The paper divides by the bare deviation;
+ * TRL's GRPOTrainer adds this constant, and so do we, since a group whose rewards differ by
+ * rounding only must not be blown up. */
+#define IFL_ADVANTAGE_STD_EPS 1e-4
+
+typedef struct ifl_advantage_stats {
+    int32_t n_valid;    /* members that train: status OK and a finite reward */
+    bool skipped;       /* fewer than two valid members: there is nothing to compare with */
+    bool zero_variance; /* all valid rewards equal: every advantage is 0 */
+    double mean, std;   /* of the valid rewards; std with n - 1 in the denominator, 0 for one */
+} ifl_advantage_stats;
+
+/* Advantages of one group of n members, n >= 1; statuses, rewards, advantages: [n].
+ *
+ *   reinforce   A_i = R_i - mean of the other valid members     (leave-one-out; Kool et al. 2019)
+ *   grpo, dapo  A_i = (R_i - mean) / (std + 1e-4)                (arXiv 2402.03300, 2503.14476)
+ *   dr_grpo     A_i = R_i - mean                                 (arXiv 2503.20783)
+ *
+ * Mean and std over the valid members; std is the sample deviation (n - 1), as torch.std. A member
+ * whose reward status is not IFL_REWARD_OK, or whose reward is not finite, leaves the group: its
+ * advantage is 0 and it enters no mean. With fewer than two valid members the group is skipped (all
+ * advantages 0). Equal rewards give exactly 0, whatever the rounding of their mean. Arithmetic in
+ * double, members ascending. */
+ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,
+                                        const ifl_reward_status *statuses, const float *rewards,
+                                        float *advantages);
+
+#endif

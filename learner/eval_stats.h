@@ -1,0 +1,40 @@
+/* Statistics of held-out evaluation. Pure functions, in double. */
+#ifndef IFL_LEARNER_EVAL_STATS_H
+#define IFL_LEARNER_EVAL_STATS_H
+
+#include <stdint.h>
+
+#include "common/status.h"
+
+typedef struct ifl_interval {
+    double low, high;
+} ifl_interval;
+
+/* Wilson's 95 % score interval (1927) of n_right out of n. n = 0 gives [0, 1]. */
+ifl_interval ifl_wilson95(int64_t n_right, int64_t n);
+
+/* avg@k: mean over tasks of n_right / k. n_right: [n_tasks], each 0 .. k. 0 for no task. */
+double ifl_avg_at_k(const int32_t *n_right, int64_t n_tasks, int32_t k);
+
+/* Unbiased pass@k of one task from n samples of which c are right: 1 - C(n - c, k) / C(n, k)
+ * (arXiv 2107.03374 eq. 1), as a stable product. 0 <= c <= n, 1 <= k <= n. */
+double ifl_pass_at_k(int32_t n, int32_t c, int32_t k);
+
+/* Mean of pass@k over tasks, each with n samples. */
+double ifl_pass_at_k_mean(const int32_t *n_right, int64_t n_tasks, int32_t n, int32_t k);
+
+typedef struct ifl_paired {
+    double difference;     /* mean of after - before */
+    ifl_interval interval; /* 95 %, percentile bootstrap over tasks */
+    int64_t n_tasks, n_resamples;
+} ifl_paired;
+
+/* Paired bootstrap (Efron & Tibshirani 1993, ch. 13): tasks are drawn with replacement, both scores
+ * of a task together. before, after: [n_tasks], the same task order. Draws keyed by seed: the same
+ * answer for the same input. n_tasks = 0 gives a zero difference and [0, 0]. IFL_NOMEM; IFL_USAGE
+ * for n_resamples outside [100, 1000000]. */
+ifl_status ifl_paired_bootstrap(const double *before, const double *after, int64_t n_tasks,
+                                int32_t n_resamples, uint64_t seed, ifl_paired *out,
+                                ifl_error *err);
+
+#endif
