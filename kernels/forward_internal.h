@@ -1,0 +1,120 @@
+/* What forward.c, head.c and trainer.c share. Not for other folders. */
+#ifndef IFL_KERNELS_FORWARD_INTERNAL_H
+#define IFL_KERNELS_FORWARD_INTERNAL_H
+
+#include "kernels/model.h"
+
+/* What one layer's backward needs, and at the same time the buffers that its forward works in.
+ * R = rows_max, Hq = n_heads * head_dim, Hk = n_kv_heads * head_dim. */
+typedef struct ifl_layer_tape {
+    float *norm_in;   /* [R, D] */
+    float *r_in;      /* [R] */
+    float *q_raw;     /* [R, Hq] before q norm; NULL without qk_norm */
+    float *k_raw;     /* [R, Hk] */
+    float *r_q, *r_k; /* [R * n_heads], [R * n_kv_heads] */
+    float *q;         /* [R, Hq] after norm and RoPE */
+    float *k, *v;     /* [R, Hk] */
+    float *attention; /* [R, Hq] */
+    ifl_lse *lse;     /* [R * n_heads] */
+    float *o;         /* [R, D] output of o_proj */
+    float *r_o;       /* [R], sandwich norms */
+    float *x_mid;     /* [R, D] residual stream after attention */
+    float *norm_mlp;  /* [R, D] */
+    float *r_mlp;     /* [R] */
+    float *gate, *up; /* [R, F] */
+    float *act;       /* [R, F] */
+    float *down;      /* [R, D] output of down_proj */
+    float *r_down;    /* [R], sandwich norms */
+} ifl_layer_tape;
+
+/* One tile of query rows: tokens [begin, end) of one sequence, one kv head. */
+typedef struct ifl_attention_task {
+    int32_t seq, kv_head, begin, end;
+} ifl_attention_task;
+
+struct ifl_workspace {
+    const ifl_model *model;
+    const ifl_ops *ops;
+    ifl_thread_pool *pool;
+    int32_t rows_max, n_threads;
+    int32_t n_tapes;       /* 1, or one per layer */
+    ifl_layer_tape *tapes; /* [n_tapes] */
+    float **layer_inputs;  /* [n_layers + 1] -> [R, D]; non-NULL when a trainer keeps them all */
+    float *x;              /* [R, D] residual stream, when layer_inputs is NULL */
+    int32_t *positions;    /* [R] of the batch under way */
+    int32_t *row_seq;      /* [R] */
+    ifl_attention_task *tasks;
+    int32_t n_tasks, tasks_max;
+    float *hidden;    /* [R, D] final-norm outputs of the out rows */
+    float *hidden_r;  /* [R] */
+    float *hidden_in; /* [R, D] what the final norm read (trainer), else NULL */
+    /* Head: per thread one tile of logits, per row and block one record. */
+    float *head_logits;                 /* [n_threads][HEAD_ROWS][IFL_VOCAB_BLOCK] */
+    float *head_p;                      /* [n_threads][IFL_VOCAB_BLOCK] */
+    struct ifl_head_block *head_blocks; /* [R][n_vocab_blocks] */
+    struct ifl_top_entry *head_top;     /* grown on first truncated sampling */
+    size_t head_top_cap;
+    void *arena; /* owns the buffers above */
+};
+
+#define IFL_HEAD_ROWS                                                                              \
+    16 /* rows of one head tile: logits of a tile stay in the second-level cache */
+
+typedef struct ifl_head_block {
+    ifl_lse lse;
+    float target_x;    /* tempered logit of the target, or of the drawn or best token */
+    int32_t target;    /* its id; -1: none in this block */
+    float entropy_dot; /* sum of p * (x - max), p = exp(x - max) */
+} ifl_head_block;
+
+typedef struct ifl_top_entry {
+    float x;
+    int32_t id;
+} ifl_top_entry;
+
+static inline int64_t ifl_vocab_blocks(const ifl_model *model) {
+    return (model->config.vocab_size + IFL_VOCAB_BLOCK - 1) / IFL_VOCAB_BLOCK;
+}
+
+static inline const float *ifl_weights_vector(const ifl_weights *w, int32_t param) {
+    return w->vectors + w->model->params[param].packed_offset;
+}
+
+static inline const uint16_t *ifl_weights_panels(const ifl_weights *w, int32_t param) {
+    return w->panels + w->model->params[param].packed_offset;
+}
+
+/* y[m, N] = x[m, K] * W^T for up to four weight matrices that read the same x, as one parallel
+ * loop. */
+typedef struct ifl_matmul_job {
+    float *y;
+    int64_t ldy;
+    const float *x;
+    int64_t ldx;
+    const uint16_t *panels;
+    int64_t n, k;
+} ifl_matmul_job;
+void ifl_matmul_jobs(ifl_workspace *ws, const ifl_matmul_job *jobs, int n_jobs, int64_t m);
+ifl_matmul_job ifl_matmul_job_of(const ifl_weights *w, int32_t param, float *y, const float *x);
+
+/* n_tapes: 1 or n_layers; keep_inputs: every layer's input stays readable after the forward. */
+ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model, int32_t rows_max,
+                                     ifl_thread_pool *pool, const ifl_ops *ops, int32_t n_tapes,
+                                     bool keep_inputs, ifl_error *err);
+int64_t ifl_workspace_bytes_with(const ifl_model *model, int32_t rows_max, int n_threads,
+                                 int32_t n_tapes, bool keep_inputs);
+
+ifl_status ifl_batch_check(ifl_workspace *ws, const ifl_kv_store *kv, const ifl_batch *batch,
+                           ifl_error *err);
+void ifl_embed(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, float *x);
+
+/* Runs layer l: reads x_in, writes x_out ([R, D]; may be the same buffer). */
+void ifl_layer_forward(ifl_workspace *ws, const ifl_weights *w, ifl_kv_store *kv,
+                       const ifl_batch *batch, int32_t l, ifl_layer_tape *tape, const float *x_in,
+                       float *x_out);
+
+/* Final norm of the out rows of x into ws->hidden. */
+void ifl_final_norm(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch,
+                    const float *x);
+
+#endif
