@@ -1,0 +1,61 @@
+/* The actor's side of the weight plane: fetches announced versions on a background thread into a
+ * shadow buffer, and hands the application nothing but whole, verified versions.
+ *
+ *   offer_buffer(w) -> fetch -> every chunk's hash -> content hash of w as stored -> take() gives w
+ * back
+ *
+ * The loop of an actor: offer a shadow; between two decode steps take(); when it gives weights,
+ * swap them in, and offer the old ones once no sequence uses them (ifl_engine_oldest_version). The
+ * newest announced version is fetched; one that is overtaken is dropped when less than half of it
+ * is here, but never two in a row, so that a slow link still gets new weights. */
+#ifndef IFL_ACTOR_WEIGHT_RECEIVER_H
+#define IFL_ACTOR_WEIGHT_RECEIVER_H
+
+#include "common/transport.h"
+#include "kernels/model.h"
+
+typedef struct ifl_weight_receiver ifl_weight_receiver;
+
+/* Starts the thread, which is the only caller of client's poll_weights from now on. Borrows both.
+ */
+ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model *model,
+                                      ifl_client *client, ifl_error *err);
+/* Stops the thread; the buffer offered last (if any) is the caller's again. Free it before the
+ * client. */
+void ifl_weight_receiver_free(ifl_weight_receiver *receiver);
+
+/* Gives a buffer (created for the same model) to fetch into; its contents and version are undefined
+ * until take() returns it. The receiver holds one at a time: IFL_FULL when it already has one. Any
+ * thread. */
+ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *receiver, ifl_weights *weights,
+                                            ifl_error *err);
+
+/* IFL_OK: *weights is the offered buffer, complete and verified, its version field set. IFL_AGAIN:
+ * nothing new. Never blocks. IFL_MISMATCH, once per announced version: the learner's manifest
+ * doesn't fit this model (err says how). */
+ifl_status ifl_weight_receiver_take(ifl_weight_receiver *receiver, ifl_weights **weights,
+                                    ifl_error *err);
+
+/* As take, but waits: for the first weights. IFL_TIMEOUT. */
+ifl_status ifl_weight_receiver_wait(ifl_weight_receiver *receiver, int64_t wait_ms,
+                                    ifl_weights **weights, ifl_error *err);
+
+/* Tells the learner that `version` (taken before) is in use: WDONE. Lossy: nothing waits for it. */
+void ifl_weight_receiver_applied(ifl_weight_receiver *receiver, int64_t version, int64_t stall_us);
+
+int64_t
+ifl_weight_receiver_announced(ifl_weight_receiver *receiver); /* newest announced, -1 = none */
+
+typedef struct ifl_weight_receiver_stats {
+    int64_t versions;      /* fetched whole and verified */
+    int64_t dropped;       /* fetches given up for a newer version */
+    int64_t chunks, bytes; /* verified */
+    int64_t retries;       /* chunks asked again: bad hash or no answer */
+    int64_t hash_failures; /* of chunks, and of whole versions */
+    double fetch_s_last;   /* first WGET to verified, of the last version */
+    double verify_s_last;  /* of which: the content hash at the end */
+    int64_t version_bytes_last;
+} ifl_weight_receiver_stats;
+void ifl_weight_receiver_stats_get(ifl_weight_receiver *receiver, ifl_weight_receiver_stats *out);
+
+#endif

@@ -1,0 +1,61 @@
+/* The learner's side of the weight plane: turns an ifl_weights into a manifest and chunks, and
+ * serves them.
+ *
+ * Publishing copies once, on the publisher's own thread: it unpacks the borrowed weights chunk by
+ * chunk into a flat canonical bf16 buffer (the wire's order; packed panels are not), hashing each
+ * chunk while it is in cache, and then gives the weights back. Chunks leave as zero-copy frames
+ * that point into that buffer. At most IFL_EDITIONS_MAX such buffers exist: the newest version, and
+ * older ones that an actor is still fetching; memory is ifl_publisher_bytes. Newest wins: a version
+ * overtaken before its unpacking began is never announced. */
+#ifndef IFL_LEARNER_PUBLISHER_H
+#define IFL_LEARNER_PUBLISHER_H
+
+#include "common/transport.h"
+#include "kernels/model.h"
+
+#define IFL_EDITIONS_MAX 2 /* complete ones; beside them one under construction */
+
+typedef struct ifl_publisher ifl_publisher;
+
+/* Attaches itself to `server` as its weight source; borrows server and model. chunk_bytes: raw
+ * bytes per chunk (0 = 4 MiB; 4 KiB .. 15 MiB, rounded down to even). */
+ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
+                                int64_t chunk_bytes, ifl_error *err);
+/* Detaches from the server, waits for the thread, gives back borrowed weights. NULL is fine. */
+void ifl_publisher_free(ifl_publisher *publisher);
+
+/* Called exactly once per accepted publish, when `weights` is no longer read: on the publisher's
+ * thread, or inside a later ifl_publisher_publish or ifl_publisher_free. Must not call the
+ * publisher. */
+typedef void (*ifl_publisher_release)(const ifl_weights *weights, void *user);
+
+/* Publishes `weights` as `version` (> every earlier one, else IFL_USAGE); announced to all actors
+ * as soon as it is ready. Returns at once. Borrows `weights`, which must not change until release;
+ * release NULL: the call returns only when they are no longer needed (and the version is
+ * announced). `parent` is the version they were trained from, -1 = none. */
+ifl_status ifl_publisher_publish(ifl_publisher *publisher, int64_t version, int64_t parent,
+                                 const ifl_weights *weights, ifl_publisher_release release,
+                                 void *user, ifl_error *err);
+
+/* Waits until `version` or a newer one has been announced. IFL_TIMEOUT. */
+ifl_status ifl_publisher_wait(ifl_publisher *publisher, int64_t version, int64_t wait_ms,
+                              ifl_error *err);
+
+/* Newest announced version (-1 = none) and its root and content hash (both may be NULL). */
+int64_t ifl_publisher_version(ifl_publisher *publisher, ifl_hash *root, ifl_hash *content);
+
+typedef struct ifl_publisher_stats {
+    int64_t published, announced, skipped; /* skipped: overtaken before they were unpacked */
+    int64_t chunks, chunk_bytes;           /* handed to the transport */
+    double unpack_s_last, unpack_s;        /* unpacking and hashing */
+    int32_t editions;                      /* buffers alive */
+} ifl_publisher_stats;
+void ifl_publisher_stats_get(ifl_publisher *publisher, ifl_publisher_stats *out);
+
+/* Most memory it can take for this model. */
+int64_t ifl_publisher_bytes(const ifl_model *model);
+
+/* Test hook: the next `times` servings of chunk `chunk` have one bit flipped. */
+void ifl_publisher_test_corrupt(ifl_publisher *publisher, int32_t chunk, int32_t times);
+
+#endif
