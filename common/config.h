@@ -165,6 +165,13 @@ ifl_status ifl_config_set(ifl_config *config, const char *key, const char *value
 /* Writes YAML with every key, its unit and help as comments if `comments`. */
 ifl_status ifl_config_write(const ifl_config *config, FILE *f, bool comments, ifl_error *err);
 
+/* What a run that trains needs beyond ifl_config_load: tasks, untruncated sampling, groups of two or
+ * more, batch sizes that fit each other. train and learner call it. */
+ifl_status ifl_config_check_training(const ifl_config *config, ifl_error *err);
+
+/* Every key with its default, range, unit and help, by section. */
+void ifl_config_help(FILE *f);
+
 /* Derived numbers in words ("32 prompts x 8 = 256 trajectories per step, ..."). */
 void ifl_config_describe(const ifl_config *config, FILE *f);
 
