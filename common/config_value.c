@@ -192,7 +192,12 @@ ifl_status ifl_config_scalar(void *base, const ifl_config_row *row, const char *
     case IFL_CONFIG_SOURCES:
         break; /* lists; a scalar never fits */
     }
-    return good ? IFL_OK : ifl_config_fail(place, key, text, wanted, err);
+    if (good) return IFL_OK;
+    bool number = row->type == IFL_CONFIG_INT32 || row->type == IFL_CONFIG_INT64 ||
+                  row->type == IFL_CONFIG_DOUBLE || row->type == IFL_CONFIG_BOOL;
+    if (quoted && number)
+        snprintf(wanted + strlen(wanted), sizeof wanted - strlen(wanted), ", without quotes");
+    return ifl_config_fail(place, key, text, wanted, err);
 }
 _Static_assert(sizeof(ifl_kv_mode) == sizeof(int) && sizeof(ifl_loss_kind) == sizeof(int),
                "ENUM rows store an int");

@@ -1,0 +1,30 @@
+/* The subcommands of the `inflight` binary, one file each: deploy/cli/cmd_<name>.c. argv[0] is
+ * "inflight <name>"; the return value is the exit code (ifl_status_exit_code). */
+#ifndef IFL_DEPLOY_CLI_COMMANDS_H
+#define IFL_DEPLOY_CLI_COMMANDS_H
+
+/* name (also the C name's end), one line of help; sorted by what a user does first. */
+#define IFL_COMMANDS(X)                                                                            \
+    X(train, "train", "start a learner and local actors, show progress, write the run folder")     \
+    X(sft, "sft", "warm-start a policy by supervised fine-tuning, write a model folder")           \
+    X(generate, "generate", "generate answers to a prompt")                                        \
+    X(eval, "eval", "measure a model on held-out tasks")                                           \
+    X(score, "score", "run a checker on answers")                                                  \
+    X(parity, "parity", "prove that log-probs have the same bits on every path")                   \
+    X(bench, "bench", "measure tokens per second: decode, train")                                  \
+    X(export, "export", "write a checkpoint as a Hugging Face folder")                             \
+    X(rollouts, "rollouts", "read a run's trajectories; --check balances its books")               \
+    X(report, "report", "write a run's report.html")                                               \
+    X(learner, "learner", "the learner process alone, for actors elsewhere")                       \
+    X(actor, "actor", "one actor process, for a learner elsewhere")
+
+/* Weak: a build without a command's file still links, and says "not built in". */
+#define IFL_COMMAND_DECLARE(id, name, help)                                                        \
+    int ifl_cmd_##id(int argc, char **argv) __attribute__((weak));
+IFL_COMMANDS(IFL_COMMAND_DECLARE)
+#undef IFL_COMMAND_DECLARE
+
+/* Hidden: what the reward pool starts. Speaks on two file descriptors (rewards/). */
+int ifl_reward_worker_main(int in_fd, int out_fd) __attribute__((weak));
+
+#endif

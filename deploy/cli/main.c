@@ -1,0 +1,62 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "deploy/cli/commands.h"
+#include "deploy/cli/options.h"
+
+#define EXIT_USAGE 64 /* sysexits.h */
+
+typedef struct command {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+#define COMMAND_ROW(id, name, help) {name, help, ifl_cmd_##id},
+    IFL_COMMANDS(COMMAND_ROW)
+#undef COMMAND_ROW
+};
+
+static void usage_print(FILE *f) {
+    fprintf(f, "usage: inflight COMMAND [--config FILE] [key=value ...]\n\n"
+               "On-policy RL post-training with weights that change in flight.\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(f,
+            "\n`inflight COMMAND --help` explains one; `inflight train --help-config` lists every "
+            "key.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        usage_print(stderr);
+        return EXIT_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+        usage_print(stdout);
+        return 0;
+    }
+    if (!strcmp(name, "--version")) {
+        printf("inflight %s\n", IFL_VERSION);
+        return 0;
+    }
+    if (!strcmp(name, "reward-worker")) {
+        if (ifl_reward_worker_main) return ifl_reward_worker_main(0, 1);
+        fprintf(stderr, "inflight reward-worker: not built in\n");
+        return EXIT_USAGE;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strcmp(name, commands[i].name)) continue;
+        if (!commands[i].run) {
+            fprintf(stderr, "inflight %s: not built in\n", name);
+            return EXIT_USAGE;
+        }
+        char full[64];
+        snprintf(full, sizeof full, "inflight %s", name);
+        argv[1] = full; /* outlives the command: it is main's */
+        return commands[i].run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "inflight: unknown command \"%.60s\"; `inflight --help` lists them\n", name);
+    return EXIT_USAGE;
+}
