@@ -30,6 +30,12 @@ ifl_status ifl_json_parse_object(json_t **out, const char *text, size_t n_bytes,
     if (n_bytes > n_bytes_max)
         return ifl_fail(err, IFL_LIMIT, "%s: %zu bytes of JSON, limit %zu", what, n_bytes,
                         n_bytes_max);
+    size_t n_values = 1; /* an upper bound: the same bytes inside strings count too */
+    for (size_t i = 0; i < n_bytes; i++)
+        n_values += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    if (n_values > IFL_JSON_VALUES_MAX)
+        return ifl_fail(err, IFL_LIMIT, "%s: about %zu values of JSON, limit %d", what, n_values,
+                        IFL_JSON_VALUES_MAX);
     json_error_t where;
     json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     if (!root)

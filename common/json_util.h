@@ -7,7 +7,11 @@
 
 #include "common/status.h"
 
-/* Parses one JSON object; duplicate keys, embedded NUL and texts over n_bytes_max are refused.
+/* A parsed value costs up to a hundred times its text: two bytes can be an empty list. */
+#define IFL_JSON_VALUES_MAX 4000000
+
+/* Parses one JSON object; duplicate keys, embedded NUL, texts over n_bytes_max and more than
+ * IFL_JSON_VALUES_MAX values (counted before anything is allocated) are refused.
  * `what` names the text in errors. Returns an owned reference (json_decref). */
 ifl_status ifl_json_parse_object(json_t **out, const char *text, size_t n_bytes, size_t n_bytes_max,
                                  const char *what, ifl_error *err);
