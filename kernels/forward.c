@@ -9,83 +9,71 @@
 /* --- Workspace
  * -------------------------------------------------------------------------------------- */
 
-/* Carves aligned pieces out of one allocation; with base NULL only counts. */
-typedef struct arena_cut {
-    char *base;
-    size_t used;
-} arena_cut;
-
-static void *cut(arena_cut *a, int64_t n, size_t size) {
-    size_t at = a->used;
-    a->used += ((size_t)n * size + 63) & ~(size_t)63;
-    return a->base ? a->base + at : NULL;
-}
-
 static int32_t attention_tile_tokens(const ifl_model_config *c) {
     int32_t tokens = IFL_ATTENTION_ROWS_MAX / (c->n_heads / c->n_kv_heads);
     return tokens < 1 ? 1 : tokens;
 }
 
-static void workspace_cut_tape(arena_cut *a, const ifl_model_config *c, int64_t r,
+static void workspace_cut_tape(ifl_cut *a, const ifl_model_config *c, int64_t r,
                                ifl_layer_tape *t) {
     int64_t d = c->d_model, f = c->d_ff, hd = c->head_dim;
     int64_t hq = c->n_heads * hd, hk = c->n_kv_heads * hd;
     ifl_layer_tape tape = {0};
-    tape.norm_in = cut(a, r * d, 4);
-    tape.r_in = cut(a, r, 4);
+    tape.norm_in = ifl_cut_take(a, r * d, 4);
+    tape.r_in = ifl_cut_take(a, r, 4);
     if (c->qk_norm) {
-        tape.q_raw = cut(a, r * hq, 4);
-        tape.k_raw = cut(a, r * hk, 4);
-        tape.r_q = cut(a, r * c->n_heads, 4);
-        tape.r_k = cut(a, r * c->n_kv_heads, 4);
+        tape.q_raw = ifl_cut_take(a, r * hq, 4);
+        tape.k_raw = ifl_cut_take(a, r * hk, 4);
+        tape.r_q = ifl_cut_take(a, r * c->n_heads, 4);
+        tape.r_k = ifl_cut_take(a, r * c->n_kv_heads, 4);
     }
-    tape.q = cut(a, r * hq, 4);
-    tape.k = cut(a, r * hk, 4);
-    tape.v = cut(a, r * hk, 4);
-    tape.attention = cut(a, r * hq, 4);
-    tape.lse = cut(a, r * c->n_heads, sizeof(ifl_lse));
-    tape.o = cut(a, r * d, 4);
-    tape.x_mid = cut(a, r * d, 4);
-    tape.norm_mlp = cut(a, r * d, 4);
-    tape.r_mlp = cut(a, r, 4);
-    tape.gate = cut(a, r * f, 4);
-    tape.up = cut(a, r * f, 4);
-    tape.act = cut(a, r * f, 4);
-    tape.down = cut(a, r * d, 4);
+    tape.q = ifl_cut_take(a, r * hq, 4);
+    tape.k = ifl_cut_take(a, r * hk, 4);
+    tape.v = ifl_cut_take(a, r * hk, 4);
+    tape.attention = ifl_cut_take(a, r * hq, 4);
+    tape.lse = ifl_cut_take(a, r * c->n_heads, sizeof(ifl_lse));
+    tape.o = ifl_cut_take(a, r * d, 4);
+    tape.x_mid = ifl_cut_take(a, r * d, 4);
+    tape.norm_mlp = ifl_cut_take(a, r * d, 4);
+    tape.r_mlp = ifl_cut_take(a, r, 4);
+    tape.gate = ifl_cut_take(a, r * f, 4);
+    tape.up = ifl_cut_take(a, r * f, 4);
+    tape.act = ifl_cut_take(a, r * f, 4);
+    tape.down = ifl_cut_take(a, r * d, 4);
     if (c->sandwich_norms) {
-        tape.r_o = cut(a, r, 4);
-        tape.r_down = cut(a, r, 4);
+        tape.r_o = ifl_cut_take(a, r, 4);
+        tape.r_down = ifl_cut_take(a, r, 4);
     }
     if (t) *t = tape;
 }
 
-static void workspace_cut(arena_cut *a, ifl_workspace *ws, const ifl_model *model, int64_t r,
+static void workspace_cut(ifl_cut *a, ifl_workspace *ws, const ifl_model *model, int64_t r,
                           int n_threads, int32_t n_tapes, bool keep_inputs) {
     const ifl_model_config *c = &model->config;
     int64_t d = c->d_model;
     ifl_workspace shape = {0};
-    shape.tapes = cut(a, n_tapes, sizeof(ifl_layer_tape));
+    shape.tapes = ifl_cut_take(a, n_tapes, sizeof(ifl_layer_tape));
     for (int32_t i = 0; i < n_tapes; i++)
         workspace_cut_tape(a, c, r, shape.tapes ? &shape.tapes[i] : NULL);
     if (keep_inputs) {
-        shape.layer_inputs = cut(a, c->n_layers + 1, sizeof(float *));
+        shape.layer_inputs = ifl_cut_take(a, c->n_layers + 1, sizeof(float *));
         for (int32_t l = 0; l <= c->n_layers; l++) {
-            float *x = cut(a, r * d, 4);
+            float *x = ifl_cut_take(a, r * d, 4);
             if (shape.layer_inputs) shape.layer_inputs[l] = x;
         }
-        shape.hidden_in = cut(a, r * d, 4);
+        shape.hidden_in = ifl_cut_take(a, r * d, 4);
     } else {
-        shape.x = cut(a, r * d, 4);
+        shape.x = ifl_cut_take(a, r * d, 4);
     }
-    shape.positions = cut(a, r, 4);
-    shape.row_seq = cut(a, r, 4);
+    shape.positions = ifl_cut_take(a, r, 4);
+    shape.row_seq = ifl_cut_take(a, r, 4);
     shape.tasks_max = (int32_t)(r * c->n_kv_heads);
-    shape.tasks = cut(a, shape.tasks_max, sizeof(ifl_attention_task));
-    shape.hidden = cut(a, r * d, 4);
-    shape.hidden_r = cut(a, r, 4);
-    shape.head_logits = cut(a, (int64_t)n_threads * IFL_HEAD_ROWS * IFL_VOCAB_BLOCK, 4);
-    shape.head_p = cut(a, (int64_t)n_threads * IFL_VOCAB_BLOCK, 4);
-    shape.head_blocks = cut(a, r * ifl_vocab_blocks(model), sizeof(ifl_head_block));
+    shape.tasks = ifl_cut_take(a, shape.tasks_max, sizeof(ifl_attention_task));
+    shape.hidden = ifl_cut_take(a, r * d, 4);
+    shape.hidden_r = ifl_cut_take(a, r, 4);
+    shape.head_logits = ifl_cut_take(a, (int64_t)n_threads * IFL_HEAD_ROWS * IFL_VOCAB_BLOCK, 4);
+    shape.head_p = ifl_cut_take(a, (int64_t)n_threads * IFL_VOCAB_BLOCK, 4);
+    shape.head_blocks = ifl_cut_take(a, r * ifl_vocab_blocks(model), sizeof(ifl_head_block));
     if (!ws) return;
     shape.model = model;
     shape.rows_max = (int32_t)r;
@@ -96,7 +84,7 @@ static void workspace_cut(arena_cut *a, ifl_workspace *ws, const ifl_model *mode
 
 int64_t ifl_workspace_bytes_with(const ifl_model *model, int32_t rows_max, int n_threads,
                                  int32_t n_tapes, bool keep_inputs) {
-    arena_cut a = {0};
+    ifl_cut a = {0};
     workspace_cut(&a, NULL, model, rows_max, n_threads, n_tapes, keep_inputs);
     return (int64_t)(a.used + sizeof(ifl_workspace));
 }
@@ -112,7 +100,7 @@ ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model
     if (rows_max < 1)
         return ifl_fail(err, IFL_USAGE, "workspace: %d rows, wanted at least 1", rows_max);
     int n_threads = ifl_thread_pool_size(pool);
-    arena_cut a = {0};
+    ifl_cut a = {0};
     workspace_cut(&a, NULL, model, rows_max, n_threads, n_tapes, keep_inputs);
     ifl_workspace *ws = ifl_alloc(1, sizeof *ws);
     a.base = ws ? ifl_alloc(a.used, 1) : NULL;

@@ -4,6 +4,18 @@
 
 #include "kernels/model.h"
 
+/* Carves aligned pieces out of one allocation; with base NULL it only counts. */
+typedef struct ifl_cut {
+    char *base;
+    size_t used;
+} ifl_cut;
+
+static inline void *ifl_cut_take(ifl_cut *a, int64_t n, size_t size) {
+    size_t at = a->used;
+    a->used += ((size_t)n * size + 63) & ~(size_t)63;
+    return a->base ? a->base + at : NULL;
+}
+
 /* What one layer's backward needs, and at the same time the buffers that its forward works in.
  * R = rows_max, Hq = n_heads * head_dim, Hk = n_kv_heads * head_dim. */
 typedef struct ifl_layer_tape {
