@@ -131,7 +131,9 @@ uint64_t ifl_trajectory_stream(uint64_t task_serial, int32_t sample, uint8_t pur
 ifl_status ifl_trajectory_check(const ifl_trajectory *traj, int32_t vocab_size, ifl_error *err);
 
 /* Serialised form: msgpack meta (at most 64 KiB; IFL_LIMIT beyond) and one payload with the columns
- * (tokens i32, logprobs f32, loss weights f32, little-endian). Both owned by the caller (free()). */
+ * (tokens i32, logprobs f32, loss weights f32, then spans, runs and KV events; little-endian; the layout is
+ * in trajectory_codec.c). Both owned by the caller (free()). Decoding checks structure; meaning is
+ * ifl_trajectory_check's. */
 ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
                                  uint8_t **payload, size_t *n_payload, ifl_error *err);
 ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size_t n_meta,
