@@ -1,0 +1,447 @@
+/* Attention over a paged KV cache, in tiles of rows. The order per row is that of kernels/ops.h;
+ * what is free, and chosen here, is which rows and which 16 keys (or outputs) share registers.
+ *
+ * Scores: 16 keys are 16 lanes, a K block is [D][16] as the cache stores it; pages of fewer than 16
+ * tokens (the learner's 1) are gathered into such a block first, once for all rows. PV: 16 outputs
+ * are 16 lanes; the keys of a split are walked once per chunk of outputs, from a copy of the chunk
+ * when enough rows share it (rows of V lie far apart and would evict each other from L1).
+ *
+ * All scores of a call are kept when they fit (64 Ki of them); longer contexts go in groups of
+ * rows, and the longest ones compute their scores twice, since every maximum must be known before
+ * the first merge. Scratch is on the stack: 482 KiB at most. */
+
+enum {
+    ATTENTION_SCORES = 65536, /* floats kept: rows x splits x 256 */
+    ATTENTION_GROUP_MIN = 16, /* smaller groups of rows would reread K and V too often */
+    ATTENTION_PACK_ROWS = 8,  /* rows from which copying a chunk of V pays */
+    ATTENTION_BLOCKS = 2,     /* key blocks gathered at a time */
+};
+
+typedef struct attention_call {
+    const ifl_kv_view *view;
+    int64_t head_dim;
+    int64_t n_rows;
+    float scale;
+    int64_t first[IFL_ATTENTION_ROWS_MAX], stop[IFL_ATTENTION_ROWS_MAX]; /* visible keys */
+    float *q_tiles; /* per row tile [D][rows] */
+} attention_call;
+
+/* The visible keys [lo, hi) of each row inside one split, relative to the split's first key. */
+typedef struct attention_range {
+    int64_t begin; /* absolute position of the split */
+    int lo[IFL_ATTENTION_ROWS_MAX], hi[IFL_ATTENTION_ROWS_MAX];
+    int lo_min, hi_max; /* over the rows that see anything; lo_min >= hi_max: none does */
+} attention_range;
+
+static void attention_range_of(attention_range *range, const attention_call *call, int64_t split) {
+    range->begin = split * IFL_KV_SPLIT;
+    range->lo_min = IFL_KV_SPLIT;
+    range->hi_max = 0;
+    for (int64_t r = 0; r < call->n_rows; r++) {
+        int64_t lo = call->first[r] - range->begin, hi = call->stop[r] - range->begin;
+        lo = lo < 0 ? 0 : lo > IFL_KV_SPLIT ? IFL_KV_SPLIT : lo;
+        hi = hi < 0 ? 0 : hi > IFL_KV_SPLIT ? IFL_KV_SPLIT : hi;
+        range->lo[r] = (int)lo;
+        range->hi[r] = (int)hi;
+        if (lo >= hi) continue;
+        if (lo < range->lo_min) range->lo_min = (int)lo;
+        if (hi > range->hi_max) range->hi_max = (int)hi;
+    }
+}
+
+/* --- Scores
+ * ----------------------------------------------------------------------------------------- */
+
+/* score[r * 256 + c * 16 ..] for R rows and the first n_blocks of C key blocks. */
+#define ATTENTION_SCORES_TILE(R, C)                                                                \
+    lanes acc[R][C];                                                                               \
+    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) acc[r][c] = lanes_zero();            \
+    }                                                                                              \
+    for (int64_t d = 0; d < head_dim; d++) {                                                       \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
+            lanes kv = lanes_load(k[c] + d * 16);                                                  \
+            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
+                lanes_fma(lanes_set(q[d * (R) + r]), kv, acc[r][c]);                               \
+        }                                                                                          \
+    }                                                                                              \
+    lanes scales = lanes_set(scale);                                                               \
+    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
+            if (c < n_blocks)                                                                      \
+                lanes_store(score + r * IFL_KV_SPLIT + c * 16, lanes_mul(acc[r][c], scales));      \
+        }                                                                                          \
+    }
+#define ATTENTION_SCORES_FN(R)                                                                     \
+    BODY void attention_scores_wide_##R(float *score, const float *q, const float *const *k,       \
+                                        int64_t head_dim, float scale,                             \
+                                        int n_blocks){ATTENTION_SCORES_TILE(                       \
+        R, IFL_DIRECT_COLS(R))} BODY void attention_scores_tile_##R(float *score, const float *q,  \
+                                                                    const float *const *k,         \
+                                                                    int64_t head_dim, float scale, \
+                                                                    int n_blocks) {                \
+        ATTENTION_SCORES_TILE(R, IFL_TILE_COLS)                                                    \
+    }
+IFL_TILE_CASES(ATTENTION_SCORES_FN)
+
+static void attention_scores_rows(bool wide, int64_t rows, float *score, const float *q,
+                                  const float *const *k, int64_t head_dim, float scale,
+                                  int n_blocks) {
+    switch (rows) {
+#define ATTENTION_CASE(R)                                                                          \
+    case R:                                                                                        \
+        if (wide)                                                                                  \
+            attention_scores_wide_##R(score, q, k, head_dim, scale, n_blocks);                     \
+        else                                                                                       \
+            attention_scores_tile_##R(score, q, k, head_dim, scale, n_blocks);                     \
+        break;
+        IFL_TILE_CASES(ATTENTION_CASE)
+#undef ATTENTION_CASE
+    default:
+        break;
+    }
+}
+
+static int attention_wide_cols(int64_t rows) {
+    switch (rows) {
+#define ATTENTION_CASE(R)                                                                          \
+    case R:                                                                                        \
+        return IFL_DIRECT_COLS(R);
+        IFL_TILE_CASES(ATTENTION_CASE)
+#undef ATTENTION_CASE
+    default:
+        return IFL_TILE_COLS;
+    }
+}
+
+/* Copies keys [t, t + 16) into `block` [D][16]; keys outside [t_min, t_max) read as 0. */
+static void attention_gather(float *block, const ifl_kv_view *view, int64_t head_dim, int64_t t,
+                             int64_t t_min, int64_t t_max) {
+    static const float zeros[IFL_LANES] = {0};
+    int64_t b = view->page_tokens; /* < 16: a page is one block [D][b] */
+    const float *key[IFL_LANES];
+    for (int64_t j = 0; j < 16; j++) {
+        key[j] = NULL;
+        if (t + j >= t_min && t + j < t_max)
+            key[j] = view->k + view->pages[(t + j) / b] * view->page_stride + (t + j) % b;
+    }
+    int64_t d = 0;
+    if (b == 1)
+        for (; d + 16 <= head_dim; d += 16) {
+            const float *rows[IFL_LANES];
+            for (int j = 0; j < 16; j++)
+                rows[j] = key[j] ? key[j] + d : zeros;
+            lanes_transpose(block + d * 16, rows);
+        }
+    for (; d < head_dim; d++)
+        for (int j = 0; j < 16; j++)
+            block[d * 16 + j] = key[j] ? key[j][d * b] : 0.0f;
+}
+
+/* Scores of all rows for one split: score[row * 256 + t]. Blocks that no row of a tile sees are
+ * skipped; entries of invisible keys are whatever came out. */
+static void attention_scores(float *score, const attention_call *call,
+                             const attention_range *range) {
+    float gathered[ATTENTION_BLOCKS * IFL_HEAD_DIM_MAX * 16] __attribute__((aligned(64)));
+    const ifl_kv_view *view = call->view;
+    int64_t head_dim = call->head_dim;
+    bool gather = view->page_tokens < 16;
+    bool wide = !gather && call->n_rows <= IFL_TILE_ROWS;
+    int cols = wide ? attention_wide_cols(call->n_rows) : IFL_TILE_COLS;
+    for (int t0 = range->lo_min / 16 * 16; t0 < range->hi_max; t0 += cols * 16) {
+        const float *k[4] = {NULL};
+        int n_blocks = 0;
+        for (; n_blocks < cols && t0 + n_blocks * 16 < range->hi_max; n_blocks++) {
+            int64_t t = range->begin + t0 + n_blocks * 16;
+            if (gather) {
+                k[n_blocks] = gathered + n_blocks * head_dim * 16;
+                attention_gather(gathered + n_blocks * head_dim * 16, view, head_dim, t,
+                                 range->begin + range->lo_min, range->begin + range->hi_max);
+            } else {
+                int64_t page = view->pages[t / view->page_tokens];
+                k[n_blocks] =
+                    view->k + page * view->page_stride + (t % view->page_tokens) * head_dim;
+            }
+        }
+        for (int c = n_blocks; c < 4; c++)
+            k[c] = k[0];
+        for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
+            rows = matmul_rows_of_tile(call->n_rows - r);
+            bool seen = false;
+            for (int64_t i = r; i < r + rows; i++)
+                seen |= range->lo[i] < range->hi[i] && range->lo[i] < t0 + cols * 16 &&
+                        range->hi[i] > t0;
+            if (seen)
+                attention_scores_rows(wide, rows, score + r * IFL_KV_SPLIT + t0,
+                                      call->q_tiles + r * head_dim, k, head_dim, call->scale,
+                                      n_blocks);
+        }
+    }
+}
+
+/* Selects the invisible entries of the blocks [lo / 16, hi / 16] out; returns the maximum of the
+ * rest. */
+static float attention_mask(float *score, int lo, int hi) {
+    float minus_infinity = ifl_f32_of_bits(0xff800000u);
+    int begin = lo / 16 * 16, end = (hi + 15) / 16 * 16;
+    for (int t = begin; t < lo; t++)
+        score[t] = minus_infinity;
+    for (int t = hi; t < end; t++)
+        score[t] = minus_infinity;
+    return row_max(score + begin, end - begin);
+}
+
+/* Scores, masked, become p in place; returns the lane sum. p of an invisible key is +0, which the
+ * sum does not notice; the PV chain leaves it out. */
+static float attention_exp(float *score, int lo, int hi, float split_max) {
+    lanes max = lanes_set(split_max), sum = lanes_zero();
+    for (int t = lo / 16 * 16; t < hi; t += 16) {
+        lanes_store(score + t, lanes_exp(lanes_sub(lanes_load(score + t), max)));
+        if (t < lo)
+            for (int j = t; j < lo; j++)
+                score[j] = 0.0f;
+        if (t + 16 > hi)
+            for (int j = hi; j < t + 16; j++)
+                score[j] = 0.0f;
+        sum = lanes_add(sum, lanes_load(score + t));
+    }
+    return lanes_tree(sum);
+}
+
+/* --- PV
+ * --------------------------------------------------------------------------------------------- */
+
+/* o[r * ldo + c * 16 ..] continued over keys [begin, end); v[t] + d is the chunk of key t. */
+#define ATTENTION_PV_TILE(R, C)                                                                    \
+    lanes acc[R][C];                                                                               \
+    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) acc[r][c] =                          \
+            lanes_load(o + (r * (C) + c) * 16);                                                    \
+    }                                                                                              \
+    for (int t = begin; t < end; t++) {                                                            \
+        const float *vt = v[t] + d;                                                                \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
+            lanes vv = lanes_load(vt + c * 16);                                                    \
+            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
+                lanes_fma(lanes_set(p[r * IFL_KV_SPLIT + t]), vv, acc[r][c]);                      \
+        }                                                                                          \
+    }                                                                                              \
+    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
+        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++)                                      \
+            lanes_store(o + (r * (C) + c) * 16, acc[r][c]);                                        \
+    }
+#define ATTENTION_PV_FN(R)                                                                         \
+    BODY void attention_pv_wide_##R(float *o, const float *p, const float *const *v, int64_t d,    \
+                                    int begin, int end){ATTENTION_PV_TILE(                         \
+        R, IFL_DIRECT_COLS(R))} BODY void attention_pv_tile_##R(float *o, const float *p,          \
+                                                                const float *const *v, int64_t d,  \
+                                                                int begin, int end) {              \
+        ATTENTION_PV_TILE(R, IFL_TILE_COLS)                                                        \
+    }
+IFL_TILE_CASES(ATTENTION_PV_FN)
+
+static void attention_pv_rows(bool wide, int64_t rows, float *o, const float *p,
+                              const float *const *v, int64_t d, int begin, int end) {
+    switch (rows) {
+#define ATTENTION_CASE(R)                                                                          \
+    case R:                                                                                        \
+        if (wide)                                                                                  \
+            attention_pv_wide_##R(o, p, v, d, begin, end);                                         \
+        else                                                                                       \
+            attention_pv_tile_##R(o, p, v, d, begin, end);                                         \
+        break;
+        IFL_TILE_CASES(ATTENTION_CASE)
+#undef ATTENTION_CASE
+    default:
+        break;
+    }
+}
+
+/* The ragged ends of one row, `cols` lanes of its outputs. */
+static void attention_pv_ends(float *o, const float *p, const float *const *v, int64_t d, int cols,
+                              int begin, int end) {
+    for (int c = 0; c < cols; c++) {
+        lanes acc = lanes_load(o + c * 16);
+        for (int t = begin; t < end; t++)
+            acc = lanes_fma(lanes_set(p[t]), lanes_load(v[t] + d + c * 16), acc);
+        lanes_store(o + c * 16, acc);
+    }
+}
+
+/* One chunk of outputs (cols lanes from d, `columns` of them real) of all rows for one split,
+ * merged into o. `v` and `v_offset` say where key t's chunk lies. */
+static void attention_pv_chunk(float *const *o, const attention_call *call,
+                               const attention_range *range, const float *p, const float *const *v,
+                               int64_t v_offset, int64_t d, bool wide, int cols, int64_t columns,
+                               const float *factor, const bool *started) {
+    float tile[IFL_TILE_ROWS * 4 * 16] __attribute__((aligned(64)));
+    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
+        rows = matmul_rows_of_tile(call->n_rows - r);
+        int common_lo = 0, common_hi = IFL_KV_SPLIT;
+        for (int64_t i = r; i < r + rows; i++) {
+            if (range->lo[i] > common_lo) common_lo = range->lo[i];
+            if (range->hi[i] < common_hi) common_hi = range->hi[i];
+        }
+        memset(tile, 0, (size_t)(rows * cols * 16) * sizeof *tile);
+        bool common = common_lo < common_hi;
+        for (int64_t i = 0; i < rows; i++)
+            attention_pv_ends(tile + i * cols * 16, p + (r + i) * IFL_KV_SPLIT, v, v_offset, cols,
+                              range->lo[r + i], common ? common_lo : range->hi[r + i]);
+        if (common) {
+            attention_pv_rows(wide, rows, tile, p + r * IFL_KV_SPLIT, v, v_offset, common_lo,
+                              common_hi);
+            for (int64_t i = 0; i < rows; i++)
+                attention_pv_ends(tile + i * cols * 16, p + (r + i) * IFL_KV_SPLIT, v, v_offset,
+                                  cols, common_hi, range->hi[r + i]);
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            if (range->lo[r + i] >= range->hi[r + i]) continue;
+            lanes c_s = lanes_set(factor[r + i]);
+            float *out = o[r + i] + d;
+            for (int64_t c = 0; c < columns; c += 16) {
+                lanes o_s = lanes_load(tile + i * cols * 16 + c);
+                int64_t n = columns - c < 16 ? columns - c : 16;
+                lanes merged = started[r + i] ? lanes_fma(c_s, o_s, lanes_load_n(out + c, n))
+                                              : lanes_mul(c_s, o_s);
+                lanes_store_n(out + c, merged, n);
+            }
+        }
+    }
+}
+
+static void attention_pv(float *const *o, const attention_call *call, const attention_range *range,
+                         const float *p, const float *factor, const bool *started) {
+    float packed[IFL_KV_SPLIT * IFL_TILE_COLS * 16] __attribute__((aligned(64)));
+    const float *v[IFL_KV_SPLIT], *v_packed[IFL_KV_SPLIT];
+    const ifl_kv_view *view = call->view;
+    int64_t head_dim = call->head_dim;
+    for (int t = range->lo_min; t < range->hi_max; t++) {
+        int64_t at = range->begin + t, page = view->pages[at / view->page_tokens];
+        v[t] = view->v + page * view->page_stride + (at % view->page_tokens) * head_dim;
+        v_packed[t] = packed + t * IFL_TILE_COLS * 16;
+    }
+    int wide_cols = call->n_rows <= IFL_TILE_ROWS ? attention_wide_cols(call->n_rows) : 0;
+    for (int64_t d = 0, cols; d < head_dim; d += cols * 16) {
+        bool wide = wide_cols > 0 && d + wide_cols * 16 <= head_dim;
+        cols = wide ? wide_cols : IFL_TILE_COLS;
+        int64_t columns = matmul_min(cols * 16, head_dim - d);
+        if (wide || (call->n_rows < ATTENTION_PACK_ROWS && columns == cols * 16)) {
+            attention_pv_chunk(o, call, range, p, v, d, d, wide, (int)cols, columns, factor,
+                               started);
+            continue;
+        }
+        for (int t = range->lo_min; t < range->hi_max; t++)
+            for (int64_t c = 0; c < cols * 16; c += 16) {
+                int64_t n = matmul_min(16, columns - c);
+                lanes value =
+                    n == 16 ? lanes_load(v[t] + d + c) : lanes_load_n(v[t] + d + c, n > 0 ? n : 0);
+                lanes_store(packed + t * IFL_TILE_COLS * 16 + c, value);
+            }
+        attention_pv_chunk(o, call, range, p, v_packed, 0, d, false, (int)cols, columns, factor,
+                           started);
+    }
+}
+
+/* --- The op
+ * ------------------------------------------------------------------------------------------ */
+
+static void attention_group(float *const *o, const float *const *q, attention_call *call,
+                            int64_t begin, int64_t end, ifl_lse *lse) {
+    float scores[ATTENTION_SCORES] __attribute__((aligned(64)));
+    ifl_lse splits[ATTENTION_SCORES / IFL_KV_SPLIT]; /* [split][row], when the scores are kept */
+    ifl_lse row[IFL_ATTENTION_ROWS_MAX], fresh[IFL_ATTENTION_ROWS_MAX];
+    bool started[IFL_ATTENTION_ROWS_MAX] = {false};
+    float factor[IFL_ATTENTION_ROWS_MAX];
+    attention_range range;
+    int64_t n_rows = call->n_rows, per_split = n_rows * IFL_KV_SPLIT;
+    bool keep = (end - begin) * per_split <= ATTENTION_SCORES;
+
+    for (int64_t r = 0, rows; r < n_rows; r += rows) {
+        rows = matmul_rows_of_tile(n_rows - r);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t d = 0; d < call->head_dim; d++)
+                call->q_tiles[r * call->head_dim + d * rows + i] = q[r + i][d];
+    }
+    for (int64_t r = 0; r < n_rows; r++)
+        row[r] = (ifl_lse){.max = ifl_f32_of_bits(0xff800000u), .sum = 0.0f};
+
+    for (int64_t s = begin; s < end; s++) {
+        float *score = scores + (keep ? (s - begin) * per_split : 0);
+        attention_range_of(&range, call, s);
+        attention_scores(score, call, &range);
+        for (int64_t r = 0; r < n_rows; r++) {
+            if (range.lo[r] >= range.hi[r]) continue;
+            float max = attention_mask(score + r * IFL_KV_SPLIT, range.lo[r], range.hi[r]);
+            row[r].max = max > row[r].max ? max : row[r].max;
+            if (!keep) continue;
+            ifl_lse *split = &splits[(s - begin) * n_rows + r];
+            split->max = max;
+            split->sum = attention_exp(score + r * IFL_KV_SPLIT, range.lo[r], range.hi[r], max);
+        }
+    }
+    for (int64_t s = begin; s < end; s++) {
+        float *score = scores + (keep ? (s - begin) * per_split : 0);
+        const ifl_lse *split = keep ? &splits[(s - begin) * n_rows] : fresh;
+        attention_range_of(&range, call, s);
+        if (!keep) {
+            attention_scores(score, call, &range);
+            for (int64_t r = 0; r < n_rows; r++) {
+                if (range.lo[r] >= range.hi[r]) continue;
+                float *p = score + r * IFL_KV_SPLIT;
+                fresh[r].max = attention_mask(p, range.lo[r], range.hi[r]);
+                fresh[r].sum = attention_exp(p, range.lo[r], range.hi[r], fresh[r].max);
+            }
+        }
+        for (int64_t r = 0; r < n_rows; r++) {
+            if (range.lo[r] >= range.hi[r]) continue;
+            factor[r] = ifl_exp_scalar(split[r].max - row[r].max);
+            row[r].sum = started[r] ? __builtin_fmaf(factor[r], split[r].sum, row[r].sum)
+                                    : factor[r] * split[r].sum;
+        }
+        attention_pv(o, call, &range, score, factor, started);
+        for (int64_t r = 0; r < n_rows; r++)
+            if (range.lo[r] < range.hi[r]) started[r] = true;
+    }
+    const int64_t n = call->head_dim;
+    for (int64_t r = 0; r < n_rows; r++) {
+        lanes sum = lanes_set(row[r].sum);
+        float *out = o[r];
+        LANES_LOOP(n, { STORE(out, lanes_div(LOAD(out), sum)); });
+        if (lse) lse[r] = row[r];
+    }
+}
+
+BODY void attention_body(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
+                         const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
+                         ifl_lse *lse) {
+    float q_tiles[IFL_ATTENTION_ROWS_MAX * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
+    attention_call call = {.view = view, .head_dim = head_dim, .scale = scale, .q_tiles = q_tiles};
+    for (int64_t r0 = 0, rows; r0 < n_rows; r0 += rows) {
+        int64_t begin = INT64_MAX, end = 0;
+        for (int64_t r = r0; r < n_rows; r++) {
+            int64_t first = window > 0 && pos[r] - window + 1 > 0 ? pos[r] - window + 1 : 0;
+            call.first[r - r0] = first;
+            call.stop[r - r0] = (int64_t)pos[r] + 1;
+            begin = matmul_min(begin, first / IFL_KV_SPLIT);
+            if (pos[r] / IFL_KV_SPLIT + 1 > end) end = pos[r] / IFL_KV_SPLIT + 1;
+        }
+        rows = n_rows - r0;
+        int64_t fit = ATTENTION_SCORES / IFL_KV_SPLIT / (end - begin);
+        if (rows > fit && fit >= ATTENTION_GROUP_MIN) rows = fit;
+        call.n_rows = rows;
+        attention_group(o + r0, q + r0, &call, begin, end, lse ? lse + r0 : NULL);
+    }
+}
+
+BODY void kv_store_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
+                        int64_t head_dim) {
+    int64_t b = view->page_tokens < 16 ? view->page_tokens : 16;
+    int64_t page = view->pages[t / view->page_tokens] * view->page_stride,
+            j = t % view->page_tokens;
+    /* The view reads; a store goes to the same place, which the caller owns. */
+    float *key = (float *)(uintptr_t)view->k + page + (j / b) * (head_dim * b) + j % b;
+    float *value = (float *)(uintptr_t)view->v + page + j * head_dim;
+    for (int64_t d = 0; d < head_dim; d++)
+        key[d * b] = k[d];
+    memcpy(value, v, (size_t)head_dim * sizeof *value);
+}

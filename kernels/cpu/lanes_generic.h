@@ -1,0 +1,177 @@
+/* 16 lanes for any architecture: four 4-wide vectors of the compiler.
+ *
+ * Without a fused multiply-add in the instruction set, fma is made exact from double arithmetic:
+ * the product of two f32 is exact in double; the sum is rounded to odd there (two-sum gives the
+ * error, its sign the direction), and an odd-rounded value of 53 bits rounds once more to 24 bits
+ * (or fewer, for subnormals) without double rounding (Boldo and Melquiond 2008). */
+#ifndef IFL_KERNELS_CPU_LANES_GENERIC_H
+#define IFL_KERNELS_CPU_LANES_GENERIC_H
+
+#include "common/bf16.h"
+#include "kernels/ops.h"
+#include "kernels/ref/exp_log.h"
+
+#define IFL_OPS_NAME "generic"
+#define IFL_TILE_ROWS 4
+#define IFL_TILE_COLS 1 /* in lanes of 16 columns */
+#define IFL_DIRECT_COLS(rows) 1
+#define IFL_EXPAND_ROWS 8 /* rows from which a panel is first widened to f32 */
+#define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4)
+#define IFL_ATTENTION_COLS(rows) 1
+
+typedef float lanes_quad __attribute__((vector_size(16)));
+typedef uint32_t lanes_quad_bits __attribute__((vector_size(16)));
+typedef struct lanes {
+    lanes_quad q[4];
+} lanes;
+
+#define LANES_FN static inline __attribute__((always_inline))
+#define LANES_EACH(expr)                                                                           \
+    lanes out;                                                                                     \
+    for (int i = 0; i < 4; i++)                                                                    \
+        out.q[i] = (expr);                                                                         \
+    return out
+
+LANES_FN lanes lanes_set(float f) {
+    LANES_EACH(((lanes_quad){f, f, f, f}));
+}
+LANES_FN lanes lanes_zero(void) {
+    return lanes_set(0.0f);
+}
+LANES_FN lanes lanes_load(const float *p) {
+    lanes out;
+    memcpy(&out, p, sizeof out);
+    return out;
+}
+LANES_FN void lanes_store(float *p, lanes a) {
+    memcpy(p, &a, sizeof a);
+}
+LANES_FN lanes lanes_load_n(const float *p, int64_t n) {
+    lanes out = lanes_zero();
+    memcpy(&out, p, (size_t)n * sizeof *p);
+    return out;
+}
+LANES_FN void lanes_store_n(float *p, lanes a, int64_t n) {
+    memcpy(p, &a, (size_t)n * sizeof *p);
+}
+LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
+    lanes out;
+    for (int i = 0; i < 4; i++) {
+        lanes_quad_bits u = {p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
+        out.q[i] = (lanes_quad)(u << 16);
+    }
+    return out;
+}
+LANES_FN lanes lanes_add(lanes a, lanes b) {
+    LANES_EACH(a.q[i] + b.q[i]);
+}
+LANES_FN lanes lanes_sub(lanes a, lanes b) {
+    LANES_EACH(a.q[i] - b.q[i]);
+}
+LANES_FN lanes lanes_mul(lanes a, lanes b) {
+    LANES_EACH(a.q[i] * b.q[i]);
+}
+LANES_FN lanes lanes_div(lanes a, lanes b) {
+    LANES_EACH(a.q[i] / b.q[i]);
+}
+LANES_FN lanes lanes_neg(lanes a) {
+    LANES_EACH(-a.q[i]);
+}
+LANES_FN lanes lanes_sqrt(lanes a) {
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            a.q[i][j] = __builtin_sqrtf(a.q[i][j]);
+    return a;
+}
+/* a < b ? a : b, and a > b ? a : b: b when either is NaN. */
+LANES_FN lanes_quad lanes_select(lanes_quad_bits mask, lanes_quad a, lanes_quad b) {
+    return (lanes_quad)(((lanes_quad_bits)a & mask) | ((lanes_quad_bits)b & ~mask));
+}
+LANES_FN lanes lanes_min(lanes a, lanes b) {
+    LANES_EACH(lanes_select((lanes_quad_bits)(a.q[i] < b.q[i]), a.q[i], b.q[i]));
+}
+LANES_FN lanes lanes_max(lanes a, lanes b) {
+    LANES_EACH(lanes_select((lanes_quad_bits)(a.q[i] > b.q[i]), a.q[i], b.q[i]));
+}
+
+#ifdef __FP_FAST_FMAF
+LANES_FN lanes lanes_fma(lanes a, lanes b, lanes c) {
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            c.q[i][j] = __builtin_fmaf(a.q[i][j], b.q[i][j], c.q[i][j]);
+    return c;
+}
+#else
+typedef double lanes_pair __attribute__((vector_size(16)));
+typedef uint64_t lanes_pair_bits __attribute__((vector_size(16)));
+typedef float lanes_half_quad __attribute__((vector_size(8)));
+
+LANES_FN lanes_pair lanes_fma_odd(lanes_pair a, lanes_pair b, lanes_pair c) {
+    lanes_pair p = a * b; /* exact: 48 bits, no overflow or underflow in double */
+    lanes_pair s = p + c;
+    lanes_pair c_part = s - p;
+    lanes_pair error = (p - (s - c_part)) + (c - c_part);
+    /* A NaN error (s infinite or NaN) must leave s alone: both comparisons are then false. */
+    lanes_pair_bits inexact = (lanes_pair_bits)((error > 0) | (error < 0));
+    lanes_pair_bits opposite = ((lanes_pair_bits)error ^ (lanes_pair_bits)s) >> 63;
+    lanes_pair_bits truncated = (lanes_pair_bits)s - (opposite & inexact);
+    return (lanes_pair)(truncated | (inexact & 1));
+}
+
+LANES_FN lanes lanes_fma(lanes a, lanes b, lanes c) {
+#define LANES_WIDEN(v, i, j)                                                                       \
+    __builtin_convertvector(__builtin_shufflevector(v.q[i], v.q[i], j, j + 1), lanes_pair)
+    lanes out;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        lanes_half_quad low = __builtin_convertvector(
+            lanes_fma_odd(LANES_WIDEN(a, i, 0), LANES_WIDEN(b, i, 0), LANES_WIDEN(c, i, 0)),
+            lanes_half_quad);
+        lanes_half_quad high = __builtin_convertvector(
+            lanes_fma_odd(LANES_WIDEN(a, i, 2), LANES_WIDEN(b, i, 2), LANES_WIDEN(c, i, 2)),
+            lanes_half_quad);
+        out.q[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3);
+    }
+    return out;
+#undef LANES_WIDEN
+}
+#endif
+
+/* p * 2^n for the n that sits in the low bits of t = n + IFL_EXP_MAGIC, in two steps. */
+LANES_FN lanes lanes_exp_scale(lanes p, lanes t) {
+    lanes out;
+    for (int i = 0; i < 4; i++) {
+        lanes_quad_bits k = (lanes_quad_bits)t.q[i] - IFL_EXP_MAGIC_BITS;
+        lanes_quad_bits half = (k >> 1) | (k & 0x80000000u);
+        lanes_quad scale_a = (lanes_quad)((half + 127u) << 23);
+        lanes_quad scale_b = (lanes_quad)((k - half + 127u) << 23);
+        out.q[i] = (p.q[i] * scale_a) * scale_b;
+    }
+    return out;
+}
+
+/* The fixed tree of kernels/ops.h. */
+LANES_FN float lanes_tree(lanes a) {
+    lanes_quad s0 = a.q[0] + a.q[2], s1 = a.q[1] + a.q[3];
+    lanes_quad s = s0 + s1;
+    float x = s[0] + s[2], y = s[1] + s[3];
+    return x + y;
+}
+
+/* The maximum of 16 lanes without NaNs. */
+LANES_FN float lanes_reduce_max(lanes a) {
+    float max = a.q[0][0];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            max = a.q[i][j] > max ? a.q[i][j] : max;
+    return max;
+}
+
+/* Rows become columns of a 16 x 16 block: out[d * 16 + j] = rows[j][d]. */
+LANES_FN void lanes_transpose(float *out, const float *const *rows) {
+    for (int j = 0; j < 16; j++)
+        for (int d = 0; d < 16; d++)
+            out[d * 16 + j] = rows[j][d];
+}
+
+#endif

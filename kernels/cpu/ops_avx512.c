@@ -1,0 +1,14 @@
+/* The op table for AVX-512 (F, BW, VL, DQ). Nothing here may run before ops.c has asked the CPU. */
+#if defined(__x86_64__)
+#include "kernels/cpu/implementations.h"
+#include "kernels/cpu/x86/lanes_avx512.h"
+
+#define IFL_OPS_TABLE avx512_table
+#include "kernels/cpu/ops.inc.h"
+
+const ifl_ops *ifl_ops_avx512(void) {
+    return &avx512_table;
+}
+#else
+typedef int ifl_ops_avx512_absent; /* an empty translation unit is not C */
+#endif
