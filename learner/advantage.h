@@ -1,5 +1,4 @@
-/* Group advantages: how much better a trajectory was than the others of its task. Pure functions.
- */
+/* Group advantages: how much better a trajectory was than the others of its task. Pure. */
 #ifndef IFL_LEARNER_ADVANTAGE_H
 #define IFL_LEARNER_ADVANTAGE_H
 

@@ -1,12 +1,15 @@
-/* Checkpoints: <dir>/step_S/ means that step S is finished and holds version S; a run resumes at S
- * + 1.
+/* Checkpoints: <dir>/step_S/ means that step S is finished and holds version S; a run resumes at
+ * step S + 1.
  *
- *   checkpoint.json   format, step, sizes, model fingerprint, file table with XXH3-128 of every
- * block masters.f32, moment1.f32, moment2.f32   raw little-endian f32, canonical order state.json
- * the caller's own text model.json        the architecture, as a Hugging Face config.json COMPLETE
- * written last: "inflight-checkpoint 1 step S xxh3 <hash of checkpoint.json>\n"
+ *   masters.f32, moment1.f32, moment2.f32
+ *                     raw little-endian f32, canonical order
+ *   state.json        the caller's own text
+ *   model.json        the architecture, as a Hugging Face config.json
+ *   checkpoint.json   format, step, updates, model fingerprint; size and XXH3-128 of every block of
+ *                     IFL_CHECKPOINT_BLOCK bytes of the files above
+ *   COMPLETE          written last: format, step and the hash of checkpoint.json
  *
- * A checkpoint is written beside its place (step_S.tmp-<pid>), every file and the folder are
+ * A checkpoint is written beside its place (step_S.tmp<pid>), every file and the folder are
  * fsynced, and one rename makes it visible: a reader sees all of it or nothing. */
 #ifndef IFL_LEARNER_CHECKPOINT_H
 #define IFL_LEARNER_CHECKPOINT_H
@@ -14,6 +17,7 @@
 #include "learner/optimizer.h"
 
 #define IFL_CHECKPOINT_FORMAT 1
+#define IFL_CHECKPOINT_BLOCK (4 << 20)
 #define IFL_CHECKPOINT_STATE_BYTES_MAX (64 << 20)
 #define IFL_CHECKPOINT_LIST_MAX 4096
 
@@ -35,8 +39,7 @@ ifl_status ifl_checkpoint_load(const char *dir, int64_t step, const ifl_model *m
                                ifl_optimizer *optimizer, int64_t *step_out, char **state_json,
                                ifl_error *err);
 
-/* What a checkpoint folder itself says, without its tensors; model_json and state_json are owned.
- */
+/* What a checkpoint folder says, without its tensors; model_json and state_json are owned. */
 typedef struct ifl_checkpoint_info {
     int64_t step, n_updates, n_elements;
     char *model_json, *state_json;

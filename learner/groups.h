@@ -129,8 +129,8 @@ typedef struct ifl_member_outcome {
 void ifl_groups_close(ifl_groups *groups, ifl_group *group, const ifl_member_outcome *outcomes,
                       bool skipped);
 
-/* Gives up everything that is not taken, e.g. at the end of a run. Returns the number of members.
- */
+/* Gives up everything that is not taken (a run's end) and closes those groups. Returns the number
+ * of members dropped by it. */
 int64_t ifl_groups_drop_all(ifl_groups *groups, ifl_drop_reason reason);
 
 ifl_group *ifl_groups_find(ifl_groups *groups, uint64_t task_serial); /* NULL when not open */

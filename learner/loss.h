@@ -17,17 +17,19 @@
  *   dr_grpo    L = -(1/B) sum_i (1/L_max) sum_t lw min(w A, clip(w, 1 - low, 1 + high) A)
  *              L_max = the run's max_new_tokens, a constant; low = high = 0.2. (arXiv 2503.20783)
  *   dapo       L = -(1/N) sum_i sum_t lw min(w A, clip(w, 1 - low, 1 + high) A)
- *              low 0.2, high 0.28. (arXiv 2503.14476 eq. 8) Its filter of groups without variance
- * is what a zero advantage does to the sum; ifl_loss_counts says what N counts.
+ *              low 0.2, high 0.28. (arXiv 2503.14476 eq. 8)
  *
- * For the last three c = -norm lw w A where the unclipped branch is the smaller one (A > 0: w <= 1
- * + high; A < 0: w >= 1 - low), else 0: the derivative that automatic differentiation gives. low
- * and high come from the configuration; the figures above are the papers'.
+ * For the last three c = -norm lw w A where the unclipped branch is the smaller one (A > 0:
+ * w <= 1 + high; A < 0: w >= 1 - low), else 0: the derivative that automatic differentiation gives.
+ * low and high come from the configuration; the figures above are the papers'.
  *
- *   B    trajectories of the step whose status trains, in groups that were not skipped;
- * zero-advantage ones counted, although they need no forward and no backward. L_i  loss tokens
- * (loss weight != 0) of trajectory i. N    loss tokens of the step (dapo: of trajectories with a
- * non-zero advantage, since its sampling drops the other groups). */
+ *   B    trajectories of the step whose status trains, in groups that were not skipped; those with
+ *        advantage 0 are counted, although they need no forward and no backward.
+ *   L_i  loss tokens (loss weight != 0) of trajectory i.
+ *   N    loss tokens of the step. For dapo: of the groups whose rewards differ, since its sampling
+ *        filters the others out; their members with advantage 0 are counted.
+ *
+ * A length-cut trajectory trains like any other in all four: its reward says what it is worth. */
 #ifndef IFL_LEARNER_LOSS_H
 #define IFL_LEARNER_LOSS_H
 
@@ -37,8 +39,7 @@
 #define IFL_LOSS_IMPORTANCE_CAP 5.0
 #define IFL_LOSS_CLIP 0.2 /* grpo, dr_grpo: both sides; dapo: lower side */
 #define IFL_LOSS_CLIP_HIGH_DAPO 0.28
-/* |log p - log mu| is cut here before exp, so that w and w^2 stay finite; counted as n_ratio_cut.
- */
+/* |log p - log mu| is cut here before exp, so that w and w^2 stay finite; counted. */
 #define IFL_LOSS_LOG_RATIO_MAX 60.0
 
 typedef struct ifl_loss_options {

@@ -1,0 +1,138 @@
+#include "learner/loss.h"
+
+#include <math.h>
+#include <string.h>
+
+ifl_status ifl_loss_options_check(const ifl_loss_options *options, ifl_error *err) {
+    if ((unsigned)options->kind > IFL_LOSS_DAPO)
+        return ifl_fail(err, IFL_USAGE, "learner.loss: unknown kind %d", (int)options->kind);
+    /* Written so that a NaN fails too. */
+    if (!(options->importance_cap > 0.0 && options->importance_cap <= 1e6))
+        return ifl_fail(err, IFL_USAGE,
+                        "learner.importance_cap: got %g, wanted above 0, at most 1e6",
+                        options->importance_cap);
+    if (!(options->clip_low >= 0.0 && options->clip_low < 1.0))
+        return ifl_fail(err, IFL_USAGE, "learner.clip_low: got %g, wanted 0 <= clip_low < 1",
+                        options->clip_low);
+    if (!(options->clip_high >= 0.0 && options->clip_high <= 1e6))
+        return ifl_fail(err, IFL_USAGE, "learner.clip_high: got %g, wanted 0 to 1e6",
+                        options->clip_high);
+    if (options->kind == IFL_LOSS_DR_GRPO && options->max_new_tokens < 1)
+        return ifl_fail(err, IFL_USAGE,
+                        "rollout.max_new_tokens: got %d, wanted at least 1: dr_grpo divides by it",
+                        options->max_new_tokens);
+    return IFL_OK;
+}
+
+/* What the sum over a trajectory's tokens is multiplied with. */
+static double loss_norm(const ifl_loss_options *options, const ifl_loss_counts *counts,
+                        int32_t trajectory_tokens) {
+    double per_trajectory = 1.0 / (double)counts->n_trajectories;
+    switch (options->kind) {
+    case IFL_LOSS_REINFORCE:
+        return per_trajectory;
+    case IFL_LOSS_GRPO:
+        return per_trajectory / trajectory_tokens;
+    case IFL_LOSS_DR_GRPO:
+        return per_trajectory / options->max_new_tokens;
+    case IFL_LOSS_DAPO:
+        return 1.0 / (double)counts->n_loss_tokens;
+    }
+    return 0.0;
+}
+
+typedef struct token_term {
+    double objective;  /* what L is minus the normed sum of */
+    double derivative; /* of the objective by log p */
+    bool clipped_low, clipped_high;
+} token_term;
+
+static token_term reinforce_term(double cap, double w, double a, double logprob) {
+    double truncated = w < cap ? w : cap;
+    return (token_term){
+        .objective = truncated * a * logprob, .derivative = truncated * a, .clipped_high = w > cap};
+}
+
+/* min(w A, clip(w) A). The clipped branch is smaller, and constant, only on the side that A points
+ * to. */
+static token_term clipped_term(double low, double high, double w, double a) {
+    if (a > 0.0 && w > 1.0 + high)
+        return (token_term){.objective = (1.0 + high) * a, .clipped_high = true};
+    if (a < 0.0 && w < 1.0 - low)
+        return (token_term){.objective = (1.0 - low) * a, .clipped_low = true};
+    return (token_term){.objective = w * a, .derivative = w * a};
+}
+
+static bool same_bits(float a, float b) {
+    return memcmp(&a, &b, sizeof a) == 0;
+}
+
+void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_counts *counts,
+                           const ifl_loss_tokens *tokens, int64_t step, float *coefficients,
+                           ifl_loss_sums *sums) {
+    IFL_ASSERT(counts->n_trajectories >= 1);
+    IFL_ASSERT(options->kind != IFL_LOSS_DAPO || counts->n_loss_tokens >= 1);
+    for (int32_t i = 0; i < tokens->n; i++) {
+        float p = tokens->logprobs[i].logprob, mu = tokens->behaviour_logprobs[i];
+        if (!isfinite(p) || !isfinite(mu)) {
+            coefficients[i] = NAN;
+            sums->n_non_finite++;
+            continue;
+        }
+        double log_ratio = (double)p - (double)mu;
+        double distance = fabs(log_ratio);
+        sums->n_exact += same_bits(p, mu);
+        sums->abs_log_ratio += distance;
+        sums->abs_log_ratio_max = fmax(sums->abs_log_ratio_max, distance);
+        if (distance > IFL_LOSS_LOG_RATIO_MAX) {
+            log_ratio = copysign(IFL_LOSS_LOG_RATIO_MAX, log_ratio);
+            sums->n_ratio_cut++;
+        }
+        double w = exp(log_ratio), a = (double)tokens->advantages[i];
+        token_term term = options->kind == IFL_LOSS_REINFORCE
+                              ? reinforce_term(options->importance_cap, w, a, (double)p)
+                              : clipped_term(options->clip_low, options->clip_high, w, a);
+        double norm = loss_norm(options, counts, tokens->trajectory_tokens[i]) *
+                      (double)tokens->loss_weights[i];
+        coefficients[i] = (float)(-norm * term.derivative);
+
+        sums->n_tokens++;
+        sums->loss -= norm * term.objective;
+        sums->n_clipped_low += term.clipped_low;
+        sums->n_clipped_high += term.clipped_high;
+        sums->w += w;
+        sums->w2 += w * w;
+        sums->w_max = fmax(sums->w_max, w);
+        sums->k3 += w - 1.0 - log_ratio;
+        sums->entropy += (double)tokens->logprobs[i].entropy;
+        if (tokens->versions) {
+            int64_t lag = step - 1 - tokens->versions[i];
+            sums->lag += (double)lag;
+            if (lag > sums->lag_max) sums->lag_max = lag;
+        }
+    }
+}
+
+ifl_loss_report ifl_loss_report_get(const ifl_loss_sums *sums) {
+    ifl_loss_report report = {
+        .n_tokens = sums->n_tokens,
+        .loss = sums->loss,
+        .ess = 1.0,
+        .ratio_max = sums->w_max,
+        .abs_log_ratio_max = sums->abs_log_ratio_max,
+        .lag_max = sums->lag_max,
+        .n_non_finite = sums->n_non_finite,
+    };
+    if (sums->n_tokens == 0) return report;
+    double n = (double)sums->n_tokens;
+    report.ess = sums->w * sums->w / (n * sums->w2);
+    report.ratio_mean = sums->w / n;
+    report.clip_low = (double)sums->n_clipped_low / n;
+    report.clip_high = (double)sums->n_clipped_high / n;
+    report.abs_log_ratio_mean = sums->abs_log_ratio / n;
+    report.k3 = sums->k3 / n;
+    report.entropy = sums->entropy / n;
+    report.lag_mean = sums->lag / n;
+    report.exact_share = (double)sums->n_exact / n;
+    return report;
+}
