@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
 GREEDY_STEPS = 64
+SEED = 1004
 
 
 def families():
@@ -55,18 +56,24 @@ def families():
 
 
 def randomise(model, config, generator):
-    """Scales at which attention is peaked and logits spread over a few nats."""
+    """Scales at which attention is peaked, logits spread over a few nats, and a tied embedding does not make
+    every token predict itself."""
     gemma = config.model_type == "gemma3_text"
+    tied = config.tie_word_embeddings
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith("norm.weight"):
                 mean, std = (0.0 if gemma else 1.0), 0.25
+                if tied and name == "model.norm.weight":
+                    mean = 4.0 if gemma else 2.5
+                elif gemma and ".post_" in name:
+                    mean = 1.0
             elif name.endswith(".bias"):
                 mean, std = 0.0, 0.5
             elif "embed_tokens" in name or "lm_head" in name:
-                mean, std = 0.0, 0.35
+                mean, std = 0.0, ((0.06 if gemma else 0.12) if tied else 0.35)
             else:
-                mean, std = 0.0, 1.3 / p.shape[1] ** 0.5
+                mean, std = 0.0, 1.6 / p.shape[1] ** 0.5
             p.copy_(torch.randn(p.shape, generator=generator) * std + mean)
 
 
@@ -253,7 +260,7 @@ def main():
         if len(sys.argv) > 1 and name not in sys.argv[1:]:
             continue
         folder = os.path.join(HERE, name)
-        generator = torch.Generator().manual_seed(1000 + seed)
+        generator = torch.Generator().manual_seed(SEED + seed)
         config._attn_implementation = "eager"
         model = transformers.AutoModelForCausalLM.from_config(config).eval().float()
         randomise(model, config, generator)
