@@ -1,16 +1,19 @@
-/* The only store of rollouts: append-only segments <folder>/<number>.ifl of framed records.
- * Everything that happens to a trajectory is a record, so that a run's books can be balanced from
- * the files alone:
+/* The only store of rollouts: append-only segments <folder>/<number>.ifl of framed records. All
+ * that happens to a trajectory is a record, so that a run's books can be balanced from the files
+ * alone:
  *
  *     leased = trained + masked + dropped(reason) + in flight at the end + lost
  *
- * A trajectory is identified by its key (purpose, task serial, sample). A record is 32 bytes of
- * header 0 magic "IFLR" | 4 type u8 | 5 zero u8[3] | 8 n_meta u32 | 12 n_payload u32 | 16 wall
- * clock ms i64 | 24 checksum u64 then meta, then payload; all little-endian. The checksum is
- * XXH3-64 over the header's first 24 bytes, meta and payload. Trajectory records hold the bytes of
- * ifl_trajectory_encode; the other records have a fixed layout (rollout_log.c). A torn tail (a
- * crash in mid-record) ends the reading of the last segment quietly; anything else that does not
- * check is IFL_FORMAT with file and offset. */
+ * A trajectory is identified by its key (purpose, task serial, sample). Before a record's meta and
+ * payload stands a header of 32 bytes, little-endian:
+ *
+ *     0 magic "IFLR"   4 type u8     5 check of this header u24
+ *     8 n_meta u32    12 n_payload u32
+ *    16 wall clock, ms i64          24 XXH3-64 of bytes 0..24, meta and payload
+ *
+ * Trajectory records hold the bytes of ifl_trajectory_encode; the others a fixed layout
+ * (rollout_log.c). A torn tail (a crash in mid-record) ends a segment quietly and is counted;
+ * anything else that does not check is IFL_FORMAT with file and offset. */
 #ifndef IFL_COMMON_ROLLOUT_LOG_H
 #define IFL_COMMON_ROLLOUT_LOG_H
 
@@ -44,8 +47,7 @@ typedef struct ifl_group_member {
     float reward;
 } ifl_group_member;
 
-/* --- Writing: one thread
- * ------------------------------------------------------------------------------- */
+/* --- Writing: one thread ----------------------------------------------------------------- */
 typedef struct ifl_rollout_log ifl_rollout_log;
 
 typedef struct ifl_rollout_log_options {
@@ -97,8 +99,7 @@ ifl_status ifl_rollout_log_run_ended(ifl_rollout_log *log, int64_t step, const c
 ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err);
 int64_t ifl_rollout_log_bytes(const ifl_rollout_log *log); /* written by this object */
 
-/* --- Reading
- * ------------------------------------------------------------------------------------------- */
+/* --- Reading ------------------------------------------------------------------------------ */
 typedef struct ifl_record {
     ifl_record_type type;
     int64_t wall_ms;
