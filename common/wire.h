@@ -24,6 +24,7 @@
 #define IFL_WIRE_STAT_NAME_MAX 64 /* with NUL */
 #define IFL_WIRE_GET_MAX 64       /* chunks asked for in one WGET */
 #define IFL_WIRE_TENSORS_MAX 65536
+#define IFL_WIRE_TENSOR_NAME_MAX 128 /* with NUL */
 #define IFL_WIRE_CHUNKS_MAX 262144
 #define IFL_WIRE_STOP_BYTES_MAX 64 /* with NUL, as in the configuration */
 
@@ -221,7 +222,7 @@ typedef enum {
 } ifl_codec;
 
 typedef struct ifl_manifest_tensor {
-    char name[128];
+    char name[IFL_WIRE_TENSOR_NAME_MAX];
     int64_t offset, n_elements; /* in the canonical flat order */
     bool trainable;
     int32_t delta_of; /* index of the tensor that this one is added to; -1 = dense, stands alone */
