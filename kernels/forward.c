@@ -131,6 +131,10 @@ void ifl_workspace_free(ifl_workspace *workspace) {
     ifl_free(workspace);
 }
 
+int32_t ifl_workspace_rows_max(const ifl_workspace *workspace) {
+    return workspace->rows_max;
+}
+
 /* --- Matrix products
  * -------------------------------------------------------------------------------- */
 
