@@ -1,0 +1,769 @@
+#include "learner/dispatch.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/memory.h"
+
+#define GROUPS_MAX 65536
+#define ATTEMPTS_MAX 8
+#define POLL_MS 20
+#define STALLS_MAX 65536
+
+typedef struct desk_peer {
+    uint64_t peer;
+    char name[IFL_WIRE_NAME_MAX];
+    int32_t capacity, outstanding; /* sequences */
+    int64_t version_done;
+    double tokens_per_s, step_ms_p50, pages_used;
+    int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
+} desk_peer;
+
+/* What a group carries beside its members. */
+typedef struct desk_work {
+    ifl_task task;
+    int64_t required_version; /* -1 = any */
+    float temperature;
+    int32_t attempt;
+} desk_work;
+
+struct ifl_dispatch {
+    const ifl_config *config;
+    ifl_server *server;
+    ifl_task_set *train_set, *eval_set;
+    ifl_rollout_log *log;
+    int32_t vocab_size;
+    pthread_t thread;
+    bool thread_started;
+    atomic_bool stop, quit;
+
+    pthread_mutex_t lock; /* guards everything below */
+    pthread_cond_t changed;
+    ifl_status failed; /* first fatal error of the desk's thread */
+    ifl_error failure;
+    bool leasing;
+    ifl_groups *train, *eval;
+    uint64_t next_serial, next_eval_serial, next_lease;
+    int32_t in_flight;
+    int64_t version;
+    desk_peer peers[IFL_PEERS_MAX];
+    int32_t n_peers;
+    double last_arrival_s;
+    ifl_dispatch_stats totals; /* of peers that have gone, and what the desk counts itself */
+    float *stalls;
+    int32_t n_stalls;
+    int32_t *samples; /* scratch for one lease */
+};
+
+/* --- Groups
+ * ----------------------------------------------------------------------------------------- */
+
+static void work_free(desk_work *work) {
+    if (!work) return;
+    ifl_task_clear(&work->task);
+    free(work);
+}
+
+static ifl_status desk_open(ifl_dispatch *d, ifl_groups *groups, ifl_task_set *set, uint64_t serial,
+                            uint64_t task_number, int32_t n_members, int64_t version,
+                            float temperature, ifl_error *err) {
+    desk_work *work = calloc(1, sizeof *work);
+    if (!work) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for a task");
+    work->required_version = version;
+    work->temperature = temperature;
+    ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
+    if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
+    if (st != IFL_OK) work_free(work);
+    (void)d;
+    return st;
+}
+
+static ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version,
+                                  ifl_error *err) {
+    return desk_open(d, d->train, d->train_set, serial, serial, d->config->rollout.group_size,
+                     version, (float)d->config->rollout.temperature, err);
+}
+
+static int32_t desk_not_taken(ifl_dispatch *d) {
+    /* Taken groups are being trained; they no longer wait for anything here. */
+    int32_t n = 0, open = ifl_groups_n_open(d->train);
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
+    if (!serials) return open;
+    ifl_groups_serials(d->train, serials, open);
+    for (int32_t i = 0; i < open; i++)
+        n += !ifl_groups_find(d->train, serials[i])->taken;
+    free(serials);
+    return n;
+}
+
+static void desk_fail(ifl_dispatch *d, const ifl_error *err) {
+    if (d->failed != IFL_OK) return;
+    d->failed = err->status;
+    d->failure = *err;
+    pthread_cond_broadcast(&d->changed);
+}
+
+/* --- Leasing
+ * ---------------------------------------------------------------------------------------- */
+
+static desk_peer *desk_find_peer(ifl_dispatch *d, uint64_t peer) {
+    for (int32_t i = 0; i < d->n_peers; i++)
+        if (d->peers[i].peer == peer) return &d->peers[i];
+    return NULL;
+}
+
+static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need) {
+    desk_peer *best = NULL;
+    for (int32_t i = 0; i < d->n_peers; i++) {
+        desk_peer *p = &d->peers[i];
+        if (p->capacity <= 0) continue;
+        if (p->outstanding > 0 && p->outstanding + need > p->capacity) continue;
+        if (!best || p->capacity - p->outstanding > best->capacity - best->outstanding) best = p;
+    }
+    return best;
+}
+
+/* Leases pending work of one table until there is none or every actor is full. */
+static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t purpose,
+                                   int32_t need, ifl_error *err) {
+    const ifl_config *c = d->config;
+    for (;;) {
+        desk_peer *peer = desk_freest_peer(d, need);
+        if (!peer) return IFL_OK;
+        int32_t n;
+        uint64_t lease_id = d->next_lease;
+        ifl_group *group = ifl_groups_assign(groups, peer->peer, lease_id, d->samples, &n);
+        if (!group) return IFL_OK;
+        d->next_lease++;
+        desk_work *work = group->user;
+        ifl_message message = ifl_message_make(IFL_WIRE_LEASE);
+        ifl_wire_lease *lease = &message.lease;
+        lease->lease_id = lease_id;
+        lease->attempt = work->attempt;
+        lease->purpose = purpose;
+        lease->task_serial = group->task_serial;
+        snprintf(lease->task_id, sizeof lease->task_id, "%s", group->task_id);
+        lease->group_size = group->n_members;
+        lease->n_samples = n;
+        lease->samples = d->samples;
+        lease->n_prompt = work->task.n_prompt;
+        lease->prompt = work->task.prompt;
+        snprintf(lease->checker, sizeof lease->checker, "%s",
+                 work->task.checker && work->task.checker[0] ? work->task.checker
+                                                             : c->reward.checker);
+        lease->answer = work->task.answer;
+        lease->meta = work->task.meta;
+        lease->text = work->task.text;
+        lease->temperature = work->temperature;
+        bool tempered = work->temperature > 0.0f;
+        lease->top_k = tempered ? c->rollout.top_k : 0;
+        lease->top_p = tempered ? (float)c->rollout.top_p : 1.0f;
+        lease->max_new_tokens =
+            work->task.max_new_tokens > 0 ? work->task.max_new_tokens : c->rollout.max_new_tokens;
+        lease->n_stops = c->rollout.n_stops;
+        for (int32_t i = 0; i < c->rollout.n_stops; i++)
+            snprintf(lease->stops[i], sizeof lease->stops[i], "%s", c->rollout.stops[i]);
+        lease->seed = (uint64_t)c->run.seed;
+        lease->required_version = work->required_version;
+        ifl_error send_error = {0};
+        ifl_status st = ifl_server_send(d->server, peer->peer, &message, &send_error);
+        if (st == IFL_PEER || st == IFL_FULL) {
+            /* Its LOST event is on the way, or its queue will empty: the work goes back. */
+            ifl_groups_return_lease(groups, lease_id);
+            return IFL_OK;
+        }
+        if (st != IFL_OK) {
+            *err = send_error;
+            return st;
+        }
+        IFL_TRY(ifl_rollout_log_leased(d->log, group->task_serial, purpose, group->n_members,
+                                       lease_id, work->attempt, err));
+        work->attempt++;
+        peer->outstanding += n;
+    }
+}
+
+static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
+    if (!d->leasing) return IFL_OK;
+    if (d->in_flight > 0) {
+        for (int32_t open = desk_not_taken(d); open < d->in_flight; open++)
+            IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
+    }
+    IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
+    return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
+}
+
+/* --- Events
+ * ----------------------------------------------------------------------------------------- */
+
+static void desk_peer_gone(ifl_dispatch *d, uint64_t id, const char *why) {
+    desk_peer *p = desk_find_peer(d, id);
+    int32_t requeued = ifl_groups_lose_actor(d->train, id) + ifl_groups_lose_actor(d->eval, id);
+    if (!p) return;
+    if (d->leasing)
+        ifl_warn("%s is gone (%s); %d of its trajectories are leased again", p->name, why,
+                 requeued);
+    d->totals.swaps += p->swaps;
+    d->totals.sequences_swapped += p->sequences_swapped;
+    d->totals.tokens_rebuilt += p->tokens_rebuilt;
+    d->totals.preemptions += p->preemptions;
+    *p = d->peers[--d->n_peers];
+    pthread_cond_broadcast(&d->changed);
+}
+
+static void desk_stats(desk_peer *p, const ifl_wire_stats *stats) {
+    for (int32_t i = 0; i < stats->n; i++) {
+        const char *name = stats->entries[i].name;
+        double value = stats->entries[i].value;
+        if (strcmp(name, "tokens_per_s") == 0) p->tokens_per_s = value;
+        if (strcmp(name, "step_ms_p50") == 0) p->step_ms_p50 = value;
+        if (strcmp(name, "pages_used") == 0) p->pages_used = value;
+        if (strcmp(name, "swaps") == 0) p->swaps = (int64_t)value;
+        if (strcmp(name, "sequences_swapped") == 0) p->sequences_swapped = (int64_t)value;
+        if (strcmp(name, "tokens_rebuilt") == 0) p->tokens_rebuilt = (int64_t)value;
+        if (strcmp(name, "preemptions") == 0) p->preemptions = (int64_t)value;
+    }
+}
+
+/* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
+static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
+                             ifl_error *err) {
+    const desk_work *work = group->user;
+    int32_t n_prompt = ifl_trajectory_n_prompt(traj);
+    if (n_prompt != work->task.n_prompt ||
+        memcmp(traj->tokens, work->task.prompt, (size_t)n_prompt * sizeof *traj->tokens) != 0)
+        return ifl_fail(err, IFL_MISMATCH, "trajectory %llu/%d has another prompt than its task",
+                        (unsigned long long)traj->task_serial, traj->sample);
+    if (traj->seed != (uint64_t)d->config->run.seed)
+        return ifl_fail(err, IFL_MISMATCH,
+                        "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
+                        (unsigned long long)traj->task_serial, traj->sample,
+                        (unsigned long long)traj->seed, (long long)d->config->run.seed);
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        int64_t version = traj->runs[i].version;
+        if (version > d->version ||
+            (work->required_version >= 0 && version != work->required_version))
+            return ifl_fail(
+                err, IFL_MISMATCH,
+                "trajectory %llu/%d has tokens of version %lld; newest is %lld, required %lld",
+                (unsigned long long)traj->task_serial, traj->sample, (long long)version,
+                (long long)d->version, (long long)work->required_version);
+    }
+    return IFL_OK;
+}
+
+static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *message,
+                                  ifl_error *err) {
+    ifl_trajectory *traj = message->traj.trajectory;
+    ifl_trajectory_key key = ifl_trajectory_key_of(traj);
+    uint64_t lease_id = traj->lease_id;
+    ifl_groups *groups = traj->purpose == IFL_PURPOSE_TRAIN ? d->train : d->eval;
+    desk_peer *peer = desk_find_peer(d, from);
+    if (peer && peer->outstanding > 0) peer->outstanding--;
+    d->last_arrival_s = ifl_clock_s();
+
+    ifl_group *group = ifl_groups_find(groups, traj->task_serial);
+    ifl_error refused = {0};
+    ifl_status valid = group ? desk_check(d, group, traj, &refused) : IFL_OK;
+    ifl_message answer;
+    if (valid != IFL_OK) {
+        d->totals.rejected++;
+        ifl_warn("refused: %s", refused.text);
+        ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID);
+        if (traj->purpose == IFL_PURPOSE_TRAIN)
+            IFL_TRY(ifl_rollout_log_dropped(
+                d->log, (ifl_rollout_key){key.task_serial, key.sample, key.purpose},
+                ifl_drop_reason_name(IFL_DROP_INVALID), err));
+        answer = ifl_message_make(IFL_WIRE_NACK);
+        answer.nack = (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_INVALID};
+        snprintf(answer.nack.text, sizeof answer.nack.text, "%.500s", refused.text);
+    } else {
+        if (traj->purpose == IFL_PURPOSE_TRAIN && traj->reward.status != IFL_REWARD_OK &&
+            strcmp(d->config->reward.on_error, "fail") == 0)
+            return ifl_fail(
+                err, IFL_PEER, "checker %s could not judge %s (%s) and reward.on_error is fail",
+                traj->reward.checker, traj->task_id, ifl_reward_status_name(traj->reward.status));
+        int64_t n_policy = ifl_trajectory_n_policy(traj);
+        uint8_t purpose = traj->purpose;
+        /* Written before it is acknowledged; a duplicate is not written twice. */
+        bool open = group && traj->sample < group->n_members &&
+                    (group->members[traj->sample].state == IFL_MEMBER_PENDING ||
+                     group->members[traj->sample].state == IFL_MEMBER_LEASED);
+        if (open) {
+            IFL_TRY(ifl_rollout_log_trajectory(d->log, traj, err));
+            IFL_TRY(ifl_rollout_log_flush(d->log, err));
+        }
+        ifl_store_result result = ifl_groups_store(groups, traj);
+        if (result == IFL_STORE_UNKNOWN) {
+            answer = ifl_message_make(IFL_WIRE_NACK);
+            answer.nack =
+                (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_UNKNOWN};
+            snprintf(answer.nack.text, sizeof answer.nack.text, "no open group of that serial");
+        } else {
+            answer = ifl_message_make(IFL_WIRE_TRAJ_ACK);
+            answer.traj_ack = (ifl_wire_traj_ack){
+                key, lease_id, result == IFL_STORE_STORED ? IFL_ACK_STORED : IFL_ACK_DUPLICATE};
+        }
+        if (result == IFL_STORE_STORED) {
+            message->traj.trajectory = NULL; /* the table owns it now */
+            d->totals.trajectories_stored++;
+            if (purpose == IFL_PURPOSE_TRAIN)
+                d->totals.tokens_generated += n_policy;
+            else
+                d->totals.tokens_eval += n_policy;
+        }
+    }
+    pthread_cond_broadcast(&d->changed);
+    ifl_server_send(d->server, from, &answer, NULL); /* a lost answer is asked for again */
+    return IFL_OK;
+}
+
+static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
+                                ifl_error *err) {
+    desk_peer *peer = desk_find_peer(d, from);
+    if (peer)
+        peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
+    ifl_groups_return_lease(d->train, r->lease_id);
+    ifl_groups_return_lease(d->eval, r->lease_id);
+    if (r->reason == IFL_RETURN_CAPACITY || r->reason == IFL_RETURN_VERSION)
+        return ifl_fail(err, IFL_LIMIT, "actor %s cannot run a task: %s", peer ? peer->name : "?",
+                        r->text);
+    return IFL_OK;
+}
+
+static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error *err) {
+    switch (event->kind) {
+    case IFL_SERVER_JOINED:
+        if (d->n_peers == IFL_PEERS_MAX)
+            return IFL_OK; /* it gets no work; the transport bounds sessions */
+        d->peers[d->n_peers++] = (desk_peer){.peer = event->peer, .version_done = -1};
+        snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
+        ifl_info("%s joined", event->name);
+        d->last_arrival_s = ifl_clock_s();
+        return IFL_OK;
+    case IFL_SERVER_LOST:
+        desk_peer_gone(d, event->peer, event->text);
+        return IFL_OK;
+    default:
+        break;
+    }
+    desk_peer *peer = desk_find_peer(d, event->peer);
+    switch (event->message.type) {
+    case IFL_WIRE_TRAJ:
+        return desk_trajectory(d, event->peer, &event->message, err);
+    case IFL_WIRE_RETURN:
+        return desk_returned(d, event->peer, &event->message.returned, err);
+    case IFL_WIRE_CREDIT:
+        if (peer) peer->capacity = event->message.credit.n_sequences;
+        return IFL_OK;
+    case IFL_WIRE_STATS:
+        if (peer) desk_stats(peer, &event->message.stats);
+        return IFL_OK;
+    case IFL_WIRE_WDONE:
+        if (peer) {
+            bool first = peer->version_done < 0;
+            peer->version_done = event->message.wdone.version;
+            if (!first && d->n_stalls < STALLS_MAX)
+                d->stalls[d->n_stalls++] = (float)event->message.wdone.stall_us * 1e-3f;
+            pthread_cond_broadcast(&d->changed);
+        }
+        return IFL_OK;
+    default:
+        return IFL_OK;
+    }
+}
+
+static void *desk_thread(void *arg) {
+    ifl_dispatch *d = arg;
+    while (!atomic_load(&d->quit)) {
+        ifl_server_event event;
+        ifl_error err = {0};
+        ifl_status st = ifl_server_poll(d->server, POLL_MS, &event, &err);
+        pthread_mutex_lock(&d->lock);
+        bool got = st == IFL_OK;
+        if (got)
+            st = desk_event(d, &event, &err);
+        else if (st == IFL_AGAIN)
+            st = IFL_OK;
+        if (st == IFL_OK) st = desk_lease(d, &err);
+        if (st != IFL_OK) desk_fail(d, &err);
+        pthread_mutex_unlock(&d->lock);
+        if (got) ifl_server_event_clear(&event);
+        /* After a fatal error peers are still answered, but nothing is leased. */
+        if (st != IFL_OK) {
+            pthread_mutex_lock(&d->lock);
+            d->leasing = false;
+            pthread_mutex_unlock(&d->lock);
+            if (!got) ifl_sleep_ms(POLL_MS);
+        }
+    }
+    return NULL;
+}
+
+/* --- Life
+ * ------------------------------------------------------------------------------------------- */
+
+ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o, ifl_error *err) {
+    *out = NULL;
+    ifl_dispatch *d = ifl_alloc(1, sizeof *d);
+    if (!d) return ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+    ifl_status st;
+    d->config = o->config;
+    d->server = o->server;
+    d->train_set = o->train;
+    d->eval_set = o->eval;
+    d->log = o->log;
+    d->vocab_size = o->vocab_size;
+    d->next_serial = o->next_serial;
+    d->next_lease = 1;
+    d->version = -1;
+    d->last_arrival_s = ifl_clock_s();
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&d->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    int32_t group_max = o->config->rollout.group_size;
+    if (o->config->eval.samples > group_max) group_max = o->config->eval.samples;
+    d->stalls = ifl_alloc(STALLS_MAX, sizeof *d->stalls);
+    d->samples = ifl_alloc((size_t)group_max, sizeof *d->samples);
+    if (!d->stalls || !d->samples) {
+        st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+        goto done;
+    }
+    IFL_TRY_GOTO(st, ifl_groups_create(&d->train, GROUPS_MAX, group_max, ATTEMPTS_MAX, err), done);
+    IFL_TRY_GOTO(st, ifl_groups_create(&d->eval, GROUPS_MAX, group_max, ATTEMPTS_MAX, err), done);
+    if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
+    for (int32_t i = 0; i < o->n_reopen; i++)
+        IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], -1, err), done);
+    if (pthread_create(&d->thread, NULL, desk_thread, d) != 0) {
+        st = ifl_fail(err, IFL_NOMEM, "learner: cannot start a thread");
+        goto done;
+    }
+    d->thread_started = true;
+    *out = d;
+    d = NULL; /* the caller owns it now */
+done:
+    ifl_dispatch_free(d);
+    return st;
+}
+
+static void desk_free_groups(ifl_groups *groups) {
+    if (!groups) return;
+    int32_t n = ifl_groups_n_open(groups);
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(n + 1));
+    if (serials) {
+        ifl_groups_serials(groups, serials, n);
+        for (int32_t i = 0; i < n; i++)
+            work_free(ifl_groups_find(groups, serials[i])->user);
+    }
+    free(serials);
+    ifl_groups_free(groups);
+}
+
+void ifl_dispatch_free(ifl_dispatch *d) {
+    if (!d) return;
+    atomic_store(&d->quit, true);
+    if (d->thread_started) pthread_join(d->thread, NULL);
+    desk_free_groups(d->train);
+    desk_free_groups(d->eval);
+    pthread_cond_destroy(&d->changed);
+    pthread_mutex_destroy(&d->lock);
+    ifl_free(d->stalls);
+    ifl_free(d->samples);
+    ifl_free(d);
+}
+
+void ifl_dispatch_stop(ifl_dispatch *d) {
+    atomic_store(&d->stop, true);
+}
+
+void ifl_dispatch_set_in_flight(ifl_dispatch *d, int32_t in_flight) {
+    pthread_mutex_lock(&d->lock);
+    d->in_flight = in_flight;
+    d->leasing = true;
+    pthread_mutex_unlock(&d->lock);
+}
+
+ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = IFL_OK;
+    for (int32_t i = 0; i < n && st == IFL_OK; i++)
+        st = desk_open_train(d, d->next_serial++, version, err);
+    d->leasing = true;
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
+    pthread_mutex_lock(&d->lock);
+    d->version = version;
+    pthread_mutex_unlock(&d->lock);
+}
+
+/* --- Waiting
+ * ---------------------------------------------------------------------------------------- */
+
+/* Called with the lock held: waits for a change, a quarter of a second at most. */
+static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, ifl_error *err) {
+    if (d->failed != IFL_OK) {
+        if (err) *err = d->failure;
+        return d->failed;
+    }
+    if (atomic_load(&d->stop)) return ifl_fail(err, IFL_STOPPED, "stopped on request");
+    if (idle_s > 0.0 && ifl_clock_s() - d->last_arrival_s > idle_s)
+        return ifl_fail(
+            err, IFL_TIMEOUT,
+            "learner: nothing came in for %.0f s while waiting for %s; %d actors are connected. "
+            "See the actors' logs in the run folder",
+            idle_s, what, d->n_peers);
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += 250000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&d->changed, &d->lock, &until);
+    return IFL_OK;
+}
+
+ifl_status ifl_dispatch_take(ifl_dispatch *d, int32_t n, ifl_take_order order, double idle_s,
+                             ifl_group **out, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    d->last_arrival_s = ifl_clock_s();
+    ifl_status st = IFL_OK;
+    while (st == IFL_OK && !ifl_groups_take(d->train, n, order, out))
+        st = desk_wait(d, idle_s, "groups", err);
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double idle_s,
+                                     ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    d->last_arrival_s = ifl_clock_s();
+    ifl_status st = IFL_OK;
+    for (;;) {
+        bool all = true;
+        for (int32_t i = 0; i < d->n_peers; i++)
+            all &= d->peers[i].version_done >= version;
+        if (all && d->n_peers > 0) break;
+        st = desk_wait(d, idle_s, "actors to take new weights into use", err);
+        if (st != IFL_OK) break;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups, int32_t n,
+                              ifl_member_outcome *const *outcomes, const bool *skipped,
+                              ifl_error *err) {
+    int64_t total = 0;
+    for (int32_t g = 0; g < n; g++)
+        total += groups[g]->n_members;
+    ifl_rollout_key *trained = malloc(sizeof *trained * (size_t)(total + 1));
+    ifl_group_member *members = malloc(sizeof *members * (size_t)(total + 1));
+    ifl_status st =
+        trained && members ? IFL_OK : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+    int32_t n_trained = 0;
+    pthread_mutex_lock(&d->lock);
+    for (int32_t g = 0; g < n && st == IFL_OK; g++) {
+        ifl_group *group = groups[g];
+        int32_t n_members = 0;
+        for (int32_t i = 0; i < group->n_members && st == IFL_OK; i++) {
+            const ifl_member *m = &group->members[i];
+            if (m->state != IFL_MEMBER_STORED) continue;
+            ifl_rollout_key key = {group->task_serial, i, IFL_PURPOSE_TRAIN};
+            members[n_members++] =
+                (ifl_group_member){i, (uint8_t)m->traj->reward.status, m->traj->reward.reward};
+            switch (outcomes[g][i].end) {
+            case IFL_END_TRAINED:
+                trained[n_trained++] = key;
+                break;
+            case IFL_END_MASKED:
+                st = ifl_rollout_log_masked(d->log, key,
+                                            ifl_reward_status_name(m->traj->reward.status), err);
+                break;
+            case IFL_END_DROPPED:
+                st = ifl_rollout_log_dropped(d->log, key,
+                                             ifl_drop_reason_name(outcomes[g][i].reason), err);
+                break;
+            }
+        }
+        if (st == IFL_OK)
+            st = ifl_rollout_log_group_closed(d->log, group->task_serial, IFL_PURPOSE_TRAIN,
+                                              members, n_members, err);
+    }
+    if (st == IFL_OK) st = ifl_rollout_log_trained(d->log, step, trained, n_trained, err);
+    if (st == IFL_OK) st = ifl_rollout_log_flush(d->log, err);
+    for (int32_t g = 0; g < n && st == IFL_OK; g++) {
+        work_free(groups[g]->user);
+        groups[g]->user = NULL;
+        ifl_groups_close(d->train, groups[g], outcomes[g], skipped[g]);
+    }
+    pthread_mutex_unlock(&d->lock);
+    free(trained);
+    free(members);
+    return st;
+}
+
+/* --- Evaluation
+ * ------------------------------------------------------------------------------------- */
+
+static bool eval_right(const ifl_trajectory *traj) {
+    return traj->reward.reward >= 0.999f;
+}
+
+ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples, int64_t version,
+                             double idle_s, int8_t *right_greedy, int32_t *right_sampled,
+                             ifl_error *err) {
+    if (!d->eval_set)
+        return ifl_fail(err, IFL_USAGE, "evaluation: no eval tasks are configured (data.eval)");
+    int32_t rounds = n_samples > 0 ? 2 : 1;
+    pthread_mutex_lock(&d->lock);
+    uint64_t base = d->next_eval_serial;
+    ifl_status st = IFL_OK;
+    for (int32_t round = 0; round < rounds && st == IFL_OK; round++)
+        for (int32_t i = 0; i < n_tasks && st == IFL_OK; i++)
+            st = desk_open(d, d->eval, d->eval_set, d->next_eval_serial++, (uint64_t)i,
+                           round == 0 ? 1 : n_samples, version,
+                           round == 0 ? 0.0f : (float)d->config->rollout.temperature, err);
+    d->leasing = true;
+    d->last_arrival_s = ifl_clock_s();
+    int32_t n = rounds * n_tasks;
+    ifl_group **groups = malloc(sizeof *groups * (size_t)n);
+    if (!groups && st == IFL_OK) st = ifl_fail(err, IFL_NOMEM, "evaluation: out of memory");
+    while (st == IFL_OK && !ifl_groups_take(d->eval, n, IFL_TAKE_SERIAL, groups))
+        st = desk_wait(d, idle_s, "evaluation answers", err);
+    for (int32_t i = 0; i < n && st == IFL_OK; i++) {
+        ifl_group *group = groups[i];
+        int32_t at = (int32_t)(group->task_serial - base), task = at % n_tasks, right = 0;
+        bool scored = false;
+        ifl_member_outcome *outcomes = calloc((size_t)group->n_members, sizeof *outcomes);
+        if (!outcomes) {
+            st = ifl_fail(err, IFL_NOMEM, "evaluation: out of memory");
+            break;
+        }
+        for (int32_t m = 0; m < group->n_members; m++) {
+            outcomes[m].end = IFL_END_TRAINED; /* of the eval table: used up */
+            if (group->members[m].state != IFL_MEMBER_STORED) continue;
+            const ifl_trajectory *traj = group->members[m].traj;
+            if (traj->reward.status != IFL_REWARD_OK) continue;
+            scored = true;
+            right += eval_right(traj);
+        }
+        if (at < n_tasks)
+            right_greedy[task] = scored ? (int8_t)right : -1;
+        else
+            right_sampled[task] = right;
+        work_free(group->user);
+        group->user = NULL;
+        ifl_groups_close(d->eval, group, outcomes, false);
+        free(outcomes);
+    }
+    free(groups);
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+/* --- Books
+ * ------------------------------------------------------------------------------------------ */
+
+void ifl_dispatch_stats_get(ifl_dispatch *d, ifl_dispatch_stats *out) {
+    pthread_mutex_lock(&d->lock);
+    *out = d->totals;
+    out->n_actors = d->n_peers;
+    int32_t n_steps = 0;
+    for (int32_t i = 0; i < d->n_peers; i++) {
+        const desk_peer *p = &d->peers[i];
+        out->swaps += p->swaps;
+        out->sequences_swapped += p->sequences_swapped;
+        out->tokens_rebuilt += p->tokens_rebuilt;
+        out->preemptions += p->preemptions;
+        out->actor_tokens_per_s += p->tokens_per_s;
+        out->kv_pages_used += p->pages_used / d->n_peers;
+        if (p->step_ms_p50 > 0.0) {
+            out->decode_step_ms_p50 += p->step_ms_p50;
+            n_steps++;
+        }
+    }
+    if (n_steps > 0) out->decode_step_ms_p50 /= n_steps;
+    pthread_mutex_unlock(&d->lock);
+}
+
+ifl_groups_counts ifl_dispatch_counts(ifl_dispatch *d) {
+    pthread_mutex_lock(&d->lock);
+    ifl_groups_counts counts = ifl_groups_counts_get(d->train);
+    pthread_mutex_unlock(&d->lock);
+    return counts;
+}
+
+static int compare_floats(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+double ifl_dispatch_stall_ms(ifl_dispatch *d, double p) {
+    pthread_mutex_lock(&d->lock);
+    double result = 0.0;
+    if (d->n_stalls > 0) {
+        qsort(d->stalls, (size_t)d->n_stalls, sizeof *d->stalls, compare_floats);
+        int32_t at = (int32_t)(p * (d->n_stalls - 1) + 0.5);
+        result = (double)d->stalls[at];
+    }
+    pthread_mutex_unlock(&d->lock);
+    return result;
+}
+
+int32_t ifl_dispatch_cursor(ifl_dispatch *d, uint64_t *next_serial, uint64_t *serials,
+                            int32_t max) {
+    pthread_mutex_lock(&d->lock);
+    *next_serial = d->next_serial;
+    int32_t open = ifl_groups_n_open(d->train), n = 0;
+    uint64_t *all = malloc(sizeof *all * (size_t)(open + 1));
+    if (all) {
+        ifl_groups_serials(d->train, all, open);
+        for (int32_t i = 0; i < open; i++)
+            if (!ifl_groups_find(d->train, all[i])->taken) {
+                if (n < max) serials[n] = all[i];
+                n++;
+            }
+    }
+    free(all);
+    pthread_mutex_unlock(&d->lock);
+    return n;
+}
+
+ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    d->leasing = false;
+    d->in_flight = 0;
+    int32_t open = ifl_groups_n_open(d->train), n = 0;
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
+    ifl_groups_counts counts = ifl_groups_counts_get(d->train);
+    ifl_rollout_key *keys = malloc(sizeof *keys * (size_t)(ifl_groups_in_flight(&counts) + 1));
+    ifl_status st = serials && keys ? IFL_OK : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+    if (st == IFL_OK) {
+        ifl_groups_serials(d->train, serials, open);
+        for (int32_t i = 0; i < open; i++) {
+            const ifl_group *group = ifl_groups_find(d->train, serials[i]);
+            for (int32_t m = 0; m < group->n_members; m++)
+                if (group->members[m].state != IFL_MEMBER_DROPPED)
+                    keys[n++] = (ifl_rollout_key){group->task_serial, m, IFL_PURPOSE_TRAIN};
+        }
+        st = ifl_rollout_log_run_ended(d->log, step, reason, keys, n, err);
+    }
+    if (st == IFL_OK) st = ifl_rollout_log_flush(d->log, err);
+    free(serials);
+    free(keys);
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}

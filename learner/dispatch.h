@@ -1,0 +1,99 @@
+/* The learner's desk: hands tasks to actors, takes finished trajectories in, and keeps the books,
+ * on a thread of its own, so that an optimizer step never keeps an actor waiting.
+ *
+ *   pipeline   train groups are opened as long as fewer than `in_flight` are open and not yet taken
+ *   sync, async:k   the training thread opens each step's groups with the version they must be made
+ * by
+ *
+ * Evaluation is a lease with purpose `eval` under one required version; its tasks go out before any
+ * training task. Every function is thread-safe; one lock guards everything inside. */
+#ifndef IFL_LEARNER_DISPATCH_H
+#define IFL_LEARNER_DISPATCH_H
+
+#include "common/rollout_log.h"
+#include "common/task.h"
+#include "common/transport.h"
+#include "learner/groups.h"
+
+typedef struct ifl_dispatch ifl_dispatch;
+
+typedef struct ifl_dispatch_options {
+    const ifl_config *config; /* borrowed, as all below */
+    ifl_server *server;
+    ifl_task_set *train, *eval; /* eval may be NULL */
+    ifl_rollout_log *log;
+    int32_t vocab_size;
+    uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
+    const uint64_t *reopen; /* serials that were open at the checkpoint */
+    int32_t n_reopen;
+    const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
+} ifl_dispatch_options;
+
+/* Starts the thread. Nothing is leased before ifl_dispatch_start. */
+ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *options,
+                               ifl_error *err);
+void ifl_dispatch_free(ifl_dispatch *dispatch); /* NULL is fine; the log must still be open */
+
+/* pipeline: keeps `in_flight` groups open from now on; 0 stops opening. */
+void ifl_dispatch_set_in_flight(ifl_dispatch *dispatch, int32_t in_flight);
+
+/* sync, async: opens the next n groups, to be generated under exactly `version`. */
+ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t version,
+                                   ifl_error *err);
+
+/* Waits for n complete groups and takes them (learner/groups.h). IFL_STOPPED when *stop becomes
+ * true; IFL_TIMEOUT when no trajectory has come in for `idle_s`; a fatal error of the desk
+ * otherwise. */
+ifl_status ifl_dispatch_take(ifl_dispatch *dispatch, int32_t n, ifl_take_order order, double idle_s,
+                             ifl_group **out, ifl_error *err);
+
+/* Ends taken groups in the table and in the log: outcomes[i] for group i's members. */
+ifl_status ifl_dispatch_close(ifl_dispatch *dispatch, int64_t step, ifl_group **groups, int32_t n,
+                              ifl_member_outcome *const *outcomes, const bool *skipped,
+                              ifl_error *err);
+
+/* Tells the desk the newest announced version (trajectories of unheard-of ones are refused). */
+void ifl_dispatch_set_version(ifl_dispatch *dispatch, int64_t version);
+
+/* Waits until all connected actors report a version >= `version` in use. */
+ifl_status ifl_dispatch_wait_applied(ifl_dispatch *dispatch, int64_t version, double idle_s,
+                                     ifl_error *err);
+
+/* One evaluation: `n_tasks` tasks of the eval set, greedy, and with n_samples > 0 also that many
+ * samples each at the training temperature. Blocks. right_greedy: [n_tasks], 1, 0 or -1 (could not
+ * be scored); right_sampled: [n_tasks] number of right samples. */
+ifl_status ifl_dispatch_eval(ifl_dispatch *dispatch, int32_t n_tasks, int32_t n_samples,
+                             int64_t version, double idle_s, int8_t *right_greedy,
+                             int32_t *right_sampled, ifl_error *err);
+
+typedef struct ifl_dispatch_stats {
+    int32_t n_actors;
+    int64_t tokens_generated; /* policy tokens of stored training trajectories */
+    int64_t tokens_eval;
+    int64_t trajectories_stored;
+    int64_t swaps;             /* reported by actors: versions taken into use after the first */
+    int64_t rejected;          /* trajectories refused by the checks */
+    double actor_tokens_per_s; /* sum over live actors, last report */
+    double decode_step_ms_p50; /* mean over actors */
+    double kv_pages_used;      /* share, mean over actors */
+    int64_t sequences_swapped, tokens_rebuilt, preemptions;
+} ifl_dispatch_stats;
+void ifl_dispatch_stats_get(ifl_dispatch *dispatch, ifl_dispatch_stats *out);
+ifl_groups_counts ifl_dispatch_counts(ifl_dispatch *dispatch);
+
+/* p-quantile of all reported swap stalls, ms; 0 when there was none. */
+double ifl_dispatch_stall_ms(ifl_dispatch *dispatch, double p);
+
+/* For checkpoints: the task cursor and the serials of groups that are open now, taken ones not
+ * included; returns how many (at most max are written). */
+int32_t ifl_dispatch_cursor(ifl_dispatch *dispatch, uint64_t *next_serial, uint64_t *serials,
+                            int32_t max);
+
+/* Stops leasing and writes the run's end with every key that is in flight to the log. */
+ifl_status ifl_dispatch_end(ifl_dispatch *dispatch, int64_t step, const char *reason,
+                            ifl_error *err);
+
+/* Makes every wait return IFL_STOPPED. Async-signal-safe. */
+void ifl_dispatch_stop(ifl_dispatch *dispatch);
+
+#endif
