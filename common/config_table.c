@@ -185,7 +185,7 @@ const ifl_config_row ifl_config_rows[] = {
            "largest global gradient norm; 0 = no clipping"),
     DOUBLE("sft.worked_share", sft.worked_share, 0, 1, "0.4", "",
            "ladder: share of worked answers; the rest are bare"),
-    TEXT("sft.out", sft.out, "", "where the model folder is written; empty: runs/NAME/model"),
+    TEXT("sft.out", sft.out, "", "where the model folder is written; empty: run.dir/NAME-start"),
 };
 const int ifl_config_n_rows = (int)(sizeof ifl_config_rows / sizeof *ifl_config_rows);
 _Static_assert(sizeof ifl_config_rows / sizeof *ifl_config_rows <= IFL_CONFIG_ROWS_MAX,

@@ -42,8 +42,7 @@ typedef struct ifl_rollout_balance {
     int32_t n_reasons;
     struct {
         char reason[IFL_REASON_MAX];
-        bool masked;
-        int64_t n;
+        int64_t n_dropped, n_masked;
     } reasons[IFL_REASONS_MAX];
 } ifl_rollout_balance;
 

@@ -9,6 +9,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "common/file_write.h"
+
 #define MOVED_ASIDE_MAX 10000
 #define HEADROOM_BYTES ((int64_t)64 << 20)
 
@@ -46,93 +48,9 @@ ifl_status ifl_dir_create(const char *path, ifl_error *err) {
     return IFL_OK;
 }
 
-/* The folder part of `path`, "." when there is none. */
-static void folder_of(const char *path, char *out, size_t n_out) {
-    const char *slash = strrchr(path, '/');
-    if (!slash)
-        snprintf(out, n_out, ".");
-    else
-        snprintf(out, n_out, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-}
-
-static ifl_status all_write(int fd, const char *path, const char *bytes, size_t n, ifl_error *err) {
-    while (n) {
-        ssize_t k = write(fd, bytes, n);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return ifl_fail(err, IFL_IO, "%s: cannot write: %s", path, strerror(errno));
-        bytes += k;
-        n -= (size_t)k;
-    }
-    return IFL_OK;
-}
-
 ifl_status ifl_file_write_atomic(const char *path, const void *bytes, size_t n_bytes,
                                  ifl_error *err) {
-    char temporary[IFL_PATH_MAX], folder[IFL_PATH_MAX];
-    int n = snprintf(temporary, sizeof temporary, "%s.tmp.%ld", path, (long)getpid());
-    if (n < 0 || (size_t)n >= sizeof temporary)
-        return ifl_fail(err, IFL_LIMIT, "%.80s...: path too long", path);
-    folder_of(path, folder, sizeof folder);
-    ifl_status st = IFL_OK;
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) return ifl_fail(err, IFL_IO, "%s: cannot create: %s", temporary, strerror(errno));
-    IFL_TRY_GOTO(st, all_write(fd, temporary, bytes, n_bytes, err), done);
-    /* A failed fsync is final: the kernel may have dropped the bytes and a second one would say
-     * yes. */
-    if (fsync(fd)) {
-        st = ifl_fail(err, IFL_IO, "%s: cannot sync: %s", temporary, strerror(errno));
-        goto done;
-    }
-    int code = close(fd);
-    fd = -1;
-    if (code || rename(temporary, path)) {
-        st = ifl_fail(err, IFL_IO, "%s: cannot put it in place: %s", path, strerror(errno));
-        goto done;
-    }
-    return ifl_dir_sync(folder, err);
-done:
-    if (fd >= 0) close(fd);
-    unlink(temporary);
-    return st;
-}
-
-ifl_status ifl_file_read(const char *path, size_t n_max, char **out, size_t *n, ifl_error *err) {
-    *out = NULL;
-    *n = 0;
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return ifl_fail(err, errno == ENOENT ? IFL_NOTFOUND : IFL_IO, "%s: cannot open: %s", path,
-                        strerror(errno));
-    ifl_status st = IFL_OK;
-    char *buffer = NULL;
-    struct stat s;
-    if (fstat(fileno(f), &s) || !S_ISREG(s.st_mode)) {
-        st = ifl_fail(err, IFL_IO, "%s: not a regular file", path);
-        goto done;
-    }
-    if (s.st_size < 0 || (uint64_t)s.st_size > n_max) {
-        st = ifl_fail(err, IFL_LIMIT, "%s: %lld bytes, wanted at most %zu", path,
-                      (long long)s.st_size, n_max);
-        goto done;
-    }
-    buffer = malloc((size_t)s.st_size + 1);
-    if (!buffer) {
-        st = ifl_fail(err, IFL_NOMEM, "%s: out of memory for %lld bytes", path,
-                      (long long)s.st_size);
-        goto done;
-    }
-    *n = fread(buffer, 1, (size_t)s.st_size, f);
-    if (ferror(f)) {
-        st = ifl_fail(err, IFL_IO, "%s: cannot read: %s", path, strerror(errno));
-        goto done;
-    }
-    buffer[*n] = 0;
-    *out = buffer;
-    buffer = NULL;
-done:
-    free(buffer);
-    fclose(f);
-    return st;
+    return ifl_file_write_whole(path, bytes, n_bytes, err);
 }
 
 ifl_status ifl_disk_headroom(const char *path, int64_t n_bytes, const char *what, ifl_error *err) {

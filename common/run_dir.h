@@ -39,9 +39,6 @@ void ifl_run_dir_close(ifl_run_dir *run);
 ifl_status ifl_file_write_atomic(const char *path, const void *bytes, size_t n_bytes,
                                  ifl_error *err);
 
-/* Reads a whole file of at most n_max bytes into *out (owned, free(); NUL-terminated beyond *n). */
-ifl_status ifl_file_read(const char *path, size_t n_max, char **out, size_t *n, ifl_error *err);
-
 /* mkdir -p. */
 ifl_status ifl_dir_create(const char *path, ifl_error *err);
 ifl_status ifl_dir_sync(const char *path, ifl_error *err);
