@@ -1,0 +1,178 @@
+#include "learner/audit.h"
+
+#include <string.h>
+
+#include "common/memory.h"
+#include "common/rng.h"
+#include "kernels/replay.h"
+
+#define REPLAY_ROWS 256 /* rows of one replayed chunk; decides speed, never a bit */
+
+struct ifl_audit {
+    const ifl_model *model; /* borrowed, as the store */
+    ifl_version_store *store;
+    ifl_audit_options options;
+    ifl_workspace *workspace;
+    bool flipped; /* the test hook has had its trajectory */
+    ifl_audit_counts counts;
+    /* Versions held for the trajectory under audit, so that none leaves the store half-way. */
+    int32_t n_held;
+    const ifl_weights **held; /* [IFL_VERSIONS_MAX] */
+};
+
+ifl_status ifl_audit_create(ifl_audit **out, const ifl_model *model, ifl_version_store *store,
+                            const ifl_audit_options *options, ifl_thread_pool *pool,
+                            const ifl_ops *ops, ifl_error *err) {
+    *out = NULL;
+    if (!(options->share >= 0.0 && options->share <= 1.0))
+        return ifl_fail(err, IFL_USAGE, "parity.audit: got %g, wanted a share from 0 to 1",
+                        options->share);
+    ifl_audit *audit = ifl_alloc(1, sizeof *audit);
+    if (!audit) return ifl_fail(err, IFL_NOMEM, "audit: out of memory");
+    audit->model = model;
+    audit->store = store;
+    audit->options = *options;
+    audit->held = ifl_alloc(IFL_VERSIONS_MAX, sizeof *audit->held);
+    ifl_status st = audit->held ? IFL_OK : ifl_fail(err, IFL_NOMEM, "audit: out of memory");
+    if (st == IFL_OK)
+        st = ifl_workspace_create(&audit->workspace, model, REPLAY_ROWS, pool, ops, err);
+    if (st != IFL_OK) {
+        ifl_audit_free(audit);
+        return st;
+    }
+    *out = audit;
+    return IFL_OK;
+}
+
+static void audit_release(ifl_audit *audit) {
+    for (int32_t i = 0; i < audit->n_held; i++)
+        ifl_version_store_release(audit->store, audit->held[i]);
+    audit->n_held = 0;
+}
+
+void ifl_audit_free(ifl_audit *audit) {
+    if (!audit) return;
+    audit_release(audit);
+    ifl_workspace_free(audit->workspace);
+    ifl_free(audit->held);
+    ifl_free(audit);
+}
+
+bool ifl_audit_selects(const ifl_audit *audit, const ifl_trajectory *traj) {
+    ifl_rng_key key = {audit->options.seed, traj->task_serial, IFL_RNG_AUDIT};
+    return (double)ifl_rng_uniform(&key, (uint64_t)traj->sample, 0) < audit->options.share;
+}
+
+static const ifl_weights *audit_find(void *context, int64_t version) {
+    const ifl_audit *audit = context;
+    for (int32_t i = 0; i < audit->n_held; i++)
+        if (audit->held[i]->version == version) return audit->held[i];
+    return NULL;
+}
+
+/* Holds `version`; false when the store has it no more. */
+static bool audit_hold(ifl_audit *audit, int64_t version) {
+    if (audit_find(audit, version)) return true;
+    const ifl_weights *weights =
+        audit->n_held < IFL_VERSIONS_MAX ? ifl_version_store_get(audit->store, version) : NULL;
+    if (!weights) return false;
+    audit->held[audit->n_held++] = weights;
+    return true;
+}
+
+static bool audit_hold_all(ifl_audit *audit, const ifl_trajectory *traj) {
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        if (!audit_hold(audit, traj->runs[i].version)) return false;
+    for (int32_t i = 0; i < traj->n_kv_events; i++)
+        if (!audit_hold(audit, traj->kv_events[i].version)) return false;
+    return true;
+}
+
+/* Flips the lowest bit of the first recorded log-prob of a policy token that is not zero (a zero
+ * would become a positive number, which no record may hold). */
+static void logprobs_flip_bit(const ifl_trajectory *traj, float *logprobs) {
+    for (int32_t r = 0; r < traj->n_runs; r++)
+        for (int32_t t = traj->runs[r].begin; t < traj->runs[r].begin + traj->runs[r].n_tokens;
+             t++) {
+            if (logprobs[t] == 0.0f) continue;
+            uint32_t bits;
+            memcpy(&bits, &logprobs[t], sizeof bits);
+            bits ^= 1u;
+            memcpy(&logprobs[t], &bits, sizeof bits);
+            return;
+        }
+}
+
+static int64_t count_after_swap_differing(const ifl_trajectory *traj, const float *replayed) {
+    int64_t n = 0;
+    for (int32_t r = 1; r < traj->n_runs; r++) {
+        const ifl_version_run *run = &traj->runs[r];
+        if (run->version == traj->runs[0].version) continue;
+        for (int32_t t = run->begin; t < run->begin + run->n_tokens; t++)
+            n += memcmp(&traj->logprobs[t], &replayed[t], sizeof(float)) != 0;
+    }
+    return n;
+}
+
+static ifl_status audit_replay(ifl_audit *audit, const ifl_trajectory *traj, float *replayed,
+                               ifl_error *err) {
+    ifl_audit_counts *counts = &audit->counts;
+    ifl_replay_result result;
+    ifl_status st = ifl_replay(audit->workspace, audit_find, audit, traj, replayed, &result, err);
+    if (st != IFL_OK) {
+        ifl_error_wrap(err, "audit of task serial %llu, sample %d",
+                       (unsigned long long)traj->task_serial, traj->sample);
+        return st;
+    }
+    counts->n_trajectories++;
+    counts->tokens_checked += result.n_checked;
+    counts->tokens_after_swap += result.n_after_swap;
+    if (result.n_differing == 0) return IFL_OK;
+    if (counts->tokens_differing == 0) {
+        counts->first_task_serial = traj->task_serial;
+        counts->first_sample = traj->sample;
+        counts->first_position = result.first_differing;
+        counts->first_version = ifl_trajectory_version_at(traj, result.first_differing);
+        counts->first_recorded = result.first_recorded;
+        counts->first_replayed = result.first_replayed;
+    }
+    counts->tokens_differing += result.n_differing;
+    counts->tokens_after_swap_differing += count_after_swap_differing(traj, replayed);
+    return IFL_OK;
+}
+
+ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_error *err) {
+    if (!ifl_hash_equal(traj->profile, audit->model->profile)) {
+        audit->counts.n_foreign++;
+        return IFL_OK;
+    }
+    if (!audit_hold_all(audit, traj)) {
+        audit_release(audit);
+        audit->counts.n_not_checkable++;
+        audit->counts.tokens_not_checkable += ifl_trajectory_n_policy(traj);
+        return IFL_OK;
+    }
+    ifl_status st = IFL_OK;
+    float *replayed = ifl_alloc((size_t)traj->n_tokens, sizeof *replayed);
+    float *flipped = NULL;
+    ifl_trajectory view = *traj; /* borrows every column of traj; never freed */
+    if (!replayed) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "audit: out of memory"), done);
+    if (audit->options.flip_bit && !audit->flipped) {
+        flipped = ifl_alloc((size_t)traj->n_tokens, sizeof *flipped);
+        if (!flipped) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "audit: out of memory"), done);
+        memcpy(flipped, traj->logprobs, (size_t)traj->n_tokens * sizeof *flipped);
+        logprobs_flip_bit(traj, flipped);
+        view.logprobs = flipped;
+        audit->flipped = true;
+    }
+    st = audit_replay(audit, &view, replayed, err);
+done:
+    audit_release(audit);
+    ifl_free(replayed);
+    ifl_free(flipped);
+    return st;
+}
+
+ifl_audit_counts ifl_audit_counts_get(const ifl_audit *audit) {
+    return audit->counts;
+}
