@@ -1,5 +1,5 @@
-/* The checker interface. A checker gives a status beside its reward: an error is never a zero. Checkers
- * run in killable worker processes beside the actor, never in its decode thread. */
+/* The checker interface. A checker gives a status beside its reward: an error is never a zero.
+ * Checkers run in killable worker processes beside the actor, never in its decode thread. */
 #ifndef IFL_REWARDS_REWARD_H
 #define IFL_REWARDS_REWARD_H
 
@@ -8,21 +8,24 @@
 #define IFL_ANSWER_BYTES_MAX (1 << 20) /* of one completion or answer */
 
 typedef struct ifl_reward_request {
-    uint64_t id;             /* the caller's */
-    const char *checker;     /* name in the registry */
-    const char *prompt;      /* text */
-    const char *completion;  /* text, stop string cut off */
+    uint64_t id;            /* the caller's */
+    const char *checker;    /* name in the registry */
+    const char *prompt;     /* text */
+    const char *completion; /* text, stop string cut off */
     size_t n_completion;
-    const char *answer;      /* the task's */
-    const char *meta;        /* JSON text or "" */
+    const char *answer; /* the task's */
+    const char *meta;   /* JSON text or "" */
     ifl_finish finish;
 } ifl_reward_request;
 
-/* One checker: a pure function of the request. Runs inside a worker process. */
+/* One checker: a pure function of the request. Runs inside a worker process. `out` comes zeroed but
+ * for status NONE; a status other than OK comes with its reason in `err`. Rewards lie in [0, 1]. A
+ * return other than IFL_OK means that the check itself failed (no memory, say): CHECKER_ERROR,
+ * never a zero. */
 typedef struct ifl_checker {
     const char *name;
     const char *version;
-    const char *help;        /* what it expects as answer and meta, one line */
+    const char *help; /* what it expects as answer and meta, one line */
     ifl_status (*check)(const ifl_reward_request *request, ifl_reward *out, ifl_error *err);
 } ifl_checker;
 
@@ -30,30 +33,52 @@ typedef struct ifl_checker {
 const ifl_checker *ifl_checker_find(const char *name);
 int ifl_checker_list(const ifl_checker **out, int max);
 
-/* --- Worker processes ----------------------------------------------------------------------------------
- * A pool of processes, each with a request pipe; a worker past its time limit is killed with its whole
- * process group and replaced, and the request gets IFL_REWARD_CHECKER_ERROR. */
+/* --- Worker processes
+ * ---------------------------------------------------------------------------------- A pool of
+ * processes, each with a request socket; a worker past its time limit is killed with its whole
+ * process group and replaced, and the request gets IFL_REWARD_CHECKER_ERROR. Workers are not forked
+ * but executed (`program` with the one argument "reward-worker"), so that a replacement is safe in
+ * a process with threads. They see none of this process's descriptors and little of its
+ * environment, and die with the thread that started them: the pool belongs to one thread that lives
+ * as long as the pool. */
 typedef struct ifl_reward_pool ifl_reward_pool;
+
+#define IFL_REWARD_WORKERS_MAX 256
+#define IFL_REWARD_QUEUE_MAX 65536
+#define IFL_REWARD_TIMEOUT_MS_MAX 3600000
+/* "1" in the environment lets the checker "test_fault" be found: it misbehaves as its answer says
+ * (sleep, spin, crash, exit, fork, garbage, flood, nan, fail, ok). For tests. */
+#define IFL_REWARD_TEST_FAULTS "IFL_REWARD_TEST_FAULTS"
 
 typedef struct ifl_reward_pool_options {
     int32_t n_workers;
     int32_t timeout_ms;
-    int32_t queue_max;       /* requests waiting; more is IFL_FULL */
+    int32_t queue_max;   /* requests waiting; more is IFL_FULL */
+    const char *program; /* executed with "reward-worker"; NULL: /proc/self/exe */
 } ifl_reward_pool_options;
 
-/* Forks workers; call before starting threads. */
+/* Starts the workers and waits until each has said hello: a program that is none of ours is
+ * IFL_PEER. */
 ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_options *options,
                                   ifl_error *err);
 void ifl_reward_pool_free(ifl_reward_pool *pool); /* kills and reaps all workers */
 
-/* Copies the request. IFL_FULL when the queue is full: try again after a collect. Never blocks. */
+/* Copies the request. IFL_FULL when the queue is full: try again after a collect. Never blocks. A
+ * text over IFL_ANSWER_BYTES_MAX is accepted and comes back as UNDECIDED. */
 ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
                                   ifl_error *err);
 
-/* Moves things along (dispatch, timeouts) and returns one finished result if there is one. Waits at most
- * wait_ms. IFL_AGAIN: none ready. */
+/* Moves things along (dispatch, timeouts) and returns one finished result if there is one. Waits at
+ * most wait_ms. IFL_AGAIN: none ready. The time limit counts from the dispatch to a worker that is
+ * up. With IFL_OK and out->status other than OK, `err` holds the reason: BAD_TASK and UNDECIDED the
+ * checker's, CHECKER_ERROR "timeout ...", "crashed with signal N ...", "garbage ...", UNAVAILABLE
+ * why no worker could be started. */
 ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint64_t *id,
                                    ifl_reward *out, ifl_error *err);
-int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool);
+int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool); /* submitted, not yet collected */
+
+/* What a worker process runs: requests from in_fd, results to out_fd, until end of file. Returns
+ * its exit code. */
+int ifl_reward_worker_main(int in_fd, int out_fd);
 
 #endif

@@ -1,0 +1,34 @@
+/* What the pool and its workers say to each other: frames of a 32-bit little-endian length and a
+ * body. Both ends check every length against the bytes that are there. Inside rewards/ only. */
+#ifndef IFL_REWARDS_MESSAGE_H
+#define IFL_REWARDS_MESSAGE_H
+
+#include "rewards/reward.h"
+
+#define IFL_REWARD_FRAME_MAX (5u << 20) /* four texts of at most 1 MiB, and change */
+#define IFL_REWARD_REPLY_MAX 4096u
+#define IFL_REWARD_REASON_MAX 1024 /* NUL included */
+#define IFL_REWARD_HELLO "inflight reward worker 1"
+
+/* A request as a frame, length included. Owned (free()). Returns IFL_LIMIT for a text over
+ * IFL_ANSWER_BYTES_MAX. */
+ifl_status ifl_reward_request_encode(const ifl_reward_request *request, uint8_t **frame,
+                                     size_t *n_frame, ifl_error *err);
+
+/* The strings point into `body`, which must outlive them. */
+ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_reward_request *out,
+                                     ifl_error *err);
+
+/* A reply as a frame; `frame` holds IFL_REWARD_REPLY_MAX bytes. Returns its length. */
+size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char *reason,
+                               uint8_t *frame);
+
+/* Refuses unknown statuses, rewards that are no number in [0, 1], and anything left over. `reason`
+ * holds IFL_REWARD_REASON_MAX bytes. */
+ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t *id,
+                                   ifl_reward *out, char *reason, ifl_error *err);
+
+/* The little-endian length at the front of a frame. */
+uint32_t ifl_reward_frame_length(const uint8_t head[4]);
+
+#endif
