@@ -6,6 +6,11 @@
 #define IFL_OPS_TABLE avx2_table
 #include "kernels/cpu/ops.inc.h"
 
+#define IFL_PEAK_FMA ifl_peak_fma_avx2
+#define IFL_PEAK_READ ifl_peak_read_avx2
+#define IFL_PEAK_CHAINS 6 /* 12 registers */
+#include "kernels/cpu/peak.inc.h"
+
 const ifl_ops *ifl_ops_avx2(void) {
     return &avx2_table;
 }

@@ -6,6 +6,11 @@
 #define IFL_OPS_TABLE avx512_table
 #include "kernels/cpu/ops.inc.h"
 
+#define IFL_PEAK_FMA ifl_peak_fma_avx512
+#define IFL_PEAK_READ ifl_peak_read_avx512
+#define IFL_PEAK_CHAINS 12 /* 12 registers */
+#include "kernels/cpu/peak.inc.h"
+
 const ifl_ops *ifl_ops_avx512(void) {
     return &avx512_table;
 }

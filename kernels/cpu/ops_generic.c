@@ -5,6 +5,11 @@
 #define IFL_OPS_TABLE generic_table
 #include "kernels/cpu/ops.inc.h"
 
+#define IFL_PEAK_FMA ifl_peak_fma_generic
+#define IFL_PEAK_READ ifl_peak_read_generic
+#define IFL_PEAK_CHAINS 2 /* soft fma: wide already */
+#include "kernels/cpu/peak.inc.h"
+
 const ifl_ops *ifl_ops_generic(void) {
     return &generic_table;
 }
