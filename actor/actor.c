@@ -1,0 +1,515 @@
+#include "actor/actor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "actor/weight_receiver.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "rewards/reward.h"
+
+#define REWARD_QUEUE_MAX 4096
+#define STATS_INTERVAL_S 1.0
+#define IDLE_WAIT_MS 5
+#define STEP_TIMES 4096 /* last decode steps, for their median */
+
+/* A lease and what its checker needs; lives until its last sample has left. */
+typedef struct actor_lease {
+    ifl_message message; /* owned; .lease */
+    int32_t n_left;
+    bool submitted; /* to the engine; false while it waits for its version */
+    struct actor_lease *next;
+} actor_lease;
+
+/* A finished trajectory on its way out. */
+typedef struct actor_answer {
+    ifl_trajectory *traj;
+    actor_lease *lease;
+    uint64_t id;
+    char *text;
+    enum { ANSWER_UNSCORED, ANSWER_SCORING, ANSWER_SCORED } state;
+    struct actor_answer *next;
+} actor_answer;
+
+typedef struct actor {
+    const ifl_actor_options *options;
+    const ifl_config *config;
+    ifl_engine *engine;
+    ifl_client *client;
+    ifl_weight_receiver *receiver;
+    ifl_reward_pool *rewards;
+    ifl_weights *buffers[2];
+    ifl_weights *current;  /* in use by new work */
+    ifl_weights *retiring; /* may still be in use by old sequences */
+    ifl_weights *staged;   /* taken from the receiver, waiting to be swapped in */
+    actor_lease *leases;
+    actor_answer *answers; /* in order of completion */
+    actor_answer **answers_end;
+    uint64_t next_answer;
+    bool done;
+    /* Figures. */
+    double stats_sent_s;
+    int64_t stats_tokens;
+    float step_ms[STEP_TIMES];
+    int64_t n_steps;
+} actor;
+
+/* --- Leases
+ * ----------------------------------------------------------------------------------------- */
+
+static bool actor_has_pinned(const actor *a) {
+    for (const actor_lease *l = a->leases; l; l = l->next)
+        if (l->submitted && l->message.lease.required_version >= 0) return true;
+    return false;
+}
+
+static void lease_release(actor *a, actor_lease *lease) {
+    if (--lease->n_left > 0) return;
+    actor_lease **at = &a->leases;
+    while (*at != lease)
+        at = &(*at)->next;
+    *at = lease->next;
+    ifl_message_clear(&lease->message);
+    free(lease);
+}
+
+static void actor_return(actor *a, const ifl_wire_lease *lease, ifl_return_reason reason,
+                         const char *text) {
+    ifl_message message = ifl_message_make(IFL_WIRE_RETURN);
+    message.returned = (ifl_wire_return){.lease_id = lease->lease_id,
+                                         .reason = reason,
+                                         .n_samples = lease->n_samples,
+                                         .samples = lease->samples};
+    snprintf(message.returned.text, sizeof message.returned.text, "%s", text);
+    ifl_client_send(a->client, &message,
+                    NULL); /* without a link the learner leases it again anyway */
+}
+
+/* Gives the lease to the engine when its version is there. Returns false when the lease is gone. */
+static bool lease_submit(actor *a, actor_lease *lease) {
+    const ifl_wire_lease *w = &lease->message.lease;
+    int64_t version = ifl_engine_version(a->engine);
+    if (w->required_version >= 0 && w->required_version != version) {
+        if (w->required_version > version) return true;
+        actor_return(a, w, IFL_RETURN_VERSION, "the required policy version has been replaced");
+        lease->n_left = 1;
+        lease_release(a, lease);
+        return false;
+    }
+    const char *stops[IFL_STOPS_MAX];
+    for (int32_t i = 0; i < w->n_stops; i++)
+        stops[i] = w->stops[i];
+    ifl_engine_request request = {
+        .task_serial = w->task_serial,
+        .lease_id = w->lease_id,
+        .task_id = w->task_id,
+        .purpose = w->purpose,
+        .prompt = w->prompt,
+        .n_prompt = w->n_prompt,
+        .n_samples = w->group_size,
+        .samples = w->samples,
+        .n_samples_now = w->n_samples,
+        .sampling = {w->temperature, w->top_k, w->top_p},
+        .max_new_tokens = w->max_new_tokens,
+        .n_stops = w->n_stops,
+        .stops = stops,
+        .user = lease,
+    };
+    ifl_error err = {0};
+    if (ifl_engine_submit(a->engine, &request, &err) != IFL_OK) {
+        ifl_warn("lease %llu handed back: %s", (unsigned long long)w->lease_id, err.text);
+        actor_return(a, w, IFL_RETURN_CAPACITY, err.text);
+        lease->n_left = 1;
+        lease_release(a, lease);
+        return false;
+    }
+    lease->submitted = true;
+    return true;
+}
+
+static void actor_submit_waiting(actor *a) {
+    for (actor_lease *l = a->leases, *next; l; l = next) {
+        next = l->next;
+        if (!l->submitted) lease_submit(a, l);
+    }
+}
+
+static ifl_status actor_lease_in(actor *a, ifl_message *message, ifl_error *err) {
+    if (message->lease.seed != (uint64_t)a->config->run.seed)
+        return ifl_fail(err, IFL_MISMATCH,
+                        "actor: the learner samples with seed %llu, this actor with %lld",
+                        (unsigned long long)message->lease.seed, (long long)a->config->run.seed);
+    actor_lease *lease = calloc(1, sizeof *lease);
+    if (!lease) return ifl_fail(err, IFL_NOMEM, "actor: out of memory for a lease");
+    lease->message = *message;
+    *message = (ifl_message){0}; /* the lease owns it now */
+    lease->n_left = lease->message.lease.n_samples;
+    actor_lease **end = &a->leases;
+    while (*end)
+        end = &(*end)->next;
+    *end = lease;
+    lease_submit(a, lease);
+    return IFL_OK;
+}
+
+/* --- Answers
+ * ---------------------------------------------------------------------------------------- */
+
+/* Text of what the policy said, a stop string and all behind it cut off. */
+static char *answer_text(const actor *a, const ifl_trajectory *traj, const ifl_wire_lease *w) {
+    ifl_token_text text = {0};
+    for (int32_t s = 0; s < traj->n_spans; s++)
+        if (traj->spans[s].source == IFL_SOURCE_POLICY)
+            if (ifl_tokenizer_decode(a->options->tokenizer, traj->tokens + traj->spans[s].begin,
+                                     (size_t)traj->spans[s].n_tokens, IFL_DECODE_SKIP_SPECIAL,
+                                     &text, NULL) != IFL_OK)
+                break;
+    char *out = malloc(text.n + 1);
+    if (out) {
+        if (text.n > 0) memcpy(out, text.bytes, text.n);
+        out[text.n] = '\0';
+        if (traj->finish == IFL_FINISH_STOP)
+            for (int32_t i = 0; i < w->n_stops; i++) {
+                char *at = w->stops[i][0] ? strstr(out, w->stops[i]) : NULL;
+                if (at) *at = '\0';
+            }
+    }
+    ifl_token_text_free(&text);
+    return out;
+}
+
+static ifl_status actor_collect_finished(actor *a, ifl_error *err) {
+    void *user;
+    ifl_trajectory *traj;
+    while ((traj = ifl_engine_take_finished(a->engine, &user)) != NULL) {
+        actor_answer *answer = calloc(1, sizeof *answer);
+        if (!answer) {
+            ifl_trajectory_free(traj);
+            return ifl_fail(err, IFL_NOMEM, "actor: out of memory for an answer");
+        }
+        answer->traj = traj;
+        answer->lease = user;
+        answer->id = a->next_answer++;
+        answer->text = answer_text(a, traj, &answer->lease->message.lease);
+        snprintf(traj->actor, sizeof traj->actor, "%s", a->options->name);
+        *a->answers_end = answer;
+        a->answers_end = &answer->next;
+    }
+    return IFL_OK;
+}
+
+static void answer_score(actor *a, actor_answer *answer) {
+    const ifl_wire_lease *w = &answer->lease->message.lease;
+    ifl_reward_request request = {
+        .id = answer->id,
+        .checker = w->checker,
+        .prompt = w->text ? w->text : "",
+        .completion = answer->text ? answer->text : "",
+        .n_completion = answer->text ? strlen(answer->text) : 0,
+        .answer = w->answer ? w->answer : "",
+        .meta = w->meta ? w->meta : "",
+        .finish = answer->traj->finish,
+    };
+    ifl_error err = {0};
+    ifl_status st = ifl_reward_pool_submit(a->rewards, &request, &err);
+    if (st == IFL_OK) {
+        answer->state = ANSWER_SCORING;
+    } else if (st != IFL_FULL) {
+        ifl_warn("checker %s: %s", w->checker, err.text);
+        answer->traj->reward.status = IFL_REWARD_UNAVAILABLE;
+        answer->state = ANSWER_SCORED;
+    }
+}
+
+static ifl_status actor_rewards(actor *a, ifl_error *err) {
+    for (actor_answer *answer = a->answers; answer; answer = answer->next)
+        if (answer->state == ANSWER_UNSCORED) answer_score(a, answer);
+    for (;;) {
+        uint64_t id;
+        ifl_reward reward;
+        ifl_error reason = {0};
+        ifl_status st = ifl_reward_pool_collect(a->rewards, 0, &id, &reward, &reason);
+        if (st == IFL_AGAIN) break;
+        if (st != IFL_OK) {
+            *err = reason;
+            return st;
+        }
+        for (actor_answer *answer = a->answers; answer; answer = answer->next)
+            if (answer->id == id) {
+                answer->traj->reward = reward;
+                answer->state = ANSWER_SCORED;
+                if (reward.status != IFL_REWARD_OK)
+                    ifl_warn("checker %s: %s: %s", answer->lease->message.lease.checker,
+                             ifl_reward_status_name(reward.status), reason.text);
+            }
+    }
+    /* Everything that is scored goes out; what the outbox has no room for waits here. */
+    for (actor_answer **at = &a->answers; *at;) {
+        actor_answer *answer = *at;
+        if (answer->state == ANSWER_SCORED) {
+            ifl_status st = ifl_client_send_trajectory(a->client, answer->traj, err);
+            if (st == IFL_OK) {
+                *at = answer->next;
+                lease_release(a, answer->lease);
+                ifl_trajectory_free(answer->traj);
+                free(answer->text);
+                free(answer);
+                continue;
+            }
+            if (st != IFL_FULL) return st;
+        }
+        at = &answer->next;
+    }
+    a->answers_end = &a->answers;
+    while (*a->answers_end)
+        a->answers_end = &(*a->answers_end)->next;
+    return IFL_OK;
+}
+
+/* --- Weights
+ * ---------------------------------------------------------------------------------------- */
+
+/* Takes a verified version, swaps it in when nothing forbids it, and gives back the buffer that no
+ * sequence uses any more. */
+static ifl_status actor_weights(actor *a, ifl_error *err) {
+    if (!a->staged) {
+        ifl_status st = ifl_weight_receiver_take(a->receiver, &a->staged, err);
+        if (st != IFL_OK && st != IFL_AGAIN) return st;
+    }
+    if (a->retiring && ifl_engine_oldest_version(a->engine) > a->retiring->version) {
+        IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
+        a->retiring = NULL;
+    }
+    /* Evaluation and the lock-step modes need their version to the end. */
+    if (!a->staged || a->retiring || actor_has_pinned(a)) return IFL_OK;
+    double begin = ifl_clock_s();
+    ifl_status st = ifl_engine_swap(a->engine, a->staged, err);
+    if (st == IFL_AGAIN) return IFL_OK;
+    IFL_TRY(st);
+    bool first = a->current == NULL;
+    a->retiring = a->current;
+    a->current = a->staged;
+    a->staged = NULL;
+    int64_t stall_us = (int64_t)((ifl_clock_s() - begin) * 1e6);
+    ifl_client_set_held_version(a->client, a->current->version);
+    ifl_weight_receiver_applied(a->receiver, a->current->version, first ? 0 : stall_us);
+    if (first)
+        IFL_TRY(ifl_weight_receiver_offer_buffer(
+            a->receiver, a->current == a->buffers[0] ? a->buffers[1] : a->buffers[0], err));
+    actor_submit_waiting(a);
+    return IFL_OK;
+}
+
+/* --- Link
+ * ------------------------------------------------------------------------------------------- */
+
+static void actor_send_credit(actor *a) {
+    /* One group more than fits waits in the engine's queue, so that no slot idles for a round trip.
+     */
+    int32_t ahead = a->config->rollout.group_size;
+    ifl_message message = ifl_message_make(IFL_WIRE_CREDIT);
+    message.credit.n_sequences = a->config->actor.sequences_max + ahead;
+    ifl_client_send(a->client, &message, NULL); /* sent again at the next connect */
+}
+
+static int compare_floats(const void *x, const void *y) {
+    float a = *(const float *)x, b = *(const float *)y;
+    return a < b ? -1 : a > b;
+}
+
+static double actor_step_median(const actor *a) {
+    static float sorted[STEP_TIMES];
+    int64_t n = a->n_steps < STEP_TIMES ? a->n_steps : STEP_TIMES;
+    if (n == 0) return 0.0;
+    memcpy(sorted, a->step_ms, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, compare_floats);
+    return (double)sorted[n / 2];
+}
+
+static void actor_send_stats(actor *a) {
+    double now = ifl_clock_s(), span = now - a->stats_sent_s;
+    if (span < STATS_INTERVAL_S) return;
+    ifl_engine_stats s;
+    ifl_engine_stats_get(a->engine, &s);
+    ifl_wire_stat entries[] = {
+        {"tokens_per_s", (double)(s.tokens_decoded - a->stats_tokens) / span},
+        {"step_ms_p50", actor_step_median(a)},
+        {"pages_used", s.pages_total > 0 ? (double)s.pages_used / s.pages_total : 0.0},
+        {"swaps", (double)(s.swaps > 0 ? s.swaps - 1 : 0)}, /* the first is the start */
+        {"sequences_swapped", (double)s.sequences_swapped},
+        {"tokens_rebuilt", (double)s.tokens_rebuilt},
+        {"preemptions", (double)s.preemptions},
+    };
+    a->stats_sent_s = now;
+    a->stats_tokens = s.tokens_decoded;
+    ifl_message message = ifl_message_make(IFL_WIRE_STATS);
+    message.stats = (ifl_wire_stats){sizeof entries / sizeof *entries, entries};
+    ifl_client_send(a->client, &message, NULL); /* the next one says the same, later */
+    ifl_client_progress(a->client, (uint64_t)s.steps, 0, ifl_engine_queued(a->engine));
+}
+
+static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
+    for (;;) {
+        ifl_client_event event;
+        ifl_status st = ifl_client_poll(a->client, wait_ms, &event, err);
+        if (st == IFL_AGAIN) return IFL_OK;
+        IFL_TRY(st);
+        wait_ms = 0;
+        switch (event.kind) {
+        case IFL_CLIENT_CONNECTED:
+            ifl_info("connected to run %.8s", event.message.welcome.run_uuid);
+            if (a->current) actor_send_credit(a);
+            break;
+        case IFL_CLIENT_LOST:
+            ifl_warn("link to the learner lost: %s; trying again", event.text);
+            break;
+        case IFL_CLIENT_REFUSED:
+            st = ifl_fail(err, IFL_MISMATCH, "the learner refused: %s", event.text);
+            break;
+        case IFL_CLIENT_GONE:
+            st = ifl_fail(err, IFL_PEER, "the learner is gone: %s", event.text);
+            break;
+        case IFL_CLIENT_MESSAGE:
+            if (event.message.type == IFL_WIRE_LEASE) st = actor_lease_in(a, &event.message, err);
+            if (event.message.type == IFL_WIRE_BYE) a->done = true;
+            if (event.message.type == IFL_WIRE_NACK)
+                ifl_warn("trajectory %llu/%d refused: %s",
+                         (unsigned long long)event.message.nack.key.task_serial,
+                         event.message.nack.key.sample, event.message.nack.text);
+            break;
+        }
+        ifl_client_event_clear(&event);
+        if (st != IFL_OK) return st;
+        if (a->done) return IFL_OK;
+    }
+}
+
+/* --- Loop
+ * ------------------------------------------------------------------------------------------- */
+
+static void actor_drain(actor *a) {
+    for (actor_lease *l = a->leases; l; l = l->next)
+        actor_return(a, &l->message.lease, IFL_RETURN_DRAIN, "the actor was asked to stop");
+    /* What is finished is still handed over, for at most two seconds. */
+    for (int i = 0; i < 200; i++) {
+        int32_t n;
+        ifl_client_outbox(a->client, &n, NULL);
+        if (n == 0) return;
+        ifl_error err = {0};
+        if (actor_events(a, 10, &err) != IFL_OK || a->done) return;
+    }
+}
+
+static ifl_status actor_loop(actor *a, ifl_error *err) {
+    bool credited = false;
+    while (!a->done) {
+        if (atomic_load(a->options->stop)) {
+            actor_drain(a);
+            return IFL_OK;
+        }
+        bool busy = a->current && !ifl_engine_idle(a->engine);
+        bool waiting = ifl_reward_pool_pending(a->rewards) > 0;
+        IFL_TRY(actor_events(a, busy ? 0 : waiting ? 1 : IDLE_WAIT_MS, err));
+        if (a->done) break;
+        IFL_TRY(actor_weights(a, err));
+        if (!a->current) continue;
+        if (!credited && ifl_client_connected(a->client)) {
+            actor_send_credit(a);
+            credited = true;
+        }
+        if (!ifl_engine_idle(a->engine)) {
+            int32_t n_decoded;
+            double begin = ifl_clock_s();
+            IFL_TRY(ifl_engine_step(a->engine, &n_decoded, err));
+            if (n_decoded > 0)
+                a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((ifl_clock_s() - begin) * 1e3);
+        }
+        IFL_TRY(actor_collect_finished(a, err));
+        IFL_TRY(actor_rewards(a, err));
+        actor_send_stats(a);
+    }
+    return IFL_OK;
+}
+
+static void actor_clear(actor *a) {
+    ifl_weight_receiver_free(a->receiver);
+    ifl_client_free(a->client);
+    ifl_engine_free(a->engine);
+    ifl_reward_pool_free(a->rewards);
+    ifl_weights_free(a->buffers[0]);
+    ifl_weights_free(a->buffers[1]);
+    while (a->answers) {
+        actor_answer *next = a->answers->next;
+        ifl_trajectory_free(a->answers->traj);
+        free(a->answers->text);
+        free(a->answers);
+        a->answers = next;
+    }
+    while (a->leases) {
+        actor_lease *next = a->leases->next;
+        ifl_message_clear(&a->leases->message);
+        free(a->leases);
+        a->leases = next;
+    }
+}
+
+static ifl_engine_options actor_engine_options(const ifl_config *c) {
+    return (ifl_engine_options){
+        .sequences_max = c->actor.sequences_max,
+        .kv_tokens = c->actor.kv_tokens,
+        .page_tokens = c->actor.page_tokens,
+        .prefill_chunk_tokens = c->actor.prefill_chunk_tokens,
+        .kv_mode = c->actor.kv,
+        .seed = (uint64_t)c->run.seed,
+    };
+}
+
+int64_t ifl_actor_bytes(const ifl_config *config, const ifl_model *model, int n_threads) {
+    ifl_engine_options options = actor_engine_options(config);
+    return ifl_engine_bytes(model, &options, n_threads) +
+           2 * (model->n_panel_elements * 2 + model->n_vector_elements * 4);
+}
+
+ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
+    const ifl_config *c = options->config;
+    actor *a = ifl_alloc(1, sizeof *a);
+    if (!a) return ifl_fail(err, IFL_NOMEM, "actor: out of memory");
+    ifl_thread_pool *pool = NULL;
+    ifl_status st;
+    a->options = options;
+    a->config = c;
+    a->answers_end = &a->answers;
+    a->stats_sent_s = ifl_clock_s();
+    ifl_reward_pool_options rewards = {c->reward.workers, c->reward.timeout_ms, REWARD_QUEUE_MAX,
+                                       NULL};
+    IFL_TRY_GOTO(st, ifl_reward_pool_create(&a->rewards, &rewards, err), done);
+    IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, c->actor.threads, err), done);
+    for (int i = 0; i < 2; i++)
+        IFL_TRY_GOTO(st, ifl_weights_create(&a->buffers[i], options->model, err), done);
+    ifl_engine_options engine = actor_engine_options(c);
+    IFL_TRY_GOTO(st,
+                 ifl_engine_create(&a->engine, options->model, options->tokenizer, &engine, pool,
+                                   ifl_ops_best(), err),
+                 done);
+    ifl_client_options client = {
+        .connect = options->connect,
+        .name = options->name,
+        .build = "inflight",
+        .fingerprint = options->model->fingerprint,
+        .profile = options->model->profile,
+        .tokenizer = ifl_tokenizer_hash(options->tokenizer),
+        .held_version = -1,
+    };
+    IFL_TRY_GOTO(st, ifl_client_create(&a->client, &client, err), done);
+    IFL_TRY_GOTO(st, ifl_weight_receiver_create(&a->receiver, options->model, a->client, err),
+                 done);
+    IFL_TRY_GOTO(st, ifl_weight_receiver_offer_buffer(a->receiver, a->buffers[0], err), done);
+    st = actor_loop(a, err);
+done:
+    actor_clear(a);
+    ifl_thread_pool_free(pool);
+    ifl_free(a);
+    return st;
+}
