@@ -68,7 +68,7 @@ static bool generator_is_heldout(const ifl_generator *g, uint32_t item) {
         int32_t low = s.a < s.b ? s.a : s.b, high = s.a < s.b ? s.b : s.a;
         n = snprintf(text, sizeof text, "sums %d %c %d", high, s.minus ? '-' : '+', low);
         if (g->digits == 1)
-            classes = 4; /* of 126 tasks a sixteenth would be too few to measure on */
+            classes = 6; /* 34 of 122 tasks: a sixteenth would be too few to measure */
     }
     return ifl_hash64(text, (size_t)n) % HELDOUT_CLASSES < classes;
 }
