@@ -1,0 +1,541 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "rewards/message.h"
+
+#define MS_NS ((int64_t)1000000)
+#define START_MS 10000       /* from exec to hello, on a loaded machine */
+#define END_GRACE_MS 100     /* from a closed socket to SIGKILL: shows how a crash really ended */
+#define RESTART_MS_MAX 5000  /* longest pause between failed starts */
+#define START_FAILURES_MAX 3 /* in a row, after which waiting requests are UNAVAILABLE */
+#define REAP_TICK_MS 2
+#define IDLE_DEATH_PAUSE_MS 50
+
+/* A worker's life: ABSENT -> STARTING (executed, no hello yet) -> IDLE <-> BUSY -> ENDING ->
+ * ABSENT. */
+typedef enum { SLOT_ABSENT, SLOT_STARTING, SLOT_IDLE, SLOT_BUSY, SLOT_ENDING } slot_state;
+
+/* A request from submit to collect; owned by exactly one of: queue, slot, list of results. */
+typedef struct job {
+    struct job *next;
+    uint64_t id;
+    uint8_t *frame; /* NULL once sent, or when the result is there from the start */
+    size_t n_frame, n_sent;
+    int64_t submitted_ns, dispatched_ns;
+    ifl_reward reward;
+    char reason[IFL_REWARD_REASON_MAX];
+} job;
+
+typedef struct job_list {
+    job *first, *last;
+    int32_t n;
+} job_list;
+
+typedef struct slot {
+    slot_state state;
+    pid_t pid;
+    int fd;   /* -1 = closed */
+    job *job; /* BUSY: running. ENDING: ended by the worker's death, whose cause isn't known yet */
+    int64_t deadline_ns; /* STARTING: hello; BUSY: reply; ENDING: SIGKILL; ABSENT: next start */
+    int64_t pause_ns;    /* before the next start */
+    bool killed;
+    size_t n_in;
+    uint8_t in[IFL_REWARD_REPLY_MAX];
+} slot;
+
+struct ifl_reward_pool {
+    ifl_reward_pool_options options;
+    char *program;
+    job_list waiting, done;
+    slot *slots;
+    struct pollfd *polls;
+    int32_t n_start_failures;
+    char start_failure[256];
+};
+
+static void list_push(job_list *list, job *j) {
+    j->next = NULL;
+    if (list->last)
+        list->last->next = j;
+    else
+        list->first = j;
+    list->last = j;
+    list->n++;
+}
+
+static job *list_pop(job_list *list) {
+    job *j = list->first;
+    if (!j) return NULL;
+    list->first = j->next;
+    if (!list->first) list->last = NULL;
+    list->n--;
+    return j;
+}
+
+static void job_free(job *j) {
+    if (!j) return;
+    free(j->frame);
+    free(j);
+}
+
+static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
+                       const char *reason) {
+    int64_t now = ifl_clock_ns();
+    int64_t started = j->dispatched_ns ? j->dispatched_ns : now;
+    free(j->frame);
+    j->frame = NULL;
+    j->reward.status = status;
+    j->reward.queued_s = (float)((double)(started - j->submitted_ns) * 1e-9);
+    j->reward.run_s = (float)((double)(now - started) * 1e-9);
+    snprintf(j->reason, sizeof j->reason, "%s", reason);
+    list_push(&pool->done, j);
+}
+
+/* Checkers must not see secrets of ours nor depend on the user's locale or time zone. What a loader
+ * or a sanitizer needs in order to start at all is handed on. */
+static void environment_make(char *out[16], char texts[16][1024]) {
+    static const char *const fixed[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8",
+                                        "TZ=UTC"};
+    static const char *const kept[] = {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS",
+                                       "LSAN_OPTIONS",    "TSAN_OPTIONS", IFL_REWARD_TEST_FAULTS};
+    int n = 0;
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++, n++)
+        snprintf(texts[n], 1024, "%s", fixed[i]);
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        const char *value = getenv(kept[i]);
+        if (value && strlen(value) < 900) snprintf(texts[n++], 1024, "%s=%s", kept[i], value);
+    }
+    for (int i = 0; i < n; i++)
+        out[i] = texts[i];
+    out[n] = NULL;
+}
+
+/* posix_spawn, not fork: between fork and exec in a process with threads hardly anything is
+ * allowed, and glibc's posix_spawn keeps to that. */
+static int spawn_worker(const char *program, int fd, pid_t *pid) {
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none, all;
+    char name[] = "inflight", command[] = "reward-worker";
+    char *argv[] = {name, command, NULL}, *environment[16], texts[16][1024];
+    environment_make(environment, texts);
+    sigemptyset(&none);
+    sigfillset(&all);
+    int code = posix_spawn_file_actions_init(&actions);
+    if (code) return code;
+    code = posix_spawnattr_init(&attributes);
+    if (code) {
+        posix_spawn_file_actions_destroy(&actions);
+        return code;
+    }
+    if (!code) code = posix_spawn_file_actions_adddup2(&actions, fd, STDIN_FILENO);
+    if (!code) code = posix_spawn_file_actions_adddup2(&actions, fd, STDOUT_FILENO);
+    if (!code) code = posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
+    if (!code)
+        code = posix_spawnattr_setpgroup(&attributes, 0); /* so that one kill gets them all */
+    if (!code) code = posix_spawnattr_setsigmask(&attributes, &none);
+    if (!code) code = posix_spawnattr_setsigdefault(&attributes, &all);
+    if (!code)
+        code = posix_spawnattr_setflags(
+            &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    if (!code) code = posix_spawn(pid, program, &actions, &attributes, argv, environment);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    return code;
+}
+
+/* A pause that doubles with every failed start in a row, so that a broken program isn't executed in
+ * a loop. */
+static void slot_start_failed(ifl_reward_pool *pool, slot *s, const char *why) {
+    int64_t pause_ms = 50;
+    for (int i = 0; i < pool->n_start_failures && pause_ms < RESTART_MS_MAX; i++)
+        pause_ms *= 2;
+    if (pause_ms > RESTART_MS_MAX) pause_ms = RESTART_MS_MAX;
+    s->pause_ns = pause_ms * MS_NS;
+    s->deadline_ns =
+        ifl_clock_ns() + s->pause_ns; /* of an ABSENT one; an ENDING one sets its own */
+    if (pool->n_start_failures < START_FAILURES_MAX) pool->n_start_failures++;
+    snprintf(pool->start_failure, sizeof pool->start_failure, "%s", why);
+}
+
+/* Our own stdin or stdout may be closed: a socket that got such a number would be overwritten by
+ * the spawn's dup2. Closes `fd`. */
+static int above_stdio(int fd) {
+    if (fd > STDERR_FILENO) return fd;
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(fd);
+    return higher;
+}
+
+static void slot_start(ifl_reward_pool *pool, slot *s) {
+    char why[200];
+    int pair[2], code = 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        snprintf(why, sizeof why, "socketpair: %s", strerror(errno));
+        slot_start_failed(pool, s, why);
+        return;
+    }
+    pair[0] = above_stdio(pair[0]);
+    pair[1] = above_stdio(pair[1]);
+    if (pair[0] < 0 || pair[1] < 0) code = EMFILE;
+    if (!code) code = spawn_worker(pool->program, pair[1], &s->pid);
+    if (pair[1] >= 0) close(pair[1]);
+    if (code) {
+        if (pair[0] >= 0) close(pair[0]);
+        snprintf(why, sizeof why, "cannot execute %.100s: %s", pool->program, strerror(code));
+        s->pid = 0;
+        slot_start_failed(pool, s, why);
+        return;
+    }
+    s->fd = pair[0];
+    s->state = SLOT_STARTING;
+    s->killed = false;
+    s->n_in = 0;
+    s->deadline_ns = ifl_clock_ns() + START_MS * MS_NS;
+}
+
+/* Begins a worker's end: with `kill_now` at once, else after a moment in which it may end by
+ * itself. */
+static void slot_end(slot *s, bool kill_now) {
+    if (s->fd >= 0) close(s->fd);
+    s->fd = -1;
+    s->state = SLOT_ENDING;
+    s->deadline_ns = ifl_clock_ns() + END_GRACE_MS * MS_NS;
+    if (kill_now) {
+        kill(-s->pid, SIGKILL);
+        s->killed = true;
+    }
+}
+
+static void death_describe(char out[128], int status, bool known, bool killed) {
+    if (killed)
+        snprintf(out, 128, "closed its socket without a reply and was killed");
+    else if (!known)
+        snprintf(out, 128, "ended, and its exit status was taken by somebody else");
+    else if (WIFSIGNALED(status))
+        snprintf(out, 128, "crashed with signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(out, 128, "exited with status %d before it replied", WEXITSTATUS(status));
+}
+
+/* Reaps an ENDING worker once it is dead. Its group is killed first, while the zombie still holds
+ * the group's number. */
+static void slot_reap(ifl_reward_pool *pool, slot *s) {
+    siginfo_t info = {0};
+    int code = waitid(P_PID, (id_t)s->pid, &info, WEXITED | WNOWAIT | WNOHANG);
+    bool gone = code != 0 && errno == ECHILD;
+    if (!gone && (code != 0 || info.si_pid != s->pid)) {
+        if (!s->killed && ifl_clock_ns() >= s->deadline_ns) {
+            kill(-s->pid, SIGKILL);
+            s->killed = true;
+        }
+        return;
+    }
+    int status = 0;
+    if (!gone) {
+        kill(-s->pid, SIGKILL);
+        while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR) {
+        }
+    }
+    char why[128];
+    death_describe(why, status, !gone, s->killed);
+    if (s->job) job_finish(pool, s->job, IFL_REWARD_CHECKER_ERROR, why);
+    s->job = NULL;
+    s->state = SLOT_ABSENT;
+    s->pid = 0;
+    s->deadline_ns = ifl_clock_ns() + s->pause_ns;
+    s->pause_ns = 0;
+}
+
+/* Ends a worker that broke the rules; its job, if any, gets the reason now. */
+static void slot_fail(ifl_reward_pool *pool, slot *s, const char *reason) {
+    bool starting = s->state == SLOT_STARTING;
+    if (s->job) job_finish(pool, s->job, IFL_REWARD_CHECKER_ERROR, reason);
+    s->job = NULL;
+    if (starting) slot_start_failed(pool, s, reason);
+    slot_end(s, true);
+}
+
+static void slot_send(slot *s) {
+    job *j = s->job;
+    while (j->n_sent < j->n_frame) {
+        ssize_t n =
+            send(s->fd, j->frame + j->n_sent, j->n_frame - j->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n < 0) {
+            slot_end(s, false); /* it closed its end: how it died is the job's reason */
+            return;
+        }
+        j->n_sent += (size_t)n;
+    }
+    free(j->frame);
+    j->frame = NULL;
+}
+
+static void slot_dispatch(ifl_reward_pool *pool, slot *s) {
+    s->job = list_pop(&pool->waiting);
+    s->job->dispatched_ns = ifl_clock_ns();
+    s->state = SLOT_BUSY;
+    s->n_in = 0;
+    s->deadline_ns = s->job->dispatched_ns + pool->options.timeout_ms * MS_NS;
+    slot_send(s);
+}
+
+/* Whether the bytes read so far are, or may become, what this state waits for. */
+static void slot_take(ifl_reward_pool *pool, slot *s) {
+    if (s->state == SLOT_STARTING) {
+        size_t n = s->n_in < sizeof IFL_REWARD_HELLO ? s->n_in : sizeof IFL_REWARD_HELLO;
+        if (memcmp(s->in, IFL_REWARD_HELLO, n) != 0 || s->n_in > sizeof IFL_REWARD_HELLO) {
+            slot_fail(pool, s, "the program said something else than a reward worker's hello");
+        } else if (s->n_in == sizeof IFL_REWARD_HELLO) {
+            s->state = SLOT_IDLE;
+            s->n_in = 0;
+            pool->n_start_failures = 0;
+        }
+        return;
+    }
+    if (s->state == SLOT_IDLE) {
+        slot_fail(pool, s, "garbage: bytes from an idle worker");
+        return;
+    }
+    if (s->n_in < 4) return;
+    size_t n = ifl_reward_frame_length(s->in);
+    uint64_t id = 0;
+    ifl_reward reward;
+    ifl_error err = {0};
+    char reason[IFL_REWARD_REASON_MAX], text[IFL_REWARD_REASON_MAX];
+    bool fine = n <= sizeof s->in - 4 && s->n_in <= n + 4;
+    if (!fine)
+        ifl_fail(&err, IFL_FORMAT, "a reply of %zu bytes with %zu behind its head", n, s->n_in - 4);
+    else if (s->n_in < n + 4)
+        return;
+    if (fine) fine = ifl_reward_reply_decode(s->in + 4, n, &id, &reward, reason, &err) == IFL_OK;
+    if (fine && (id != s->job->id || s->job->frame)) {
+        ifl_fail(&err, IFL_FORMAT, "a reply to a request that was not made");
+        fine = false;
+    }
+    if (!fine) {
+        snprintf(text, sizeof text, "garbage from the worker: %.900s", err.text);
+        slot_fail(pool, s, text);
+        return;
+    }
+    s->job->reward = reward;
+    job_finish(pool, s->job, reward.status, reason);
+    s->job = NULL;
+    s->state = SLOT_IDLE;
+    s->n_in = 0;
+}
+
+static void slot_receive(ifl_reward_pool *pool, slot *s) {
+    size_t room = sizeof s->in - s->n_in;
+    IFL_ASSERT(room > 0); /* slot_take refuses a reply that would fill it */
+    ssize_t n = recv(s->fd, s->in + s->n_in, room, MSG_DONTWAIT);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n <= 0) {
+        if (s->state == SLOT_STARTING) {
+            slot_fail(pool, s, "the program ended without a reward worker's hello");
+            return;
+        }
+        if (!s->job) s->pause_ns = IDLE_DEATH_PAUSE_MS * MS_NS; /* no storm if it happens again */
+        slot_end(s, false);
+        return;
+    }
+    s->n_in += (size_t)n;
+    slot_take(pool, s);
+}
+
+static void slot_check_deadline(ifl_reward_pool *pool, slot *s, int64_t now) {
+    char text[128];
+    if (now < s->deadline_ns) return;
+    if (s->state == SLOT_STARTING) {
+        snprintf(text, sizeof text, "no hello within %d ms", START_MS);
+        slot_fail(pool, s, text);
+    } else if (s->state == SLOT_BUSY) {
+        snprintf(text, sizeof text, "timeout: no result within %d ms", pool->options.timeout_ms);
+        slot_fail(pool, s, text);
+    }
+}
+
+/* Starts what is missing, dispatches what waits, ends what is late. Never blocks. */
+static void pool_advance(ifl_reward_pool *pool) {
+    int64_t now = ifl_clock_ns();
+    bool any_up = false;
+    for (int32_t i = 0; i < pool->options.n_workers; i++) {
+        slot *s = &pool->slots[i];
+        if (s->state == SLOT_ENDING) slot_reap(pool, s);
+        if (s->state == SLOT_ABSENT && now >= s->deadline_ns) slot_start(pool, s);
+        if (s->state == SLOT_STARTING || s->state == SLOT_BUSY) slot_check_deadline(pool, s, now);
+        if (s->state == SLOT_IDLE && pool->waiting.n > 0) slot_dispatch(pool, s);
+        any_up |= s->state == SLOT_IDLE || s->state == SLOT_BUSY || s->state == SLOT_STARTING;
+    }
+    if (any_up || pool->n_start_failures < START_FAILURES_MAX) return;
+    for (job *j; (j = list_pop(&pool->waiting));) {
+        char text[320];
+        snprintf(text, sizeof text, "no reward worker can be started: %s", pool->start_failure);
+        job_finish(pool, j, IFL_REWARD_UNAVAILABLE, text);
+    }
+}
+
+/* Waits for something to happen until `until_ns` at most, and takes it in. */
+static void pool_wait(ifl_reward_pool *pool, int64_t until_ns) {
+    nfds_t n = 0;
+    int64_t now = ifl_clock_ns(), wake = until_ns;
+    for (int32_t i = 0; i < pool->options.n_workers; i++) {
+        slot *s = &pool->slots[i];
+        if (s->state == SLOT_ENDING && now + REAP_TICK_MS * MS_NS < wake)
+            wake = now + REAP_TICK_MS * MS_NS;
+        if (s->state != SLOT_ENDING && s->state != SLOT_IDLE && s->deadline_ns < wake)
+            wake = s->deadline_ns;
+        pool->polls[i].fd = s->fd; /* -1 is skipped by poll */
+        pool->polls[i].events = POLLIN;
+        pool->polls[i].revents = 0;
+        if (s->state == SLOT_BUSY && s->job->frame) pool->polls[i].events |= POLLOUT;
+        n++;
+    }
+    int64_t ms = wake <= now ? 0 : (wake - now + MS_NS - 1) / MS_NS;
+    if (poll(pool->polls, n, ms > 60000 ? 60000 : (int)ms) <= 0) return;
+    for (int32_t i = 0; i < pool->options.n_workers; i++) {
+        slot *s = &pool->slots[i];
+        short events = pool->polls[i].revents;
+        if (events & (POLLIN | POLLHUP | POLLERR)) slot_receive(pool, s);
+        if ((events & POLLOUT) && s->state == SLOT_BUSY && s->job->frame) slot_send(s);
+    }
+}
+
+static ifl_status options_check(const ifl_reward_pool_options *o, ifl_error *err) {
+    if (o->n_workers < 1 || o->n_workers > IFL_REWARD_WORKERS_MAX)
+        return ifl_fail(err, IFL_USAGE, "reward workers: got %d, wanted 1 .. %d", o->n_workers,
+                        IFL_REWARD_WORKERS_MAX);
+    if (o->timeout_ms < 1 || o->timeout_ms > IFL_REWARD_TIMEOUT_MS_MAX)
+        return ifl_fail(err, IFL_USAGE, "reward time limit: got %d ms, wanted 1 .. %d",
+                        o->timeout_ms, IFL_REWARD_TIMEOUT_MS_MAX);
+    if (o->queue_max < 1 || o->queue_max > IFL_REWARD_QUEUE_MAX)
+        return ifl_fail(err, IFL_USAGE, "reward queue: got %d, wanted 1 .. %d", o->queue_max,
+                        IFL_REWARD_QUEUE_MAX);
+    return IFL_OK;
+}
+
+static bool pool_all_up(const ifl_reward_pool *pool) {
+    for (int32_t i = 0; i < pool->options.n_workers; i++)
+        if (pool->slots[i].state != SLOT_IDLE) return false;
+    return true;
+}
+
+ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_options *options,
+                                  ifl_error *err) {
+    *out = NULL;
+    IFL_TRY(options_check(options, err));
+    ifl_reward_pool *pool = calloc(1, sizeof *pool);
+    if (!pool) goto no_memory;
+    pool->options = *options;
+    pool->options.program = NULL; /* the copy below is what counts */
+    pool->program = strdup(options->program ? options->program : "/proc/self/exe");
+    pool->slots = calloc((size_t)options->n_workers, sizeof *pool->slots);
+    pool->polls = calloc((size_t)options->n_workers, sizeof *pool->polls);
+    if (!pool->program || !pool->slots || !pool->polls) goto no_memory;
+    for (int32_t i = 0; i < options->n_workers; i++)
+        pool->slots[i].fd = -1;
+    int64_t until_ns = ifl_clock_ns() + START_MS * MS_NS;
+    for (pool_advance(pool); !pool_all_up(pool); pool_advance(pool)) {
+        bool late = ifl_clock_ns() >= until_ns;
+        if (late || pool->n_start_failures > 0) {
+            ifl_fail(err, IFL_PEER, "reward workers (%s reward-worker): %s", pool->program,
+                     pool->n_start_failures > 0 ? pool->start_failure : "not up in time");
+            ifl_reward_pool_free(pool);
+            return IFL_PEER;
+        }
+        pool_wait(pool, until_ns);
+    }
+    *out = pool;
+    return IFL_OK;
+no_memory:
+    ifl_reward_pool_free(pool);
+    return ifl_fail(err, IFL_NOMEM, "no memory for %d reward workers", options->n_workers);
+}
+
+void ifl_reward_pool_free(ifl_reward_pool *pool) {
+    if (!pool) return;
+    for (int32_t i = 0; pool->slots && i < pool->options.n_workers; i++) {
+        slot *s = &pool->slots[i];
+        if (s->pid > 0) {
+            kill(-s->pid, SIGKILL);
+            while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR) {
+            }
+        }
+        if (s->fd >= 0) close(s->fd);
+        job_free(s->job);
+    }
+    for (job *j; (j = list_pop(&pool->waiting));)
+        job_free(j);
+    for (job *j; (j = list_pop(&pool->done));)
+        job_free(j);
+    free(pool->polls);
+    free(pool->slots);
+    free(pool->program);
+    free(pool);
+}
+
+ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
+                                  ifl_error *err) {
+    /* Results that nobody collects count too, so that memory is bounded by the queue's size. */
+    if (pool->waiting.n >= pool->options.queue_max || pool->done.n >= pool->options.queue_max)
+        return ifl_fail(err, IFL_FULL, "reward queue: %d requests wait, that is its size",
+                        pool->options.queue_max);
+    job *j = calloc(1, sizeof *j);
+    if (!j) return ifl_fail(err, IFL_NOMEM, "no memory for a reward request");
+    ifl_error why = {0};
+    j->id = request->id;
+    j->submitted_ns = ifl_clock_ns();
+    snprintf(j->reward.checker, sizeof j->reward.checker, "%.60s", request->checker);
+    ifl_status st = ifl_reward_request_encode(request, &j->frame, &j->n_frame, &why);
+    if (st == IFL_LIMIT) {
+        job_finish(pool, j, IFL_REWARD_UNDECIDED, why.text);
+        return IFL_OK;
+    }
+    if (st != IFL_OK) {
+        job_free(j);
+        return ifl_fail(err, st, "%s", why.text);
+    }
+    list_push(&pool->waiting, j);
+    pool_advance(pool);
+    return IFL_OK;
+}
+
+ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint64_t *id,
+                                   ifl_reward *out, ifl_error *err) {
+    int64_t until_ns = ifl_clock_ns() + (wait_ms > 0 ? wait_ms : 0) * MS_NS;
+    for (bool late = false;; late = ifl_clock_ns() >= until_ns) {
+        pool_advance(pool);
+        job *j = list_pop(&pool->done);
+        if (j) {
+            *id = j->id;
+            *out = j->reward;
+            if (out->status != IFL_REWARD_OK)
+                ifl_fail(err, IFL_OK, "checker %s: %s", out->checker, j->reason);
+            job_free(j);
+            return IFL_OK;
+        }
+        if (late || (wait_ms > 0 && ifl_reward_pool_pending(pool) == 0))
+            return ifl_fail(err, IFL_AGAIN, "no reward is ready");
+        pool_wait(pool, until_ns);
+    }
+}
+
+int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool) {
+    int32_t n = pool->waiting.n + pool->done.n;
+    for (int32_t i = 0; i < pool->options.n_workers; i++)
+        n += pool->slots[i].job != NULL;
+    return n;
+}
