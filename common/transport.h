@@ -31,7 +31,7 @@ typedef struct ifl_server_options {
     char run_uuid[33];                        /* 32 hex digits */
     uint64_t run_epoch;                       /* how many times a learner of this run was started */
     int32_t vocab_size; /* every trajectory passes ifl_trajectory_check against it */
-    int32_t events_max; /* queue to the application; 0 = 65536. TRAJ beyond 3/4 get NACK BUSY */
+    int32_t events_max; /* queue to the application; 0 = 16384. TRAJ beyond 3/4 get NACK BUSY */
     int64_t event_bytes_max; /* of trajectories waiting in it; 0 = 256 MiB; beyond: NACK BUSY */
     int64_t send_bytes_max;  /* waiting to be sent to one peer; 0 = 64 MiB */
     int32_t linger_ms;       /* at close; 0 = 500 */
@@ -82,6 +82,11 @@ void ifl_server_event_clear(ifl_server_event *event);
  * protocol. */
 ifl_status ifl_server_send(ifl_server *server, uint64_t peer, const ifl_message *message,
                            ifl_error *err);
+
+/* TRAJ_ACK for a trajectory that came as a message of this peer. The actor's outbox keeps it until
+ * then. */
+ifl_status ifl_server_ack(ifl_server *server, uint64_t peer, const ifl_trajectory *traj,
+                          ifl_ack_status status, ifl_error *err);
 
 /* Ends a session: ERROR (`code`, text) to the peer, LOST event with the text. */
 void ifl_server_close_peer(ifl_server *server, uint64_t peer, ifl_wire_error_code code,
