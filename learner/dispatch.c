@@ -324,14 +324,32 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     return IFL_OK;
 }
 
+/* A lock-step lease came back because its version is gone (an actor joined late): better another
+ * version, visible as lag, than a group that never ends. */
+static void desk_release_version(ifl_dispatch *d, uint64_t lease_id) {
+    int32_t open = ifl_groups_n_open(d->train);
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
+    if (!serials) return;
+    ifl_groups_serials(d->train, serials, open);
+    for (int32_t i = 0; i < open; i++) {
+        ifl_group *group = ifl_groups_find(d->train, serials[i]);
+        for (int32_t m = 0; m < group->n_members; m++)
+            if (group->members[m].state == IFL_MEMBER_LEASED &&
+                group->members[m].lease_id == lease_id)
+                ((desk_work *)group->user)->required_version = -1;
+    }
+    free(serials);
+}
+
 static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
                                 ifl_error *err) {
     desk_peer *peer = desk_find_peer(d, from);
     if (peer)
         peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
+    if (r->reason == IFL_RETURN_VERSION) desk_release_version(d, r->lease_id);
     ifl_groups_return_lease(d->train, r->lease_id);
     ifl_groups_return_lease(d->eval, r->lease_id);
-    if (r->reason == IFL_RETURN_CAPACITY || r->reason == IFL_RETURN_VERSION)
+    if (r->reason == IFL_RETURN_CAPACITY)
         return ifl_fail(err, IFL_LIMIT, "actor %s cannot run a task: %s", peer ? peer->name : "?",
                         r->text);
     return IFL_OK;

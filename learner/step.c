@@ -1,0 +1,266 @@
+#include "learner/step.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "common/rng.h"
+#include "learner/advantage.h"
+#include "learner/pack.h"
+
+struct ifl_stepper {
+    const ifl_config *config;
+    const ifl_model *model;
+    ifl_optimizer *optimizer;
+    ifl_trainer *trainer;
+    int32_t rows_max, items_max;
+    ifl_pack_item *items; /* [items_max] */
+    float *rewards;       /* [items_max], as trained (a control may permute them) */
+    ifl_reward_status *statuses;
+    float *advantages; /* [items_max] */
+    double *lengths;
+    ifl_logprob *logprobs; /* [rows_max] */
+    float *coefficients;   /* [rows_max] */
+};
+
+/* A pack holds at least one whole trajectory of the longest kind. */
+static int32_t stepper_rows(const ifl_config *config, const ifl_model *model) {
+    int32_t rows = config->learner.pack_tokens;
+    int32_t longest = config->data.prompt_tokens_max + config->rollout.max_new_tokens;
+    if (longest > model->config.max_positions) longest = model->config.max_positions;
+    return rows > longest ? rows : longest;
+}
+
+int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int n_threads) {
+    return ifl_trainer_bytes(model, stepper_rows(config, model), n_threads);
+}
+
+ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const ifl_model *model,
+                              ifl_optimizer *optimizer, ifl_thread_pool *pool, const ifl_ops *ops,
+                              ifl_error *err) {
+    *out = NULL;
+    ifl_stepper *s = ifl_alloc(1, sizeof *s);
+    if (!s) return ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+    ifl_status st = IFL_OK;
+    s->config = config;
+    s->model = model;
+    s->optimizer = optimizer;
+    s->rows_max = stepper_rows(config, model);
+    s->items_max = config->rollout.prompts_per_step * config->rollout.group_size;
+    s->items = ifl_alloc((size_t)s->items_max, sizeof *s->items);
+    s->rewards = ifl_alloc((size_t)s->items_max, sizeof *s->rewards);
+    s->statuses = ifl_alloc((size_t)s->items_max, sizeof *s->statuses);
+    s->advantages = ifl_alloc((size_t)s->items_max, sizeof *s->advantages);
+    s->lengths = ifl_alloc((size_t)s->items_max, sizeof *s->lengths);
+    s->logprobs = ifl_alloc((size_t)s->rows_max, sizeof *s->logprobs);
+    s->coefficients = ifl_alloc((size_t)s->rows_max, sizeof *s->coefficients);
+    if (!s->items || !s->rewards || !s->statuses || !s->advantages || !s->lengths || !s->logprobs ||
+        !s->coefficients)
+        st = ifl_fail(err, IFL_NOMEM, "learner: out of memory for steps of %d trajectories",
+                      s->items_max);
+    if (st == IFL_OK) st = ifl_trainer_create(&s->trainer, model, s->rows_max, pool, ops, err);
+    if (st != IFL_OK) {
+        ifl_stepper_free(s);
+        return st;
+    }
+    *out = s;
+    return IFL_OK;
+}
+
+void ifl_stepper_free(ifl_stepper *s) {
+    if (!s) return;
+    ifl_trainer_free(s->trainer);
+    ifl_free(s->items);
+    ifl_free(s->rewards);
+    ifl_free(s->statuses);
+    ifl_free(s->advantages);
+    ifl_free(s->lengths);
+    ifl_free(s->logprobs);
+    ifl_free(s->coefficients);
+    ifl_free(s);
+}
+
+/* --- Rewards and advantages
+ * -------------------------------------------------------------------------- */
+
+/* Collects the stored members' rewards; group g's member i sits at first[g] + i. Dropped members
+ * keep IFL_REWARD_NONE, which never trains. */
+static int32_t step_rewards(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups) {
+    int32_t n = 0;
+    for (int32_t g = 0; g < n_groups; g++)
+        for (int32_t i = 0; i < groups[g]->n_members; i++, n++) {
+            const ifl_member *m = &groups[g]->members[i];
+            bool stored = m->state == IFL_MEMBER_STORED;
+            s->statuses[n] = stored ? m->traj->reward.status : IFL_REWARD_NONE;
+            s->rewards[n] = stored ? m->traj->reward.reward : 0.0f;
+        }
+    if (strcmp(s->config->learner.control, "shuffled") != 0) return n;
+    /* Control: the same rewards, handed to the wrong answers, by a keyed Fisher-Yates shuffle. */
+    ifl_rng_key key = {(uint64_t)s->config->run.seed, (uint64_t)step, IFL_RNG_ORDER};
+    for (int32_t i = n - 1; i > 0; i--) {
+        int32_t j = (int32_t)ifl_rng_below(&key, (uint64_t)i, 0, (uint64_t)i + 1);
+        float reward = s->rewards[i];
+        ifl_reward_status status = s->statuses[i];
+        s->rewards[i] = s->rewards[j];
+        s->statuses[i] = s->statuses[j];
+        s->rewards[j] = reward;
+        s->statuses[j] = status;
+    }
+    return n;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+typedef struct step_sums {
+    double reward, reward2, advantage, length, lag;
+    double correct_length, wrong_length;
+    int32_t n_correct, n_wrong, n_lengths;
+    int64_t n_loss_tokens; /* N of dapo: of the groups whose rewards differ */
+} step_sums;
+
+static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *traj, float reward,
+                            float advantage, ifl_step_report *r, step_sums *sums) {
+    int64_t n_tokens = ifl_pack_loss_tokens(traj);
+    r->n_trajectories++;
+    r->n_tokens += n_tokens;
+    if (advantage != 0.0f) r->n_tokens_backward += n_tokens;
+    r->n_truncated += traj->finish == IFL_FINISH_LENGTH;
+    for (int32_t i = 1; i < traj->n_runs; i++)
+        if (traj->runs[i].version != traj->runs[0].version) {
+            r->n_multi_version++;
+            break;
+        }
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        int64_t lag = step - 1 - traj->runs[i].version;
+        sums->lag += (double)lag * traj->runs[i].n_tokens;
+        if (lag > r->lag_max) r->lag_max = lag;
+    }
+    sums->reward += (double)reward;
+    sums->reward2 += (double)reward * (double)reward;
+    sums->advantage += (double)advantage;
+    s->lengths[sums->n_lengths++] = (double)n_tokens;
+    sums->length += (double)n_tokens;
+    if (reward > 0.0f) {
+        sums->correct_length += (double)n_tokens;
+        sums->n_correct++;
+    } else {
+        sums->wrong_length += (double)n_tokens;
+        sums->n_wrong++;
+    }
+}
+
+/* Decides every member's outcome and gathers the items that train; returns their number. */
+static int32_t step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups,
+                            ifl_member_outcome **outcomes, bool *skipped, ifl_step_report *r,
+                            step_sums *sums) {
+    int32_t at = 0, n_items = 0;
+    for (int32_t g = 0; g < n_groups; at += groups[g]->n_members, g++) {
+        ifl_group *group = groups[g];
+        ifl_advantage_stats stats =
+            ifl_advantage_group(s->config->learner.loss, group->n_members, s->statuses + at,
+                                s->rewards + at, s->advantages + at);
+        skipped[g] = stats.skipped;
+        r->n_groups++;
+        r->n_groups_skipped += stats.skipped;
+        r->n_groups_zero_variance += !stats.skipped && stats.zero_variance;
+        for (int32_t i = 0; i < group->n_members; i++) {
+            ifl_member_outcome *outcome = &outcomes[g][i];
+            *outcome = (ifl_member_outcome){IFL_END_TRAINED, IFL_DROP_SKIPPED};
+            const ifl_member *m = &group->members[i];
+            if (m->state != IFL_MEMBER_STORED) continue;
+            if (s->statuses[at + i] != IFL_REWARD_OK || !isfinite(s->rewards[at + i])) {
+                outcome->end = IFL_END_MASKED;
+                r->n_masked++;
+            } else if (stats.skipped) {
+                outcome->end = IFL_END_DROPPED;
+            } else {
+                step_trajectory(s, step, m->traj, s->rewards[at + i], s->advantages[at + i], r,
+                                sums);
+                if (!stats.zero_variance) sums->n_loss_tokens += ifl_pack_loss_tokens(m->traj);
+                s->items[n_items++] = (ifl_pack_item){m->traj, s->advantages[at + i]};
+            }
+        }
+    }
+    return n_items;
+}
+
+/* --- The step
+ * ---------------------------------------------------------------------------------------- */
+
+static ifl_status step_packs(ifl_stepper *s, int64_t step, const ifl_weights *weights,
+                             int32_t n_items, const ifl_loss_counts *counts, ifl_loss_sums *sums,
+                             ifl_error *err) {
+    ifl_loss_options loss = {s->config->learner.loss, s->config->learner.importance_cap,
+                             s->config->learner.clip_low, s->config->learner.clip_high,
+                             s->config->rollout.max_new_tokens};
+    ifl_pack_options options = {s->config->learner.pack_tokens, s->rows_max, false};
+    ifl_pack_set *set = NULL;
+    ifl_pack_sort(s->items, n_items);
+    ifl_status st = ifl_pack_build(&set, s->items, n_items, &options, err);
+    if (st != IFL_OK) return st;
+    ifl_trainer_zero_gradients(s->trainer);
+    for (int32_t p = 0; p < set->n_packs && st == IFL_OK; p++) {
+        ifl_packed *packed = &set->packs[p];
+        st = ifl_trainer_forward(s->trainer, weights, &packed->pack, s->logprobs, err);
+        if (st != IFL_OK) break;
+        ifl_loss_tokens tokens = packed->loss_tokens;
+        tokens.logprobs = s->logprobs;
+        ifl_loss_coefficients(&loss, counts, &tokens, step, s->coefficients, sums);
+        st = ifl_trainer_backward(s->trainer, weights, &packed->pack, s->coefficients, err);
+    }
+    ifl_pack_set_free(set);
+    return st;
+}
+
+ifl_status ifl_stepper_run(ifl_stepper *s, int64_t step, const ifl_weights *weights,
+                           ifl_group **groups, int32_t n_groups, ifl_member_outcome **outcomes,
+                           bool *skipped, ifl_step_report *r, ifl_error *err) {
+    *r = (ifl_step_report){.step = step};
+    step_sums sums = {0};
+    double begin = ifl_clock_s();
+    step_rewards(s, step, groups, n_groups);
+    int32_t n_items = step_members(s, step, groups, n_groups, outcomes, skipped, r, &sums);
+    ifl_loss_counts counts = {r->n_trajectories > 0 ? r->n_trajectories : 1,
+                              sums.n_loss_tokens > 0 ? sums.n_loss_tokens : 1};
+    ifl_loss_sums loss = {0};
+    IFL_TRY(step_packs(s, step, weights, n_items, &counts, &loss, err));
+    r->forward_backward_s = ifl_clock_s() - begin;
+    begin = ifl_clock_s();
+    /* A non-finite gradient is refused and counted, and the run goes on with the old weights; so
+     * does a step without a single gradient, which must not move weights by momentum alone. */
+    ifl_error refused = {0};
+    if (r->n_tokens_backward > 0) {
+        ifl_status st = ifl_optimizer_step(s->optimizer, ifl_trainer_gradients(s->trainer),
+                                           &r->optimizer, &refused);
+        r->refused = st == IFL_LIMIT;
+        if (r->refused)
+            ifl_warn("step %lld: %s; the weights stay as they are", (long long)step, refused.text);
+        if (st != IFL_OK && !r->refused) {
+            if (err) *err = refused;
+            return st;
+        }
+    }
+    r->optimizer_s = ifl_clock_s() - begin;
+
+    r->loss = ifl_loss_report_get(&loss);
+    if (r->n_trajectories > 0) {
+        double n = r->n_trajectories;
+        r->reward_mean = sums.reward / n;
+        r->reward_std = sqrt(fmax(0.0, sums.reward2 / n - r->reward_mean * r->reward_mean));
+        r->advantage_mean = sums.advantage / n;
+        r->length_mean = sums.length / n;
+        qsort(s->lengths, (size_t)sums.n_lengths, sizeof *s->lengths, compare_doubles);
+        r->length_p95 = s->lengths[(int32_t)(0.95 * (sums.n_lengths - 1))];
+        r->length_max = s->lengths[sums.n_lengths - 1];
+        r->length_correct = sums.n_correct > 0 ? sums.correct_length / sums.n_correct : (double)NAN;
+        r->length_wrong = sums.n_wrong > 0 ? sums.wrong_length / sums.n_wrong : (double)NAN;
+        r->lag_mean = r->n_tokens > 0 ? sums.lag / (double)r->n_tokens : 0.0;
+    }
+    return IFL_OK;
+}

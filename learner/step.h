@@ -1,0 +1,42 @@
+/* One optimizer step over the groups it consumes: advantages, packing, loss, backward, AdamW. */
+#ifndef IFL_LEARNER_STEP_H
+#define IFL_LEARNER_STEP_H
+
+#include "learner/groups.h"
+#include "learner/loss.h"
+#include "learner/optimizer.h"
+
+/* What a step was like; means over the trajectories it trained unless said otherwise. */
+typedef struct ifl_step_report {
+    int64_t step;
+    int32_t n_groups, n_groups_skipped, n_groups_zero_variance;
+    int32_t n_trajectories; /* B */
+    int32_t n_masked, n_truncated, n_multi_version;
+    int64_t n_tokens;          /* loss tokens of those trajectories */
+    int64_t n_tokens_backward; /* of them, with an advantage other than 0 */
+    double reward_mean, reward_std, advantage_mean;
+    double length_mean, length_p95, length_max, length_correct, length_wrong;
+    double lag_mean; /* versions, over n_tokens */
+    int64_t lag_max;
+    ifl_loss_report loss; /* over n_tokens_backward */
+    ifl_optimizer_report optimizer;
+    bool refused; /* non-finite gradient: no update was made */
+    double forward_backward_s, optimizer_s;
+} ifl_step_report;
+
+typedef struct ifl_stepper ifl_stepper;
+
+/* Borrows everything. One step at a time. */
+ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const ifl_model *model,
+                              ifl_optimizer *optimizer, ifl_thread_pool *pool, const ifl_ops *ops,
+                              ifl_error *err);
+void ifl_stepper_free(ifl_stepper *stepper);
+int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int n_threads);
+
+/* Trains on the groups (ascending serial) under `weights`, the newest version (step - 1).
+ * outcomes[g][i] and skipped[g] are filled in for ifl_dispatch_close. */
+ifl_status ifl_stepper_run(ifl_stepper *stepper, int64_t step, const ifl_weights *weights,
+                           ifl_group **groups, int32_t n_groups, ifl_member_outcome **outcomes,
+                           bool *skipped, ifl_step_report *report, ifl_error *err);
+
+#endif
