@@ -90,7 +90,7 @@ static bool audit_hold_all(ifl_audit *audit, const ifl_trajectory *traj) {
 
 /* Flips the lowest bit of the first recorded log-prob of a policy token that is not zero (a zero
  * would become a positive number, which no record may hold). */
-static void logprobs_flip_bit(const ifl_trajectory *traj, float *logprobs) {
+static bool logprobs_flip_bit(const ifl_trajectory *traj, float *logprobs) {
     for (int32_t r = 0; r < traj->n_runs; r++)
         for (int32_t t = traj->runs[r].begin; t < traj->runs[r].begin + traj->runs[r].n_tokens;
              t++) {
@@ -99,8 +99,9 @@ static void logprobs_flip_bit(const ifl_trajectory *traj, float *logprobs) {
             memcpy(&bits, &logprobs[t], sizeof bits);
             bits ^= 1u;
             memcpy(&logprobs[t], &bits, sizeof bits);
-            return;
+            return true;
         }
+    return false;
 }
 
 static int64_t count_after_swap_differing(const ifl_trajectory *traj, const float *replayed) {
@@ -161,9 +162,8 @@ ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_err
         flipped = ifl_alloc((size_t)traj->n_tokens, sizeof *flipped);
         if (!flipped) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "audit: out of memory"), done);
         memcpy(flipped, traj->logprobs, (size_t)traj->n_tokens * sizeof *flipped);
-        logprobs_flip_bit(traj, flipped);
+        audit->flipped = logprobs_flip_bit(traj, flipped);
         view.logprobs = flipped;
-        audit->flipped = true;
     }
     st = audit_replay(audit, &view, replayed, err);
 done:
