@@ -15,7 +15,8 @@
 #define IFL_TILE_ROWS 4
 #define IFL_TILE_COLS 1 /* in lanes of 16 columns */
 #define IFL_DIRECT_COLS(rows) 1
-#define IFL_EXPAND_ROWS 8 /* rows from which a panel is first widened to f32 */
+#define IFL_BLOCK_ROWS 8 /* rows from which A is copied in blocks */
+#define IFL_COPY_ROWS 8  /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4)
 #define IFL_ATTENTION_COLS(rows) 1
 

@@ -3,13 +3,13 @@
  * Every output is one ascending-k chain. A chain may rest in memory between blocks of k (its f32
  * value is the whole state), so blocking over k changes no bits; neither does the tile's shape.
  * - few rows: bf16 weights are widened in registers, straight from the panel (bandwidth-bound);
- * - many rows: a block of a panel is widened once into a tile that stays in L1, then used by all
- * rows;
- * - matmul_f32: B is f32 already; A, of any strides, is copied into tiles [k][rows] first. */
+ * - many rows: a block of A is copied dense for L2, a block of a panel is widened into a tile that
+ * stays in L1; every row of the block passes over the tile. matmul_f32 does the same with B in f32.
+ */
 
 #define MATMUL_K_DIRECT 512 /* k-block of the direct path: 32 KiB of a bf16 panel */
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
-#define MATMUL_A_ROWS 96    /* rows of A packed at a time by matmul_f32 */
+#define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
 
 /* y[r, c] over R rows and C lanes of columns; `columns` of them are real. b advances b_step per k;
  * lane group c starts at b + (c / 2) * b_panel + (c % 2) * 16. a[r * a_row + k * a_col]. */
@@ -54,23 +54,22 @@
     }
 IFL_TILE_CASES(MATMUL_DIRECT)
 
-/* Widened: f32 tile [k][16 * IFL_TILE_COLS], rows of x. */
-#define MATMUL_WIDE(R)                                                                             \
+/* f32 tiles or panels. Wide: rows of A contiguous in k. Packed: A in [k][R]. */
+#define MATMUL_F32(R)                                                                              \
     BODY void matmul_wide_##R(float *y, int64_t ldy, const float *a, int64_t a_row,                \
-                              const float *b, int64_t k, int64_t columns, bool resume) {           \
-        const int64_t a_col = 1, b_step = 16 * IFL_TILE_COLS, b_panel = 0;                         \
+                              const float *b, int64_t b_step, int64_t k, int64_t columns,          \
+                              bool resume) {                                                       \
+        const int64_t a_col = 1, b_panel = 0;                                                      \
+        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load)                                                  \
+    }                                                                                              \
+    BODY void matmul_packed_##R(float *y, int64_t ldy, const float *a, int64_t stride,             \
+                                const float *b, int64_t b_step, int64_t k, int64_t columns,        \
+                                bool resume) {                                                     \
+        const int64_t a_row = 1, a_col = (R), b_panel = 0;                                         \
+        (void)stride;                                                                              \
         MATMUL_TILE(R, IFL_TILE_COLS, lanes_load)                                                  \
     }
-IFL_TILE_CASES(MATMUL_WIDE)
-
-/* Packed: f32 panels, A in [k][R]. */
-#define MATMUL_PACKED(R)                                                                           \
-    BODY void matmul_packed_##R(float *y, int64_t ldy, const float *a, const float *b, int64_t k,  \
-                                int64_t columns, bool resume) {                                    \
-        const int64_t a_row = 1, a_col = (R), b_step = IFL_PANEL, b_panel = 0;                     \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load)                                                  \
-    }
-IFL_TILE_CASES(MATMUL_PACKED)
+IFL_TILE_CASES(MATMUL_F32)
 
 /* Splits m rows into the fewest tiles, as evenly as possible: 8 rows are 4 + 4, not 6 + 2. */
 static inline int64_t matmul_rows_of_tile(int64_t rows_left) {
@@ -98,33 +97,25 @@ static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, co
     }
 }
 
-static void matmul_wide(float *y, int64_t ldy, const float *x, int64_t ldx, const float *tile,
-                        int64_t rows, int64_t k, int64_t columns, bool resume) {
-    switch (rows) {
-#define MATMUL_CASE(R)                                                                             \
-    case R:                                                                                        \
-        matmul_wide_##R(y, ldy, x, ldx, tile, k, columns, resume);                                 \
-        break;
-        IFL_TILE_CASES(MATMUL_CASE)
-#undef MATMUL_CASE
-    default:
-        break;
+#define MATMUL_DISPATCH(name)                                                                      \
+    static void name(float *y, int64_t ldy, const float *a, int64_t a_row, const float *b,         \
+                     int64_t b_step, int64_t rows, int64_t k, int64_t columns, bool resume) {      \
+        switch (rows) {                                                                            \
+            IFL_TILE_CASES(name##_CASE)                                                            \
+        default:                                                                                   \
+            break;                                                                                 \
+        }                                                                                          \
     }
-}
-
-static void matmul_packed(float *y, int64_t ldy, const float *a, const float *b, int64_t rows,
-                          int64_t k, int64_t columns, bool resume) {
-    switch (rows) {
-#define MATMUL_CASE(R)                                                                             \
+#define matmul_wide_CASE(R)                                                                        \
     case R:                                                                                        \
-        matmul_packed_##R(y, ldy, a, b, k, columns, resume);                                       \
+        matmul_wide_##R(y, ldy, a, a_row, b, b_step, k, columns, resume);                          \
         break;
-        IFL_TILE_CASES(MATMUL_CASE)
-#undef MATMUL_CASE
-    default:
+#define matmul_packed_CASE(R)                                                                      \
+    case R:                                                                                        \
+        matmul_packed_##R(y, ldy, a, a_row, b, b_step, k, columns, resume);                        \
         break;
-    }
-}
+MATMUL_DISPATCH(matmul_wide)
+MATMUL_DISPATCH(matmul_packed)
 
 /* Few rows: two panels at a time, so that a single row has enough independent chains. */
 static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
@@ -147,25 +138,81 @@ static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
     }
 }
 
-static void matmul_many_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
-                             const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
-                             int64_t panel_begin, int64_t panel_end) {
+/* Copies a block of A for reuse by all columns: it then lies dense in L2, whatever its strides
+ * were. Rows contiguous in k become [m][MATMUL_K_TILE]; others (A^T, for dW) [depth][rows] per row
+ * tile. */
+static void matmul_pack_a(float *tiles, const float *a, int64_t a_row, int64_t a_col, int64_t m,
+                          int64_t depth) {
+    if (a_col == 1) {
+        for (int64_t i = 0; i < m; i++)
+            memcpy(tiles + i * MATMUL_K_TILE, a + i * a_row, (size_t)depth * sizeof *tiles);
+        return;
+    }
+    for (int64_t i = 0, rows; i < m; i += rows) {
+        rows = matmul_rows_of_tile(m - i);
+        float *out = tiles + i * depth;
+        if (a_row == 1 && rows == IFL_TILE_ROWS) { /* a constant size copies fast */
+            for (int64_t kk = 0; kk < depth; kk++)
+                memcpy(out + kk * IFL_TILE_ROWS, a + i + kk * a_col, IFL_TILE_ROWS * sizeof *out);
+        } else {
+            for (int64_t kk = 0; kk < depth; kk++)
+                for (int64_t r = 0; r < rows; r++)
+                    out[kk * rows + r] = a[(i + r) * a_row + kk * a_col];
+        }
+    }
+}
+
+/* A block of 16 * IFL_TILE_COLS columns of a panel as a dense f32 tile. Half a panel left in place
+ * would use every other cache line, so only half of L1's sets. One of w, b is NULL. */
+static void matmul_fill_tile(float *tile, const uint16_t *w, const float *b, int64_t depth) {
     enum { WIDTH = 16 * IFL_TILE_COLS };
+    for (int64_t kk = 0; kk < depth; kk++)
+        for (int c = 0; c < WIDTH; c += 16)
+            lanes_store(tile + kk * WIDTH + c, w ? lanes_load_bf16(w + kk * IFL_PANEL + c)
+                                                 : lanes_load(b + kk * IFL_PANEL + c));
+}
+
+/* All rows of a block of A over one block of k and one tile (or half panel) of columns. */
+static void matmul_block(float *y, int64_t ldy, const float *a, int64_t a_row, bool packed,
+                         const float *b, int64_t b_step, int64_t m, int64_t depth, int64_t columns,
+                         bool resume) {
+    for (int64_t i = 0, rows; i < m; i += rows) {
+        rows = matmul_rows_of_tile(m - i);
+        if (packed)
+            matmul_packed(y + i * ldy, ldy, a + i * depth, 1, b, b_step, rows, depth, columns,
+                          resume);
+        else
+            matmul_wide(y + i * ldy, ldy, a + i * a_row, a_row, b, b_step, rows, depth, columns,
+                        resume);
+    }
+}
+
+/* Many rows. B is either bf16 panels w or f32 panels b (the other is NULL); `resume`: the chains go
+ * on from what y holds. */
+static void matmul_blocked(float *y, int64_t ldy, const float *a, int64_t a_row, int64_t a_col,
+                           const uint16_t *w, const float *b, int64_t m, int64_t n, int64_t k,
+                           int64_t panel_begin, int64_t panel_end, bool resume) {
+    enum { WIDTH = 16 * IFL_TILE_COLS };
+    float tiles[MATMUL_A_ROWS * MATMUL_K_TILE] __attribute__((aligned(64)));
     float tile[MATMUL_K_TILE * WIDTH] __attribute__((aligned(64)));
-    int64_t column_end = matmul_min(n, panel_end * IFL_PANEL);
-    for (int64_t column = panel_begin * IFL_PANEL; column < column_end; column += WIDTH) {
-        const uint16_t *w = w_panels + (column / IFL_PANEL) * k * IFL_PANEL + column % IFL_PANEL;
-        int64_t k0 = 0;
+    int64_t column_begin = panel_begin * IFL_PANEL,
+            column_end = matmul_min(n, panel_end * IFL_PANEL);
+    for (int64_t i0 = 0; i0 < m; i0 += MATMUL_A_ROWS) {
+        int64_t m_block = matmul_min(MATMUL_A_ROWS, m - i0), k0 = 0;
+        bool fill = w || (WIDTH < IFL_PANEL && m_block >= IFL_COPY_ROWS);
+        bool pack =
+            a_col != 1 || (m_block > IFL_TILE_ROWS && column_end - column_begin > 2 * WIDTH);
         do {
             int64_t depth = matmul_min(MATMUL_K_TILE, k - k0);
-            for (int64_t kk = 0; kk < depth; kk++)
-                for (int c = 0; c < WIDTH; c += 16)
-                    lanes_store(tile + kk * WIDTH + c,
-                                lanes_load_bf16(w + (k0 + kk) * IFL_PANEL + c));
-            for (int64_t i = 0, rows; i < m; i += rows) {
-                rows = matmul_rows_of_tile(m - i);
-                matmul_wide(y + i * ldy + column, ldy, x + i * ldx + k0, ldx, tile, rows, depth,
-                            column_end - column, k0 > 0);
+            const float *block = a + i0 * a_row + k0 * a_col;
+            if (pack) matmul_pack_a(tiles, block, a_row, a_col, m_block, depth);
+            for (int64_t column = column_begin; column < column_end; column += WIDTH) {
+                int64_t at = ((column / IFL_PANEL) * k + k0) * IFL_PANEL + column % IFL_PANEL;
+                if (fill) matmul_fill_tile(tile, w ? w + at : NULL, b ? b + at : NULL, depth);
+                matmul_block(y + i0 * ldy + column, ldy, pack ? tiles : block,
+                             pack ? MATMUL_K_TILE : a_row, a_col != 1, fill ? tile : b + at,
+                             fill ? WIDTH : IFL_PANEL, m_block, depth,
+                             matmul_min(WIDTH, column_end - column), resume || k0 > 0);
             }
             k0 += depth;
         } while (k0 < k);
@@ -174,51 +221,15 @@ static void matmul_many_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
 
 BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels,
                       int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end) {
-    if (m < IFL_EXPAND_ROWS)
+    if (m < IFL_BLOCK_ROWS)
         matmul_few_rows(y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
     else
-        matmul_many_rows(y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
-}
-
-/* a_tiles: for each row tile [depth][rows]. */
-static void matmul_pack_a(float *a_tiles, const float *a, int64_t a_row, int64_t a_col, int64_t m,
-                          int64_t depth) {
-    for (int64_t i = 0, rows; i < m; i += rows) {
-        rows = matmul_rows_of_tile(m - i);
-        float *out = a_tiles + i * depth;
-        if (a_row == 1) {
-            for (int64_t kk = 0; kk < depth; kk++)
-                for (int64_t r = 0; r < rows; r++)
-                    out[kk * rows + r] = a[i + r + kk * a_col];
-        } else {
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t kk = 0; kk < depth; kk++)
-                    out[kk * rows + r] = a[(i + r) * a_row + kk * a_col];
-        }
-    }
+        matmul_blocked(y, ldy, x, ldx, 1, w_panels, NULL, m, n, k, panel_begin, panel_end, false);
 }
 
 BODY void matmul_f32_body(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                           const float *b_panels, int64_t m, int64_t n, int64_t k,
                           int64_t panel_begin, int64_t panel_end, bool accumulate) {
-    enum { WIDTH = 16 * IFL_TILE_COLS };
-    float a_tiles[MATMUL_A_ROWS * MATMUL_K_TILE] __attribute__((aligned(64)));
-    int64_t column_end = matmul_min(n, panel_end * IFL_PANEL);
-    for (int64_t i0 = 0; i0 < m; i0 += MATMUL_A_ROWS) {
-        int64_t m_block = matmul_min(MATMUL_A_ROWS, m - i0), k0 = 0;
-        do {
-            int64_t depth = matmul_min(MATMUL_K_TILE, k - k0);
-            matmul_pack_a(a_tiles, a + i0 * a_row + k0 * a_col, a_row, a_col, m_block, depth);
-            for (int64_t column = panel_begin * IFL_PANEL; column < column_end; column += WIDTH) {
-                const float *b =
-                    b_panels + ((column / IFL_PANEL) * k + k0) * IFL_PANEL + column % IFL_PANEL;
-                for (int64_t i = 0, rows; i < m_block; i += rows) {
-                    rows = matmul_rows_of_tile(m_block - i);
-                    matmul_packed(c + (i0 + i) * ldc + column, ldc, a_tiles + i * depth, b, rows,
-                                  depth, column_end - column, accumulate || k0 > 0);
-                }
-            }
-            k0 += depth;
-        } while (k0 < k);
-    }
+    matmul_blocked(c, ldc, a, a_row, a_col, NULL, b_panels, m, n, k, panel_begin, panel_end,
+                   accumulate);
 }

@@ -13,7 +13,8 @@
 #define IFL_TILE_ROWS 6
 #define IFL_TILE_COLS 1
 #define IFL_DIRECT_COLS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
-#define IFL_EXPAND_ROWS 16
+#define IFL_BLOCK_ROWS 64 /* rows from which A is copied in blocks */
+#define IFL_COPY_ROWS 24  /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
 typedef struct lanes {

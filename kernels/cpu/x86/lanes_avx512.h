@@ -13,7 +13,8 @@
 #define IFL_TILE_ROWS 12
 #define IFL_TILE_COLS 2
 #define IFL_DIRECT_COLS(rows) ((rows) <= 6 ? 4 : 2)
-#define IFL_EXPAND_ROWS 32
+#define IFL_BLOCK_ROWS 32 /* rows from which A is copied in blocks */
+#define IFL_COPY_ROWS 32  /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
 typedef __m512 lanes;
