@@ -1,0 +1,132 @@
+#include "deploy/cli/run_learner.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "actor/actor.h"
+#include "common/log.h"
+#include "common/task.h"
+#include "deploy/cli/affinity.h"
+#include "deploy/cli/config_model.h"
+#include "deploy/cli/local_actors.h"
+#include "deploy/cli/signals.h"
+#include "learner/learner.h"
+
+static int threads_of(int32_t configured) {
+    if (configured > 0) return configured;
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model *loaded,
+                               ifl_error *err) {
+    ifl_learner_plan plan =
+        ifl_learner_memory(config, loaded->model, threads_of(config->learner.threads));
+    ifl_memory_plan items = {0};
+    ifl_memory_plan_add(&items, "initial weights", ifl_weights_bytes(loaded->model));
+    ifl_memory_plan_add(&items, "masters and AdamW moments", plan.optimizer);
+    ifl_memory_plan_add(&items, "gradients and activations", plan.trainer);
+    ifl_memory_plan_add(&items, "versions kept for the audit", plan.versions);
+    ifl_memory_plan_add(&items, "publication", plan.publisher);
+    ifl_memory_plan_add(&items, "audit", plan.audit);
+    return ifl_memory_plan_check(&items, config->memory.limit_gib, stderr, err);
+}
+
+/* A socket file of this process's own: no port to collide with, and no network. */
+static void local_endpoint(char *out, size_t n_out) {
+    const char *folder = getenv("XDG_RUNTIME_DIR");
+    if (!folder || !folder[0] || strlen(folder) > 60 || access(folder, W_OK) != 0) folder = "/tmp";
+    snprintf(out, n_out, "ipc://%s/inflight-%ld.sock", folder, (long)getpid());
+}
+
+static void local_endpoint_remove(const char *endpoint) {
+    char path[300];
+    snprintf(path, sizeof path, "%s", endpoint + strlen("ipc://"));
+    unlink(path);
+    snprintf(path, sizeof path, "%s.w", endpoint + strlen("ipc://"));
+    unlink(path);
+}
+
+ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err) {
+    const ifl_config *config = options->config;
+    IFL_TRY(ifl_config_check_training(config, err));
+    ifl_log_setup("learner", options->verbose ? IFL_LOG_DEBUG : IFL_LOG_INFO);
+    const atomic_bool *stop = ifl_signals_install();
+    cpu_set_t mask;
+    IFL_TRY(ifl_cpu_list_parse(&mask, "", "process", err));
+    ifl_loaded_model loaded;
+    ifl_run_dir run = {.lock_fd = -1};
+    ifl_local_actors *actors = NULL;
+    char endpoint[256], logs[IFL_PATH_MAX + 8];
+    bool own_endpoint = false;
+    ifl_status st;
+    IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, stderr, err), done);
+    IFL_TRY_GOTO(st, learner_plan(config, &loaded, err), done);
+    ifl_config_describe(config, stderr);
+    IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);
+    snprintf(endpoint, sizeof endpoint, "%s", config->transport.bind);
+    if (local_actors) {
+        ifl_config defaults;
+        ifl_config_defaults(&defaults);
+        own_endpoint = strcmp(defaults.transport.bind, config->transport.bind) == 0;
+        if (own_endpoint) local_endpoint(endpoint, sizeof endpoint);
+        snprintf(logs, sizeof logs, "%s/logs", run.path);
+        ifl_local_actors_options local = {config->actor.count,
+                                          options->config_path,
+                                          options->n_overrides,
+                                          options->overrides,
+                                          endpoint,
+                                          logs,
+                                          config->actor.cpus,
+                                          &mask};
+        IFL_TRY_GOTO(st, ifl_local_actors_start(&actors, &local, err), done);
+    }
+    IFL_TRY_GOTO(st, ifl_cpu_pin(config->learner.cpus, "learner.cpus", err), done);
+    ifl_learner_options learner = {config, loaded.model, loaded.weights, loaded.tokenizer,
+                                   &run,   endpoint,     stop,           stdout};
+    st = ifl_learner_run(&learner, err);
+    if (st == IFL_OK) {
+        printf("%s: %s\n", config->run.name, run.summary);
+        fflush(stdout);
+    } else if (access(run.checkpoints, F_OK) == 0) {
+        fprintf(stderr,
+                "To go on from the last checkpoint: the same command with run.resume=true\n");
+    }
+done:
+    ifl_local_actors_stop(actors);
+    if (own_endpoint) local_endpoint_remove(endpoint);
+    ifl_run_dir_close(&run);
+    ifl_loaded_model_clear(&loaded);
+    return st;
+}
+
+ifl_status ifl_dry_run(const ifl_options *options, FILE *f, ifl_error *err) {
+    const ifl_config *config = options->config;
+    ifl_options_print(options, f);
+    IFL_TRY(ifl_config_check_training(config, err));
+    ifl_loaded_model loaded;
+    ifl_task_set *set = NULL;
+    ifl_task task = {0};
+    ifl_status st;
+    IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, NULL, err), done);
+    IFL_TRY_GOTO(st, ifl_task_set_open(&set, config, "train", loaded.tokenizer, err), done);
+    IFL_TRY_GOTO(st, ifl_task_set_get(set, 0, &task, err), done);
+    fprintf(f, "# first training task %s, checker %s, answer %s\n", task.id,
+            task.checker && task.checker[0] ? task.checker : config->reward.checker, task.answer);
+    fprintf(f, "# prompt, %d tokens:", task.n_prompt);
+    for (int32_t i = 0; i < task.n_prompt; i++)
+        fprintf(f, " %d", task.prompt[i]);
+    fprintf(f, "\n# | ");
+    for (const char *at = task.text ? task.text : ""; *at; at++)
+        if (*at == '\n')
+            fprintf(f, "\n# | ");
+        else
+            fputc(*at, f);
+    fprintf(f, "\n");
+done:
+    ifl_task_clear(&task);
+    ifl_task_set_close(set);
+    ifl_loaded_model_clear(&loaded);
+    return st;
+}

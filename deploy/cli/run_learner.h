@@ -1,0 +1,16 @@
+/* What `inflight train` and `inflight learner` have in common: model, memory plan, run folder,
+ * learner. */
+#ifndef IFL_CLI_RUN_LEARNER_H
+#define IFL_CLI_RUN_LEARNER_H
+
+#include "deploy/cli/options.h"
+
+/* Runs the learner of options->config; with `local_actors` also starts actor.count actors on this
+ * host. SIGINT and SIGTERM end the run after the current step, with a checkpoint. */
+ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err);
+
+/* --dry-run: the resolved configuration, derived numbers, and one rendered training example with
+ * its token ids (when the model and its tokenizer can be loaded). */
+ifl_status ifl_dry_run(const ifl_options *options, FILE *f, ifl_error *err);
+
+#endif

@@ -1,0 +1,10 @@
+/* SIGINT and SIGTERM ask for an orderly end; a second one ends the process at once. */
+#ifndef IFL_CLI_SIGNALS_H
+#define IFL_CLI_SIGNALS_H
+
+#include <stdatomic.h>
+
+/* Installs the handlers (SIGPIPE is ignored) and returns the flag they set. */
+const atomic_bool *ifl_signals_install(void);
+
+#endif
