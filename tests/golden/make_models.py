@@ -185,12 +185,14 @@ def write_gguf(path, config, state):
         w.add_rope_dimension_count(head_dim)
         w.add_tensor("rope_freqs.weight", llama3_factors(rope, head_dim))
     w.add_tokenizer_model("llama" if gemma else "gpt2")
+    tokens = [f"t{i}" for i in range(config.vocab_size)]
     if not gemma:
+        tokens[100:120] = [f"t{i}t{i + 1}" for i in range(0, 40, 2)]
         w.add_tokenizer_pre("llama-bpe" if arch == "llama" else "qwen2")
         w.add_token_merges([f"t{i} t{i + 1}" for i in range(0, 40, 2)])
     else:
         w.add_token_scores([-float(i) for i in range(config.vocab_size)])
-    w.add_token_list([f"t{i}" for i in range(config.vocab_size)])
+    w.add_token_list(tokens)
     w.add_token_types([1] * config.vocab_size)
     if config.bos_token_id is not None:
         w.add_bos_token_id(config.bos_token_id)
