@@ -124,9 +124,10 @@ void ifl_server_stats_get(ifl_server *server, ifl_server_stats *out);
  * transport thread, so no call may block or do more than look things up. */
 typedef struct ifl_weight_source {
     void *context;
-    /* The newest version's manifest; kept alive until manifest_release. NULL when there is none. */
-    const ifl_manifest *(*manifest_retain)(void *context);
-    void (*manifest_release)(void *context, const ifl_manifest *manifest);
+    /* The newest version's manifest; kept alive until manifest_release(hint). NULL when there is
+     * none. */
+    const ifl_manifest *(*manifest_retain)(void *context, void **hint);
+    void (*manifest_release)(void *context, void *hint);
     /* Raw bytes of a chunk; they must stay alive until `release(hint)`, which is called on any
      * thread. IFL_NOTFOUND: that version is not served (any more), or has no such chunk. */
     ifl_status (*chunk)(void *context, int64_t version, int32_t chunk, const void **data,

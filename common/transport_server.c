@@ -12,8 +12,9 @@
 #include "common/log.h"
 #include "common/transport_internal.h"
 
-#define BURST_MAX 64 /* messages of one plane in one turn: control comes again before more chunks  \
-                      */
+#define BURST_MAX                                                                                  \
+    64 /* messages of one plane in one turn: control comes again before more chunks                \
+        */
 #define OFFENDERS_MAX 256
 #define OFFENCES_MAX 10    /* malformed messages until an identity is ignored */
 #define BAN_NS 60000000000 /* ... for so long */
@@ -226,12 +227,13 @@ static bool server_check_hash(ifl_server *s, const ifl_wire_hello *h, const char
 
 static int64_t server_newest_version(ifl_server *s) {
     int64_t version = -1;
+    void *hint = NULL;
     pthread_mutex_lock(&s->source_lock);
     if (s->has_source) {
-        const ifl_manifest *m = s->source.manifest_retain(s->source.context);
+        const ifl_manifest *m = s->source.manifest_retain(s->source.context, &hint);
         if (m) {
             version = m->version;
-            s->source.manifest_release(s->source.context, m);
+            s->source.manifest_release(s->source.context, hint);
         }
     }
     pthread_mutex_unlock(&s->source_lock);
@@ -441,9 +443,10 @@ static server_peer *server_session(ifl_server *s, const transport_in *in, const 
  */
 
 static void server_send_manifest(ifl_server *s, server_peer *peer) {
+    void *hint = NULL;
     pthread_mutex_lock(&s->source_lock);
     const ifl_manifest *manifest =
-        s->has_source ? s->source.manifest_retain(s->source.context) : NULL;
+        s->has_source ? s->source.manifest_retain(s->source.context, &hint) : NULL;
     if (manifest) {
         ifl_message m = ifl_message_make(IFL_WIRE_WANN);
         m.policy = manifest->version;
@@ -454,7 +457,7 @@ static void server_send_manifest(ifl_server *s, server_peer *peer) {
             transport_out_push(&peer->weights_out, out);
         else
             ifl_warn("cannot announce version %lld: %s", (long long)manifest->version, err.text);
-        s->source.manifest_release(s->source.context, manifest);
+        s->source.manifest_release(s->source.context, hint);
     }
     pthread_mutex_unlock(&s->source_lock);
 }

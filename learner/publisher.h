@@ -2,11 +2,11 @@
  * serves them.
  *
  * Publishing copies once, on the publisher's own thread: it unpacks the borrowed weights chunk by
- * chunk into a flat canonical bf16 buffer (the wire's order; packed panels are not), hashing each
- * chunk while it is in cache, and then gives the weights back. Chunks leave as zero-copy frames
- * that point into that buffer. At most IFL_EDITIONS_MAX such buffers exist: the newest version, and
- * older ones that an actor is still fetching; memory is ifl_publisher_bytes. Newest wins: a version
- * overtaken before its unpacking began is never announced. */
+ * chunk into canonical bf16 buffers (the wire's order; packed panels are not), hashing each chunk
+ * while it is in cache, and then gives the weights back. Chunks leave as zero-copy frames that
+ * point into those buffers, counted one by one, so that an actor that stops reading pins its window
+ * of chunks and no more. Served are the newest version, and one older one while an actor is still
+ * fetching it. A version overtaken before its unpacking began is never announced. */
 #ifndef IFL_LEARNER_PUBLISHER_H
 #define IFL_LEARNER_PUBLISHER_H
 

@@ -1,0 +1,463 @@
+#include "actor/weight_receiver.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+
+#define POLL_MS 100
+#define ANSWER_NS 10000000000 /* chunks asked for and not come within this are asked again */
+#define REFUSED_NS 500000000  /* after WNACK, unless a newer version is announced */
+#define VERIFY_TRIES 3        /* of a whole version whose chunks were all right but not the sum */
+
+typedef enum { CHUNK_NEEDED, CHUNK_ASKED, CHUNK_DONE } chunk_state;
+typedef enum { BUFFER_NONE, BUFFER_OFFERED, BUFFER_FETCHING, BUFFER_READY } buffer_state;
+
+struct ifl_weight_receiver {
+    const ifl_model *model;
+    ifl_client *client;
+    pthread_t thread;
+    bool thread_started;
+
+    /* The thread's own. */
+    ifl_manifest *announced; /* newest of this session; NULL before the first */
+    ifl_manifest *fetching;  /* NULL: no fetch */
+    uint8_t *states;         /* [fetching->n_chunks] chunk_state */
+    int32_t n_done, n_asked, cursor;
+    int32_t window;
+    int32_t n_verify_failures;
+    int64_t begin_ns, moved_ns, not_before_ns;
+    bool dropped_last; /* the fetch before this one was given up */
+    bool connected;
+    uint16_t *bounce; /* for payloads at odd addresses */
+    int64_t bounce_elements;
+
+    pthread_mutex_t lock; /* guards everything below */
+    pthread_cond_t changed;
+    bool stop;
+    buffer_state state;
+    ifl_weights *buffer; /* the thread writes into it while FETCHING */
+    int64_t announced_version;
+    int64_t done_version; /* last one made ready */
+    ifl_hash done_root;
+    bool has_done;
+    bool has_mismatch;
+    ifl_error mismatch;
+    ifl_weight_receiver_stats stats;
+};
+
+/* --- The fetch
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static void receiver_end_fetch(ifl_weight_receiver *r, buffer_state state) {
+    ifl_manifest_free(r->fetching);
+    r->fetching = NULL;
+    free(r->states);
+    r->states = NULL;
+    r->n_done = r->n_asked = r->cursor = 0;
+    pthread_mutex_lock(&r->lock);
+    if (r->state == BUFFER_FETCHING) r->state = state;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Gives a fetch up for a newer version. */
+static void receiver_drop_fetch(ifl_weight_receiver *r) {
+    pthread_mutex_lock(&r->lock);
+    r->stats.dropped++;
+    pthread_mutex_unlock(&r->lock);
+    r->dropped_last = true;
+    receiver_end_fetch(r, BUFFER_OFFERED);
+}
+
+static void receiver_ask_again(ifl_weight_receiver *r) {
+    int32_t n = 0;
+    for (int32_t i = 0; r->fetching && i < r->fetching->n_chunks; i++)
+        if (r->states[i] == CHUNK_ASKED) {
+            r->states[i] = CHUNK_NEEDED;
+            n++;
+        }
+    r->n_asked = 0;
+    r->cursor = 0;
+    pthread_mutex_lock(&r->lock);
+    r->stats.retries += n;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* The manifest against this model: a hash over the same names, places and sizes was compared in
+ * HELLO, so a difference is a fault of the learner. */
+static ifl_status receiver_check_model(const ifl_weight_receiver *r, const ifl_manifest *m,
+                                       ifl_error *err) {
+    if (m->n_elements != r->model->n_elements || m->n_tensors != r->model->n_params)
+        return ifl_fail(
+            err, IFL_MISMATCH,
+            "version %lld has %d tensors of %lld elements, this actor's model %d of %lld",
+            (long long)m->version, m->n_tensors, (long long)m->n_elements, r->model->n_params,
+            (long long)r->model->n_elements);
+    for (int32_t i = 0; i < m->n_tensors; i++) {
+        const ifl_manifest_tensor *t = &m->tensors[i];
+        const ifl_param *p = &r->model->params[i];
+        if (strcmp(t->name, p->spec.name) != 0 || t->offset != p->offset ||
+            t->n_elements != p->spec.rows * p->spec.cols || t->delta_of != -1)
+            return ifl_fail(
+                err, IFL_MISMATCH,
+                "version %lld: tensor %d is %s of %lld elements, this actor's is %s of %lld",
+                (long long)m->version, i, t->name, (long long)t->n_elements, p->spec.name,
+                (long long)(p->spec.rows * p->spec.cols));
+    }
+    return IFL_OK;
+}
+
+static void receiver_announcement(ifl_weight_receiver *r, ifl_message *message) {
+    ifl_manifest *m = message->wann.manifest;
+    message->wann.manifest = NULL; /* ours now */
+    ifl_error err = {0};
+    if (receiver_check_model(r, m, &err) != IFL_OK) {
+        pthread_mutex_lock(&r->lock);
+        r->has_mismatch = true;
+        r->mismatch = err;
+        pthread_cond_broadcast(&r->changed);
+        pthread_mutex_unlock(&r->lock);
+        ifl_manifest_free(m);
+        return;
+    }
+    ifl_manifest_free(r->announced);
+    r->announced = m;
+    r->not_before_ns = 0;
+    pthread_mutex_lock(&r->lock);
+    r->announced_version = m->version;
+    pthread_mutex_unlock(&r->lock);
+    if (!r->fetching || ifl_hash_equal(r->fetching->root, m->root)) return;
+    /* A version below the fetched one comes from a learner that went back to a checkpoint: what it
+     * doesn't name is gone. */
+    bool is_new_history = m->version <= r->fetching->version;
+    if (is_new_history || (r->n_done < r->fetching->n_chunks / 2 && !r->dropped_last))
+        receiver_drop_fetch(r);
+}
+
+/* Begins with the newest version when there is a buffer and something new. */
+static void receiver_start(ifl_weight_receiver *r) {
+    if (r->fetching || !r->announced || ifl_clock_ns() < r->not_before_ns) return;
+    pthread_mutex_lock(&r->lock);
+    bool go = r->state == BUFFER_OFFERED &&
+              !(r->has_done && ifl_hash_equal(r->done_root, r->announced->root));
+    if (go) r->state = BUFFER_FETCHING;
+    pthread_mutex_unlock(&r->lock);
+    if (!go) return;
+    r->fetching = r->announced;
+    r->announced = NULL;
+    r->states = calloc((uint32_t)r->fetching->n_chunks, sizeof *r->states);
+    if (!r->states) {
+        ifl_warn("out of memory: the table of %d chunks; trying again", r->fetching->n_chunks);
+        r->announced = r->fetching;
+        r->fetching = NULL;
+        r->not_before_ns = ifl_clock_ns() + REFUSED_NS;
+        receiver_end_fetch(r, BUFFER_OFFERED);
+        return;
+    }
+    r->begin_ns = r->moved_ns = ifl_clock_ns();
+    r->n_verify_failures = 0;
+}
+
+/* Keeps `window` chunks on their way. */
+static void receiver_ask(ifl_weight_receiver *r) {
+    if (!r->fetching || !r->connected) return;
+    while (r->n_asked < r->window && r->n_done + r->n_asked < r->fetching->n_chunks) {
+        ifl_message m = ifl_message_make(IFL_WIRE_WGET);
+        m.policy = m.wget.version = r->fetching->version;
+        int32_t room = r->window - r->n_asked;
+        for (; r->cursor < r->fetching->n_chunks && m.wget.n_chunks < room &&
+               m.wget.n_chunks < IFL_WIRE_GET_MAX;
+             r->cursor++)
+            if (r->states[r->cursor] == CHUNK_NEEDED) m.wget.chunks[m.wget.n_chunks++] = r->cursor;
+        if (m.wget.n_chunks == 0) {
+            r->cursor = 0; /* chunks to be asked again lie before the cursor */
+            continue;
+        }
+        ifl_error err = {0};
+        if (ifl_client_send_weights(r->client, &m, &err) != IFL_OK) {
+            r->cursor = 0; /* no link, or too much waits: later */
+            return;
+        }
+        for (int32_t i = 0; i < m.wget.n_chunks; i++)
+            r->states[m.wget.chunks[i]] = CHUNK_ASKED;
+        if (r->n_asked == 0) r->moved_ns = ifl_clock_ns();
+        r->n_asked += m.wget.n_chunks;
+    }
+}
+
+/* The payload as bf16 elements at an even address. */
+static const uint16_t *receiver_elements(ifl_weight_receiver *r, const ifl_wire_wchunk *c,
+                                         int64_t n) {
+    if (((uintptr_t)c->data & 1) == 0) return (const uint16_t *)(const void *)c->data;
+    if (r->bounce_elements < n) {
+        uint16_t *grown = realloc(r->bounce, (size_t)n * 2);
+        if (!grown) return NULL;
+        r->bounce = grown;
+        r->bounce_elements = n;
+    }
+    memcpy(r->bounce, c->data, (size_t)n * 2);
+    return r->bounce;
+}
+
+static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
+    if (!r->fetching || c->version != r->fetching->version || c->chunk >= r->fetching->n_chunks ||
+        r->states[c->chunk] != CHUNK_ASKED)
+        return; /* of a fetch that was given up */
+    const ifl_manifest_chunk *want = &r->fetching->chunks[c->chunk];
+    r->n_asked--;
+    r->moved_ns = ifl_clock_ns();
+    const uint16_t *elements = NULL;
+    if (c->codec == IFL_CODEC_DENSE && c->n_data == (size_t)want->n_elements * 2 &&
+        ifl_hash_equal(ifl_hash_bytes(c->data, c->n_data), want->hash))
+        elements = receiver_elements(r, c, want->n_elements);
+    if (!elements) {
+        r->states[c->chunk] = CHUNK_NEEDED;
+        pthread_mutex_lock(&r->lock);
+        r->stats.hash_failures++;
+        r->stats.retries++;
+        pthread_mutex_unlock(&r->lock);
+        return;
+    }
+    ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
+    r->states[c->chunk] = CHUNK_DONE;
+    r->n_done++;
+    pthread_mutex_lock(&r->lock);
+    r->stats.chunks++;
+    r->stats.bytes += (int64_t)c->n_data;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* All chunks are in: the hash of the weights as they now lie in the buffer decides. */
+static void receiver_verify(ifl_weight_receiver *r) {
+    if (!r->fetching || r->n_done < r->fetching->n_chunks) return;
+    const ifl_manifest *m = r->fetching;
+    int64_t before = ifl_clock_ns();
+    ifl_hash content = ifl_weights_hash(r->buffer);
+    int64_t after = ifl_clock_ns();
+    if (!ifl_hash_equal(content, m->content)) {
+        pthread_mutex_lock(&r->lock);
+        r->stats.hash_failures++;
+        r->stats.retries += m->n_chunks;
+        pthread_mutex_unlock(&r->lock);
+        ifl_warn("version %lld: all chunks are right, their sum is not; fetching it again",
+                 (long long)m->version);
+        if (++r->n_verify_failures >= VERIFY_TRIES) {
+            r->not_before_ns = after + 10 * (int64_t)REFUSED_NS;
+            if (!r->announced) {
+                r->announced = r->fetching;
+                r->fetching = NULL;
+            }
+            receiver_end_fetch(r, BUFFER_OFFERED);
+            return;
+        }
+        memset(r->states, CHUNK_NEEDED, (size_t)m->n_chunks);
+        r->n_done = r->n_asked = r->cursor = 0;
+        return;
+    }
+    ifl_message ready = ifl_message_make(IFL_WIRE_WREADY);
+    ready.policy = ready.wready.version = m->version;
+    ready.wready.root = m->root;
+    ifl_client_set_held_version(r->client, m->version);
+    (void)ifl_client_send(r->client, &ready, NULL); /* without a link nobody waits for it */
+    pthread_mutex_lock(&r->lock);
+    r->buffer->version = m->version;
+    r->done_version = m->version;
+    r->done_root = m->root;
+    r->has_done = true;
+    r->stats.versions++;
+    r->stats.fetch_s_last = (double)(after - r->begin_ns) * 1e-9;
+    r->stats.verify_s_last = (double)(after - before) * 1e-9;
+    r->stats.version_bytes_last = m->n_elements * 2;
+    pthread_mutex_unlock(&r->lock);
+    r->dropped_last = false;
+    receiver_end_fetch(r, BUFFER_READY);
+}
+
+/* --- The thread
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
+    switch (event->kind) {
+    case IFL_CLIENT_CONNECTED:
+        /* What the new session announces counts; it may have gone back to a checkpoint. */
+        r->connected = true;
+        r->window = event->message.welcome.chunk_window;
+        ifl_manifest_free(r->announced);
+        r->announced = NULL;
+        receiver_ask_again(r);
+        break;
+    case IFL_CLIENT_LOST:
+        r->connected = false;
+        receiver_ask_again(r);
+        break;
+    case IFL_CLIENT_MESSAGE:
+        if (event->message.type == IFL_WIRE_WANN)
+            receiver_announcement(r, &event->message);
+        else if (event->message.type == IFL_WIRE_WCHUNK)
+            receiver_chunk(r, &event->message.wchunk);
+        else if (r->fetching && event->message.wnack.version == r->fetching->version) {
+            /* Gone at the learner. A newer one is announced, or will be. */
+            if (!r->announced) r->not_before_ns = ifl_clock_ns() + REFUSED_NS;
+            receiver_drop_fetch(r);
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static void *receiver_run(void *context) {
+    ifl_weight_receiver *r = context;
+    for (;;) {
+        pthread_mutex_lock(&r->lock);
+        bool stop = r->stop;
+        pthread_mutex_unlock(&r->lock);
+        if (stop) return NULL;
+        receiver_start(r);
+        receiver_ask(r);
+        ifl_client_event event;
+        if (ifl_client_poll_weights(r->client, POLL_MS, &event, NULL) == IFL_OK) {
+            receiver_event(r, &event);
+            ifl_client_event_clear(&event);
+            receiver_verify(r);
+        } else if (r->n_asked > 0 && ifl_clock_ns() - r->moved_ns > ANSWER_NS) {
+            receiver_ask_again(r);
+        }
+    }
+}
+
+/* --- The application's side
+ * ---------------------------------------------------------------------------------------------- */
+
+ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model *model,
+                                      ifl_client *client, ifl_error *err) {
+    *out = NULL;
+    ifl_weight_receiver *r = calloc(1, sizeof *r);
+    if (!r) return ifl_fail(err, IFL_NOMEM, "out of memory: the weight receiver");
+    r->model = model;
+    r->client = client;
+    r->window = 8;
+    r->announced_version = r->done_version = -1;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    if (pthread_create(&r->thread, NULL, receiver_run, r) != 0) {
+        ifl_weight_receiver_free(r);
+        return ifl_fail(err, IFL_NOMEM, "cannot start the weight receiver's thread");
+    }
+    r->thread_started = true;
+    *out = r;
+    return IFL_OK;
+}
+
+void ifl_weight_receiver_free(ifl_weight_receiver *r) {
+    if (!r) return;
+    if (r->thread_started) {
+        pthread_mutex_lock(&r->lock);
+        r->stop = true;
+        pthread_mutex_unlock(&r->lock);
+        ifl_client_wake_weights(r->client);
+        pthread_join(r->thread, NULL);
+    }
+    ifl_manifest_free(r->announced);
+    ifl_manifest_free(r->fetching);
+    free(r->states);
+    free(r->bounce);
+    pthread_cond_destroy(&r->changed);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *r, ifl_weights *weights,
+                                            ifl_error *err) {
+    if (!ifl_hash_equal(weights->model->fingerprint, r->model->fingerprint))
+        return ifl_fail(err, IFL_USAGE, "the offered weights belong to another model");
+    ifl_status st = IFL_OK;
+    pthread_mutex_lock(&r->lock);
+    if (r->state != BUFFER_NONE) {
+        st = ifl_fail(err, IFL_FULL, "the weight receiver has a buffer already");
+    } else {
+        r->buffer = weights;
+        r->state = BUFFER_OFFERED;
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (st == IFL_OK) ifl_client_wake_weights(r->client);
+    return st;
+}
+
+/* Caller holds the lock. */
+static ifl_status receiver_take_locked(ifl_weight_receiver *r, ifl_weights **weights,
+                                       ifl_error *err) {
+    *weights = NULL;
+    if (r->state == BUFFER_READY) {
+        *weights = r->buffer;
+        r->buffer = NULL;
+        r->state = BUFFER_NONE;
+        return IFL_OK;
+    }
+    if (r->has_mismatch) {
+        r->has_mismatch = false;
+        return ifl_fail(err, IFL_MISMATCH, "%s", r->mismatch.text);
+    }
+    return IFL_AGAIN;
+}
+
+ifl_status ifl_weight_receiver_take(ifl_weight_receiver *r, ifl_weights **weights, ifl_error *err) {
+    pthread_mutex_lock(&r->lock);
+    ifl_status st = receiver_take_locked(r, weights, err);
+    pthread_mutex_unlock(&r->lock);
+    return st;
+}
+
+ifl_status ifl_weight_receiver_wait(ifl_weight_receiver *r, int64_t wait_ms, ifl_weights **weights,
+                                    ifl_error *err) {
+    int64_t until = ifl_clock_ns() + wait_ms * 1000000;
+    struct timespec deadline = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+    ifl_status st;
+    pthread_mutex_lock(&r->lock);
+    while ((st = receiver_take_locked(r, weights, err)) == IFL_AGAIN)
+        if (pthread_cond_timedwait(&r->changed, &r->lock, &deadline) != 0) {
+            st = receiver_take_locked(r, weights, err);
+            if (st == IFL_AGAIN)
+                st = ifl_fail(err, IFL_TIMEOUT,
+                              "no weights within %lld ms (newest announced version: %lld)",
+                              (long long)wait_ms, (long long)r->announced_version);
+            break;
+        }
+    pthread_mutex_unlock(&r->lock);
+    return st;
+}
+
+void ifl_weight_receiver_applied(ifl_weight_receiver *r, int64_t version, int64_t stall_us) {
+    ifl_message m = ifl_message_make(IFL_WIRE_WDONE);
+    m.policy = m.wdone.version = version;
+    m.wdone.stall_us = stall_us < 0 ? 0 : stall_us;
+    pthread_mutex_lock(&r->lock);
+    if (version == r->done_version) m.wdone.root = r->done_root;
+    pthread_mutex_unlock(&r->lock);
+    (void)ifl_client_send(r->client, &m,
+                          NULL); /* for the learner's statistics: a lost one is not missed */
+}
+
+int64_t ifl_weight_receiver_announced(ifl_weight_receiver *r) {
+    pthread_mutex_lock(&r->lock);
+    int64_t version = r->announced_version;
+    pthread_mutex_unlock(&r->lock);
+    return version;
+}
+
+void ifl_weight_receiver_stats_get(ifl_weight_receiver *r, ifl_weight_receiver_stats *out) {
+    pthread_mutex_lock(&r->lock);
+    *out = r->stats;
+    pthread_mutex_unlock(&r->lock);
+}
