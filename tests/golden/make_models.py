@@ -200,7 +200,7 @@ def write_gguf(path, config, state):
     w.add_eos_token_id(eos[0] if isinstance(eos, list) else eos)
     if isinstance(eos, list):
         w.add_eot_token_id(eos[1])
-    w.add_add_bos_token(arch != "qwen2")
+    w.add_add_bos_token(config.bos_token_id is not None)
     for name, t in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
