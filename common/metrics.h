@@ -32,6 +32,8 @@
     X("stats/tokens", "tokens", "trained so far")                                                  \
     X("stats/time_waiting_for_data", "s", "of the step")                                           \
     X("stats/queue/batches", "groups", "complete groups waiting")                                  \
+    X("stats/masked", "trajectories", "of the step: left their group by their reward status")      \
+    X("stats/groups_skipped", "groups", "of the step: fewer than two valid members")               \
     X("completions/mean_length", "tokens", "answers of the step")                                  \
     X("completions/p95_length", "tokens", "answers of the step")                                   \
     X("completions/max_length", "tokens", "answers of the step")                                   \
@@ -60,6 +62,7 @@
     X("eval/accuracy_high", "", "kind eval: Wilson 95 % interval")                                 \
     X("eval/n", "prompts", "kind eval")                                                            \
     X("eval/version", "version", "kind eval: the evaluated policy")                                \
+    X("eval/train_s", "s", "kind eval: training time until then, evaluations not counted")         \
     X("eval/avg@k", "", "kind eval: mean over k samples at the training temperature")              \
     X("eval/pass@k", "", "kind eval: at least one of k")                                           \
     X("task/id", "", "kind group: the task")                                                       \
