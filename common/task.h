@@ -1,5 +1,5 @@
-/* Tasks: prompts with what their checker needs, from JSONL files and procedural generators. The order is
- * a keyed permutation, so that a source's whole state is one integer. */
+/* Tasks: prompts with what their checker needs, from JSONL files and procedural generators. The
+ * order is a keyed permutation, so that a source's whole state is one integer. */
 #ifndef IFL_COMMON_TASK_H
 #define IFL_COMMON_TASK_H
 
@@ -11,15 +11,15 @@
 typedef struct ifl_task {
     char *id;
     char *data_source;
-    char *checker;      /* "" = the run's default */
+    char *checker; /* "" = the run's default */
     char *answer;
-    char *meta;         /* JSON text; "" = none */
-    char *text;         /* rendered prompt text, for people; NULL for token-id prompts */
-    int32_t *prompt;    /* token ids */
+    char *meta;      /* JSON text; "" = none */
+    char *text;      /* rendered prompt text, for people; NULL for token-id prompts */
+    int32_t *prompt; /* token ids */
     int32_t n_prompt;
     int32_t max_new_tokens; /* 0 = the run's */
     double weight;
-    char *line;         /* the JSON object as read or generated */
+    char *line; /* the JSON object as read or generated */
 } ifl_task;
 
 void ifl_task_clear(ifl_task *task);
@@ -28,9 +28,19 @@ ifl_status ifl_task_copy(ifl_task *to, const ifl_task *from, ifl_error *err);
 /* Several sources mixed. Not thread-safe. */
 typedef struct ifl_task_set ifl_task_set;
 
-/* Opens the sources (files are indexed, not loaded whole; every line is validated at open with line
- * number in errors). `purpose`: "train" or "eval". With a train set given as `exclude`, tasks of an eval
- * set must be disjoint from it by hash of (prompt, answer): a shared one is an error that names both. */
+/* Opens the sources of config.data.train or .eval (`purpose` "train" or "eval"). Files are indexed,
+ * not loaded whole; every line is validated at open, with path:line in errors; prompts longer than
+ * data.prompt_tokens_max are left out with a warning. An eval set must be disjoint from the
+ * training sources by hash of (prompt, answer): a shared task is IFL_MISMATCH and names both
+ * places. Held-out tasks and their order don't depend on run.seed, so that runs with several seeds
+ * measure on the same. `tokenizer` is borrowed; NULL gives tasks without token ids.
+ *
+ * data.sampler, for training: `ratio` (the default) spreads the sources evenly by their ratios;
+ * `uniform` goes through all tasks of all sources in one keyed permutation; `pass_rate` is `ratio`,
+ * but a task whose last reported pass rate lies outside [pass_rate_min, pass_rate_max] is replaced
+ * by another one of its source (the one nearest to the band if 16 candidates all lie outside),
+ * except for every 8th serial, which measures old rates again. Eval sets are `uniform` if all
+ * sources are finite, else `ratio`. */
 ifl_status ifl_task_set_open(ifl_task_set **out, const ifl_config *config, const char *purpose,
                              const ifl_tokenizer *tokenizer, ifl_error *err);
 void ifl_task_set_close(ifl_task_set *set);
@@ -38,15 +48,19 @@ void ifl_task_set_close(ifl_task_set *set);
 /* Number of distinct tasks; 0 = endless. */
 int64_t ifl_task_set_size(const ifl_task_set *set);
 
-/* The task with running number `serial` (0, 1, ...): source by ratio, then a keyed permutation inside the
- * source, epoch after epoch. A pure function of (seed, serial), except for the pass_rate sampler. */
+/* The task with running number `serial` (0, 1, ...): source by the sampler, then a keyed
+ * permutation inside a finite source, epoch after epoch. A pure function of (seed, serial), except
+ * for the pass_rate sampler, where it depends on what was reported. */
 ifl_status ifl_task_set_get(ifl_task_set *set, uint64_t serial, ifl_task *out, ifl_error *err);
 
 /* For the pass_rate sampler: what share of a group's answers was right. */
 void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rate);
 
-/* Supervised examples of a generator (SFT): prompt and completion texts. `serial` as above. */
-ifl_status ifl_task_set_example(ifl_task_set *set, uint64_t serial, double worked_share, ifl_task *task,
-                                char **completion, ifl_error *err);
+/* Supervised examples: a task and the completion to learn, owned by the caller (free()), with the
+ * newline that ends it. Generators draw other tasks here than ifl_task_set_get does; of `ladder`
+ * the share worked_share is worked, by keyed draws. Files give a line's "completion", or else its
+ * answer as it is. */
+ifl_status ifl_task_set_example(ifl_task_set *set, uint64_t serial, double worked_share,
+                                ifl_task *task, char **completion, ifl_error *err);
 
 #endif
