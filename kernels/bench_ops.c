@@ -60,8 +60,7 @@ typedef struct bench_run {
     float sinks[IFL_THREADS_MAX * IFL_LANES]; /* a cache line per thread */
 } bench_run;
 
-/* --- What one repetition does
- * --------------------------------------------------------------------------- */
+/* --- What one repetition does ---------------------------------------------------------------- */
 
 typedef struct bench_peaks {
     int64_t (*fma)(int64_t iterations, float *out);
@@ -132,8 +131,7 @@ static void bench_repeat(bench_run *run) {
     ifl_parallel_for(run->pool, panels, grain, bench_product_range, run);
 }
 
-/* --- Timing and printing
- * ---------------------------------------------------------------------------------- */
+/* --- Timing and printing --------------------------------------------------------------------- */
 
 typedef struct bench_result {
     double min, median, max; /* seconds per repetition */

@@ -24,6 +24,8 @@ typedef struct attention_call {
     float scale;
     int64_t first[IFL_ATTENTION_ROWS_MAX], stop[IFL_ATTENTION_ROWS_MAX]; /* visible keys */
     float *q_tiles; /* per row tile [D][rows] */
+    int page_shift; /* t >> page_shift is t's page, t & page_mask its place there */
+    int64_t page_mask;
 } attention_call;
 
 /* The visible keys [lo, hi) of each row inside one split, relative to the split's first key. */
@@ -49,11 +51,10 @@ static void attention_range_of(attention_range *range, const attention_call *cal
     }
 }
 
-/* --- Scores
- * ----------------------------------------------------------------------------------------- */
+/* --- Scores ---------------------------------------------------------------------------------- */
 
 /* score[r * 256 + c * 16 ..] for R rows and the first n_blocks of C key blocks. */
-#define ATTENTION_SCORES_TILE(R, C)                                                                \
+#define ATTENTION_SCORES_TILE(R, C, AHEAD)                                                         \
     lanes acc[R][C];                                                                               \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) acc[r][c] = lanes_zero();            \
@@ -61,6 +62,7 @@ static void attention_range_of(attention_range *range, const attention_call *cal
     for (int64_t d = 0; d < head_dim; d++) {                                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
             lanes kv = lanes_load(k[c] + d * 16);                                                  \
+            if (AHEAD) __builtin_prefetch(k[c] + d * 16 + (AHEAD), 0, 2);                          \
             _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
                 lanes_fma(lanes_set(q[d * (R) + r]), kv, acc[r][c]);                               \
         }                                                                                          \
@@ -74,13 +76,12 @@ static void attention_range_of(attention_range *range, const attention_call *cal
     }
 #define ATTENTION_SCORES_FN(R)                                                                     \
     BODY void attention_scores_wide_##R(float *score, const float *q, const float *const *k,       \
-                                        int64_t head_dim, float scale,                             \
-                                        int n_blocks){ATTENTION_SCORES_TILE(                       \
-        R, IFL_DIRECT_COLS(R))} BODY void attention_scores_tile_##R(float *score, const float *q,  \
-                                                                    const float *const *k,         \
-                                                                    int64_t head_dim, float scale, \
-                                                                    int n_blocks) {                \
-        ATTENTION_SCORES_TILE(R, IFL_TILE_COLS)                                                    \
+                                        int64_t head_dim, float scale, int n_blocks) {             \
+        ATTENTION_SCORES_TILE(R, IFL_DIRECT_COLS(R), 512);                                         \
+    }                                                                                              \
+    BODY void attention_scores_tile_##R(float *score, const float *q, const float *const *k,       \
+                                        int64_t head_dim, float scale, int n_blocks) {             \
+        ATTENTION_SCORES_TILE(R, IFL_TILE_COLS, 0);                                                \
     }
 IFL_TILE_CASES(ATTENTION_SCORES_FN)
 
@@ -115,15 +116,18 @@ static int attention_wide_cols(int64_t rows) {
 }
 
 /* Copies keys [t, t + 16) into `block` [D][16]; keys outside [t_min, t_max) read as 0. */
-static void attention_gather(float *block, const ifl_kv_view *view, int64_t head_dim, int64_t t,
-                             int64_t t_min, int64_t t_max) {
+static void attention_gather(float *block, const attention_call *call, int64_t t, int64_t t_min,
+                             int64_t t_max) {
+    const ifl_kv_view *view = call->view;
+    const int64_t head_dim = call->head_dim;
     static const float zeros[IFL_LANES] = {0};
     int64_t b = view->page_tokens; /* < 16: a page is one block [D][b] */
     const float *key[IFL_LANES];
     for (int64_t j = 0; j < 16; j++) {
         key[j] = NULL;
         if (t + j >= t_min && t + j < t_max)
-            key[j] = view->k + view->pages[(t + j) / b] * view->page_stride + (t + j) % b;
+            key[j] = view->k + view->pages[(t + j) >> call->page_shift] * view->page_stride +
+                     ((t + j) & call->page_mask);
     }
     int64_t d = 0;
     if (b == 1)
@@ -155,12 +159,11 @@ static void attention_scores(float *score, const attention_call *call,
             int64_t t = range->begin + t0 + n_blocks * 16;
             if (gather) {
                 k[n_blocks] = gathered + n_blocks * head_dim * 16;
-                attention_gather(gathered + n_blocks * head_dim * 16, view, head_dim, t,
+                attention_gather(gathered + n_blocks * head_dim * 16, call, t,
                                  range->begin + range->lo_min, range->begin + range->hi_max);
             } else {
-                int64_t page = view->pages[t / view->page_tokens];
-                k[n_blocks] =
-                    view->k + page * view->page_stride + (t % view->page_tokens) * head_dim;
+                int64_t page = view->pages[t >> call->page_shift];
+                k[n_blocks] = view->k + page * view->page_stride + (t & call->page_mask) * head_dim;
             }
         }
         for (int c = n_blocks; c < 4; c++)
@@ -208,8 +211,7 @@ static float attention_exp(float *score, int lo, int hi, float split_max) {
     return lanes_tree(sum);
 }
 
-/* --- PV
- * --------------------------------------------------------------------------------------------- */
+/* --- PV -------------------------------------------------------------------------------------- */
 
 /* o[r * ldo + c * 16 ..] continued over keys [begin, end); v[t] + d is the chunk of key t. */
 #define ATTENTION_PV_TILE(R, C)                                                                    \
@@ -232,11 +234,12 @@ static float attention_exp(float *score, int lo, int hi, float split_max) {
     }
 #define ATTENTION_PV_FN(R)                                                                         \
     BODY void attention_pv_wide_##R(float *o, const float *p, const float *const *v, int64_t d,    \
-                                    int begin, int end){ATTENTION_PV_TILE(                         \
-        R, IFL_DIRECT_COLS(R))} BODY void attention_pv_tile_##R(float *o, const float *p,          \
-                                                                const float *const *v, int64_t d,  \
-                                                                int begin, int end) {              \
-        ATTENTION_PV_TILE(R, IFL_TILE_COLS)                                                        \
+                                    int begin, int end) {                                          \
+        ATTENTION_PV_TILE(R, IFL_DIRECT_COLS(R));                                                  \
+    }                                                                                              \
+    BODY void attention_pv_tile_##R(float *o, const float *p, const float *const *v, int64_t d,    \
+                                    int begin, int end) {                                          \
+        ATTENTION_PV_TILE(R, IFL_TILE_COLS);                                                       \
     }
 IFL_TILE_CASES(ATTENTION_PV_FN)
 
@@ -257,93 +260,149 @@ static void attention_pv_rows(bool wide, int64_t rows, float *o, const float *p,
     }
 }
 
-/* The ragged ends of one row, `cols` lanes of its outputs. */
-static void attention_pv_ends(float *o, const float *p, const float *const *v, int64_t d, int cols,
-                              int begin, int end) {
-    for (int c = 0; c < cols; c++) {
-        lanes acc = lanes_load(o + c * 16);
-        for (int t = begin; t < end; t++)
-            acc = lanes_fma(lanes_set(p[t]), lanes_load(v[t] + d + c * 16), acc);
-        lanes_store(o + c * 16, acc);
+/* One row over keys [begin, end): a lone row, or the ragged ends of a tile. */
+#define ATTENTION_PV_ROW(C)                                                                        \
+    BODY void attention_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,     \
+                                   int begin, int end) {                                           \
+        ATTENTION_PV_TILE(1, C);                                                                   \
+    }
+ATTENTION_PV_ROW(1)
+ATTENTION_PV_ROW(2)
+ATTENTION_PV_ROW(4)
+
+static void attention_pv_row(float *o, const float *p, const float *const *v, int64_t d, int cols,
+                             int begin, int end) {
+    if (begin >= end) return;
+    if (cols == 4)
+        attention_pv_row_4(o, p, v, d, begin, end);
+    else if (cols == 2)
+        attention_pv_row_2(o, p, v, d, begin, end);
+    else
+        attention_pv_row_1(o, p, v, d, begin, end);
+}
+
+/* Continues o_s of all rows ([row][cols * 16], at `tile`) over keys [t0, t1) of the split; key t's
+ * chunk of outputs lies at v[t] + d. */
+static void attention_pv_keys(float *tile, const attention_call *call, const attention_range *range,
+                              const float *p, const float *const *v, int64_t d, bool wide, int cols,
+                              int t0, int t1) {
+    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
+        rows = matmul_rows_of_tile(call->n_rows - r);
+        float *o = tile + r * cols * 16;
+        const float *pr = p + r * IFL_KV_SPLIT;
+        int lo[IFL_TILE_ROWS], hi[IFL_TILE_ROWS], common_lo = t0, common_hi = t1;
+        for (int64_t i = 0; i < rows; i++) {
+            lo[i] = range->lo[r + i] > t0 ? range->lo[r + i] : t0;
+            hi[i] = range->hi[r + i] < t1 ? range->hi[r + i] : t1;
+            if (lo[i] > common_lo) common_lo = lo[i];
+            if (hi[i] < common_hi) common_hi = hi[i];
+        }
+        bool common = common_lo < common_hi && rows > 1;
+        for (int64_t i = 0; i < rows; i++)
+            attention_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
+                             common ? common_lo : hi[i]);
+        if (!common) continue;
+        attention_pv_rows(wide, rows, o, pr, v, d, common_lo, common_hi);
+        for (int64_t i = 0; i < rows; i++)
+            attention_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, common_hi,
+                             hi[i]);
     }
 }
 
-/* One chunk of outputs (cols lanes from d, `columns` of them real) of all rows for one split,
- * merged into o. `v` and `v_offset` say where key t's chunk lies. */
-static void attention_pv_chunk(float *const *o, const attention_call *call,
-                               const attention_range *range, const float *p, const float *const *v,
-                               int64_t v_offset, int64_t d, bool wide, int cols, int64_t columns,
-                               const float *factor, const bool *started) {
-    float tile[IFL_TILE_ROWS * 4 * 16] __attribute__((aligned(64)));
-    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
-        rows = matmul_rows_of_tile(call->n_rows - r);
-        int common_lo = 0, common_hi = IFL_KV_SPLIT;
-        for (int64_t i = r; i < r + rows; i++) {
-            if (range->lo[i] > common_lo) common_lo = range->lo[i];
-            if (range->hi[i] < common_hi) common_hi = range->hi[i];
+/* Merges o_s of one chunk of outputs, `columns` of them real, into o. */
+static void attention_merge(float *const *o, const attention_call *call,
+                            const attention_range *range, const float *tile, int64_t d, int cols,
+                            int64_t columns, const float *factor, const bool *started) {
+    for (int64_t r = 0; r < call->n_rows; r++) {
+        if (range->lo[r] >= range->hi[r]) continue;
+        lanes c_s = lanes_set(factor[r]);
+        float *out = o[r] + d;
+        for (int64_t c = 0; c < columns; c += 16) {
+            lanes o_s = lanes_load(tile + r * cols * 16 + c);
+            int64_t n = columns - c < 16 ? columns - c : 16;
+            lanes merged =
+                started[r] ? lanes_fma(c_s, o_s, lanes_load_n(out + c, n)) : lanes_mul(c_s, o_s);
+            lanes_store_n(out + c, merged, n);
         }
-        memset(tile, 0, (size_t)(rows * cols * 16) * sizeof *tile);
-        bool common = common_lo < common_hi;
-        for (int64_t i = 0; i < rows; i++)
-            attention_pv_ends(tile + i * cols * 16, p + (r + i) * IFL_KV_SPLIT, v, v_offset, cols,
-                              range->lo[r + i], common ? common_lo : range->hi[r + i]);
-        if (common) {
-            attention_pv_rows(wide, rows, tile, p + r * IFL_KV_SPLIT, v, v_offset, common_lo,
-                              common_hi);
-            for (int64_t i = 0; i < rows; i++)
-                attention_pv_ends(tile + i * cols * 16, p + (r + i) * IFL_KV_SPLIT, v, v_offset,
-                                  cols, common_hi, range->hi[r + i]);
+    }
+}
+
+/* Few rows: V is read once from memory, a few keys at a time with all their outputs, so that the
+ * reads run along V's rows; o_s of all outputs stays in L1. */
+static void attention_pv_few(float *const *o, const attention_call *call,
+                             const attention_range *range, const float *p, const float *const *v,
+                             bool wide, int cols, const float *factor, const bool *started) {
+    float tile[ATTENTION_PACK_ROWS * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
+    int64_t head_dim = call->head_dim, n_rows = call->n_rows;
+    int keys = head_dim > 128 ? 16 : head_dim > 64 ? 64 : IFL_KV_SPLIT;
+    memset(tile, 0, (size_t)(n_rows * head_dim) * sizeof *tile);
+    for (int t = range->lo_min; t < range->hi_max; t += keys) {
+        int end = t + keys < range->hi_max ? t + keys : range->hi_max;
+        int next = end + keys < range->hi_max ? end + keys : range->hi_max;
+        for (int64_t d = 0; d < head_dim; d += cols * 16) {
+            /* The hardware doesn't foresee this walk; 5 times slower without. */
+            for (int ahead = end; ahead < next; ahead++)
+                for (int c = 0; c < cols; c++)
+                    __builtin_prefetch(v[ahead] + d + c * 16, 0, 2);
+            attention_pv_keys(tile + d * n_rows, call, range, p, v, d, wide, cols, t, end);
         }
-        for (int64_t i = 0; i < rows; i++) {
-            if (range->lo[r + i] >= range->hi[r + i]) continue;
-            lanes c_s = lanes_set(factor[r + i]);
-            float *out = o[r + i] + d;
-            for (int64_t c = 0; c < columns; c += 16) {
-                lanes o_s = lanes_load(tile + i * cols * 16 + c);
-                int64_t n = columns - c < 16 ? columns - c : 16;
-                lanes merged = started[r + i] ? lanes_fma(c_s, o_s, lanes_load_n(out + c, n))
-                                              : lanes_mul(c_s, o_s);
-                lanes_store_n(out + c, merged, n);
+    }
+    for (int64_t d = 0; d < head_dim; d += cols * 16)
+        attention_merge(o, call, range, tile + d * n_rows, d, cols, cols * 16, factor, started);
+}
+
+/* Many rows, or a head whose outputs don't fill the chunks: each chunk of V is copied dense first.
+ */
+static void attention_pv_many(float *const *o, const attention_call *call,
+                              const attention_range *range, const float *p, const float *const *v,
+                              const float *factor, const bool *started) {
+    enum { WIDTH = IFL_TILE_COLS * 16 };
+    float packed[IFL_KV_SPLIT * WIDTH] __attribute__((aligned(64)));
+    float tile[IFL_ATTENTION_ROWS_MAX * WIDTH] __attribute__((aligned(64)));
+    const float *v_packed[IFL_KV_SPLIT];
+    for (int t = range->lo_min; t < range->hi_max; t++)
+        v_packed[t] = packed + t * WIDTH;
+    for (int64_t d = 0; d < call->head_dim; d += WIDTH) {
+        int64_t columns = matmul_min(WIDTH, call->head_dim - d);
+        for (int t = range->lo_min; t < range->hi_max; t++)
+            for (int64_t c = 0; c < WIDTH; c += 16) {
+                int64_t n = columns - c;
+                lanes value = n >= 16 ? lanes_load(v[t] + d + c)
+                              : n > 0 ? lanes_load_n(v[t] + d + c, n)
+                                      : lanes_zero();
+                lanes_store(packed + t * WIDTH + c, value);
             }
-        }
+        memset(tile, 0, (size_t)(call->n_rows * WIDTH) * sizeof *tile);
+        attention_pv_keys(tile, call, range, p, v_packed, 0, false, IFL_TILE_COLS, range->lo_min,
+                          range->hi_max);
+        attention_merge(o, call, range, tile, d, IFL_TILE_COLS, columns, factor, started);
     }
 }
 
 static void attention_pv(float *const *o, const attention_call *call, const attention_range *range,
                          const float *p, const float *factor, const bool *started) {
-    float packed[IFL_KV_SPLIT * IFL_TILE_COLS * 16] __attribute__((aligned(64)));
-    const float *v[IFL_KV_SPLIT], *v_packed[IFL_KV_SPLIT];
+    const float *v[IFL_KV_SPLIT];
     const ifl_kv_view *view = call->view;
-    int64_t head_dim = call->head_dim;
     for (int t = range->lo_min; t < range->hi_max; t++) {
-        int64_t at = range->begin + t, page = view->pages[at / view->page_tokens];
-        v[t] = view->v + page * view->page_stride + (at % view->page_tokens) * head_dim;
-        v_packed[t] = packed + t * IFL_TILE_COLS * 16;
+        int64_t at = range->begin + t, page = view->pages[at >> call->page_shift];
+        v[t] = view->v + page * view->page_stride + (at & call->page_mask) * call->head_dim;
     }
-    int wide_cols = call->n_rows <= IFL_TILE_ROWS ? attention_wide_cols(call->n_rows) : 0;
-    for (int64_t d = 0, cols; d < head_dim; d += cols * 16) {
-        bool wide = wide_cols > 0 && d + wide_cols * 16 <= head_dim;
-        cols = wide ? wide_cols : IFL_TILE_COLS;
-        int64_t columns = matmul_min(cols * 16, head_dim - d);
-        if (wide || (call->n_rows < ATTENTION_PACK_ROWS && columns == cols * 16)) {
-            attention_pv_chunk(o, call, range, p, v, d, d, wide, (int)cols, columns, factor,
-                               started);
-            continue;
-        }
-        for (int t = range->lo_min; t < range->hi_max; t++)
-            for (int64_t c = 0; c < cols * 16; c += 16) {
-                int64_t n = matmul_min(16, columns - c);
-                lanes value =
-                    n == 16 ? lanes_load(v[t] + d + c) : lanes_load_n(v[t] + d + c, n > 0 ? n : 0);
-                lanes_store(packed + t * IFL_TILE_COLS * 16 + c, value);
-            }
-        attention_pv_chunk(o, call, range, p, v_packed, 0, d, false, (int)cols, columns, factor,
-                           started);
+    int cols = IFL_TILE_COLS;
+    bool wide = false;
+    if (call->n_rows == 1) {
+        cols = call->head_dim % 64 == 0 ? 4 : call->head_dim % 32 == 0 ? 2 : 1;
+    } else if (call->n_rows <= IFL_TILE_ROWS &&
+               call->head_dim % (16 * attention_wide_cols(call->n_rows)) == 0) {
+        cols = attention_wide_cols(call->n_rows);
+        wide = true;
     }
+    if (call->n_rows < ATTENTION_PACK_ROWS && call->head_dim % (16 * cols) == 0)
+        attention_pv_few(o, call, range, p, v, wide, cols, factor, started);
+    else
+        attention_pv_many(o, call, range, p, v, factor, started);
 }
 
-/* --- The op
- * ------------------------------------------------------------------------------------------ */
+/* --- The op ---------------------------------------------------------------------------------- */
 
 static void attention_group(float *const *o, const float *const *q, attention_call *call,
                             int64_t begin, int64_t end, ifl_lse *lse) {
@@ -415,7 +474,12 @@ BODY void attention_body(float *const *o, const float *const *q, const int32_t *
                          const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
                          ifl_lse *lse) {
     float q_tiles[IFL_ATTENTION_ROWS_MAX * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
-    attention_call call = {.view = view, .head_dim = head_dim, .scale = scale, .q_tiles = q_tiles};
+    attention_call call = {.view = view,
+                           .head_dim = head_dim,
+                           .scale = scale,
+                           .q_tiles = q_tiles,
+                           .page_shift = __builtin_ctz((unsigned)view->page_tokens),
+                           .page_mask = view->page_tokens - 1};
     for (int64_t r0 = 0, rows; r0 < n_rows; r0 += rows) {
         int64_t begin = INT64_MAX, end = 0;
         for (int64_t r = r0; r < n_rows; r++) {

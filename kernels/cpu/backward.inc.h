@@ -1,7 +1,6 @@
 /* Packing for the backward products, gradients of the elementwise ops, the optimizer step. */
 
-/* --- Packing
- * --------------------------------------------------------------------------------------- */
+/* --- Packing --------------------------------------------------------------------------------- */
 
 BODY void pack_f32_body(float *b_panels, const float *b, int64_t ldb, int64_t k, int64_t n,
                         int64_t panel_begin, int64_t panel_end) {
@@ -74,8 +73,7 @@ BODY void unpack_for_dx_body(float *out_panels, const uint16_t *w_panels, int64_
             }
 }
 
-/* --- Gradients
- * -------------------------------------------------------------------------------------- */
+/* --- Gradients ------------------------------------------------------------------------------- */
 
 BODY void rmsnorm_backward_body(float *dx, int64_t lddx, float *dw, const float *dy, int64_t lddy,
                                 const float *x, int64_t ldx, const float *w, float offset,
@@ -173,8 +171,7 @@ BODY double sum_squares_body(const float *x, int64_t n) {
     return s[0];
 }
 
-/* --- Optimizer
- * -------------------------------------------------------------------------------------- */
+/* --- Optimizer ------------------------------------------------------------------------------- */
 
 BODY void adamw_body(float *w, float *m, float *v, uint16_t *w_bf16, const float *grad,
                      float grad_scale, float lr, float b1, float b2, float eps, float weight_decay,

@@ -50,7 +50,7 @@
                                 const uint16_t *b, int64_t b_panel, int64_t k, int64_t columns,    \
                                 bool resume) {                                                     \
         const int64_t a_col = 1, b_step = IFL_PANEL;                                               \
-        MATMUL_TILE(R, IFL_DIRECT_COLS(R), lanes_load_bf16)                                        \
+        MATMUL_TILE(R, IFL_DIRECT_COLS(R), lanes_load_bf16);                                       \
     }
 IFL_TILE_CASES(MATMUL_DIRECT)
 
@@ -60,14 +60,14 @@ IFL_TILE_CASES(MATMUL_DIRECT)
                               const float *b, int64_t b_step, int64_t k, int64_t columns,          \
                               bool resume) {                                                       \
         const int64_t a_col = 1, b_panel = 0;                                                      \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load)                                                  \
+        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load);                                                 \
     }                                                                                              \
     BODY void matmul_packed_##R(float *y, int64_t ldy, const float *a, int64_t stride,             \
                                 const float *b, int64_t b_step, int64_t k, int64_t columns,        \
                                 bool resume) {                                                     \
         const int64_t a_row = 1, a_col = (R), b_panel = 0;                                         \
         (void)stride;                                                                              \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load)                                                  \
+        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load);                                                 \
     }
 IFL_TILE_CASES(MATMUL_F32)
 

@@ -5,8 +5,7 @@
 
 #include "kernels/cpu/matmul.inc.h"
 
-/* --- Helpers
- * ---------------------------------------------------------------------------------------- */
+/* --- Helpers --------------------------------------------------------------------------------- */
 
 /* exp of kernels/ref/exp_log.h, 16 at a time. */
 LANES_FN lanes lanes_exp(lanes x) {
@@ -81,8 +80,7 @@ static inline float row_max(const float *x, int64_t n) {
 
 #include "kernels/cpu/attention.inc.h"
 
-/* --- Forward
- * ---------------------------------------------------------------------------------------- */
+/* --- Forward --------------------------------------------------------------------------------- */
 
 BODY void rmsnorm_body(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w,
                        float offset, float eps, int64_t m, int64_t n, float *r) {

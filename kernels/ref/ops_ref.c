@@ -28,8 +28,7 @@ static float ref_max(const float *x, int64_t n) {
     return max + 0.0f;
 }
 
-/* --- Forward
- * -------------------------------------------------------------------------------------- */
+/* --- Forward --------------------------------------------------------------------------------- */
 
 BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels,
                       int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end) {
@@ -226,8 +225,7 @@ BODY void log_body(float *y, const float *x, int64_t n) {
         y[i] = ifl_log_scalar(x[i]);
 }
 
-/* --- Backward and optimizer
- * ------------------------------------------------------------------------ */
+/* --- Backward and optimizer ------------------------------------------------------------------ */
 
 BODY void matmul_f32_body(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                           const float *b_panels, int64_t m, int64_t n, int64_t k,

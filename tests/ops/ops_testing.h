@@ -26,8 +26,7 @@ static inline float testing_float(uint32_t u) {
     return f;
 }
 
-/* --- Random inputs
- * ----------------------------------------------------------------------------------- */
+/* --- Random inputs --------------------------------------------------------------------------- */
 
 typedef struct testing_rng {
     uint64_t state;
@@ -89,8 +88,7 @@ static inline uint16_t *testing_bf16(testing_rng *rng, int64_t n, testing_kind k
     return x;
 }
 
-/* --- The environment that an op must not care about
- * --------------------------------------------------- */
+/* --- The environment that an op must not care about ------------------------------------------ */
 
 #if defined(__x86_64__)
 #define TESTING_ENVIRONMENTS 2
@@ -113,8 +111,7 @@ static inline void testing_environment_reset(int environment) {
 }
 #endif
 
-/* --- Output bytes
- * -------------------------------------------------------------------------------------- */
+/* --- Output bytes ---------------------------------------------------------------------------- */
 
 typedef struct testing_sink {
     unsigned char *bytes;

@@ -16,8 +16,7 @@ static const int64_t edge_sizes[] = {1,  2,  7,  15, 16, 17,  31,  32, 33,
                                      48, 63, 64, 65, 96, 100, 128, 160};
 #define PICK(rng, table) (table)[testing_below(rng, (int64_t)(sizeof(table) / sizeof *(table)))]
 
-/* --- Matrix products
- * --------------------------------------------------------------------------------- */
+/* --- Matrix products ------------------------------------------------------------------------- */
 
 static void case_matmul(const ifl_ops *ops, testing_rng *rng, testing_sink *sink) {
     int64_t m = testing_below(rng, 2) ? testing_below(rng, 9) : PICK(rng, edge_rows);
@@ -107,8 +106,7 @@ static void case_packing(const ifl_ops *ops, testing_rng *rng, testing_sink *sin
     free(wide);
 }
 
-/* --- Rows
- * -------------------------------------------------------------------------------------------- */
+/* --- Rows ------------------------------------------------------------------------------------ */
 
 static void case_rmsnorm(const ifl_ops *ops, testing_rng *rng, testing_sink *sink) {
     int64_t m = testing_between(rng, 1, 4), n = PICK(rng, edge_sizes),
@@ -247,8 +245,7 @@ static void case_adamw(const ifl_ops *ops, testing_rng *rng, testing_sink *sink)
     free(b);
 }
 
-/* --- Attention
- * ---------------------------------------------------------------------------------------- */
+/* --- Attention ------------------------------------------------------------------------------- */
 
 /* One sequence of n_tokens keys in shuffled pages; every slot that no key fills holds NaN. */
 static void attention_run(const ifl_ops *ops, testing_rng *rng, testing_sink *sink, int64_t n_rows,
@@ -340,8 +337,7 @@ static void case_attention_large(const ifl_ops *ops, testing_rng *rng, testing_s
                   sizes[which].head_dim, sizes[which].page_tokens, 0, KIND_PLAIN, -1);
 }
 
-/* --- The table
- * ------------------------------------------------------------------------------------------ */
+/* --- The table ------------------------------------------------------------------------------- */
 
 static const struct op_case {
     const char *name;
@@ -400,8 +396,7 @@ static void test_every_implementation_has_the_bits_of_ref(void **state) {
     assert_int_equal(differing, 0);
 }
 
-/* --- Rows don't know their neighbours
- * ------------------------------------------------------------------ */
+/* --- Rows don't know their neighbours -------------------------------------------------------- */
 
 static void test_a_row_has_the_same_bits_for_every_number_of_rows(void **state) {
     (void)state;
@@ -465,8 +460,7 @@ static void test_a_product_of_ones_is_exactly_k(void **state) {
     free(b_panels);
 }
 
-/* --- The failing direction: each changed order must be noticed
- * ------------------------------------------ */
+/* --- The failing direction: each changed order must be noticed ------------------------------- */
 
 static const ifl_ops *honest;
 
