@@ -1,6 +1,7 @@
 #include "actor/weight_receiver.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -303,8 +304,13 @@ static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
         else if (event->message.type == IFL_WIRE_WCHUNK)
             receiver_chunk(r, &event->message.wchunk);
         else if (r->fetching && event->message.wnack.version == r->fetching->version) {
-            /* Gone at the learner. A newer one is announced, or will be. */
-            if (!r->announced) r->not_before_ns = ifl_clock_ns() + REFUSED_NS;
+            /* Gone at the learner: a newer one is announced, or will be. If not (its memory was
+             * short), the same one is tried again a little later. */
+            if (!r->announced) {
+                r->announced = r->fetching;
+                r->fetching = NULL;
+                r->not_before_ns = ifl_clock_ns() + REFUSED_NS;
+            }
             receiver_drop_fetch(r);
         }
         break;
@@ -315,6 +321,9 @@ static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
 
 static void *receiver_run(void *context) {
     ifl_weight_receiver *r = context;
+    sigset_t all; /* signals are for the application's thread */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     for (;;) {
         pthread_mutex_lock(&r->lock);
         bool stop = r->stop;

@@ -1,6 +1,7 @@
 #include "learner/publisher.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,8 +13,9 @@
 #define CHUNK_BYTES_DEFAULT (4 << 20)
 #define CHUNK_BYTES_MIN (4 << 10)
 #define CHUNK_BYTES_MAX (15 << 20)
-#define FETCH_IDLE_NS 5000000000 /* an older version that nobody has asked about for so long goes  \
-                                  */
+#define FETCH_IDLE_NS                                                                              \
+    5000000000 /* an older version that nobody has asked about for so long goes                    \
+                */
 
 /* --- Chunk buffers: counted, shared with frames that libzmq still holds when the publisher is gone
  * ----------- */
@@ -346,6 +348,9 @@ static struct timespec publisher_deadline(int64_t wait_ms) {
 
 static void *publisher_run(void *context) {
     ifl_publisher *p = context;
+    sigset_t all; /* signals are for the application's thread */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
         if (p->pending.weights) {
