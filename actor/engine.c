@@ -335,14 +335,24 @@ int32_t ifl_engine_cancel(ifl_engine *e, uint64_t lease_id) {
     return n;
 }
 
-ifl_status ifl_engine_park(ifl_engine *e, uint64_t task_serial, int32_t sample, ifl_error *err) {
+static engine_sequence *sequence_find(const ifl_engine *e, uint64_t task_serial, int32_t sample) {
     for (engine_sequence *s = e->live; s; s = s->next)
-        if (s->traj->task_serial == task_serial && s->traj->sample == sample) {
-            ifl_scheduler_park(e->scheduler, &s->seq);
-            return IFL_OK;
-        }
-    return ifl_fail(err, IFL_NOTFOUND, "engine: no live sequence of task %llu, sample %d",
-                    (unsigned long long)task_serial, sample);
+        if (s->traj->task_serial == task_serial && s->traj->sample == sample) return s;
+    return NULL;
+}
+
+const ifl_trajectory *ifl_engine_peek(const ifl_engine *e, uint64_t task_serial, int32_t sample) {
+    const engine_sequence *s = sequence_find(e, task_serial, sample);
+    return s ? s->traj : NULL;
+}
+
+ifl_status ifl_engine_park(ifl_engine *e, uint64_t task_serial, int32_t sample, ifl_error *err) {
+    engine_sequence *s = sequence_find(e, task_serial, sample);
+    if (!s)
+        return ifl_fail(err, IFL_NOTFOUND, "engine: no live sequence of task %llu, sample %d",
+                        (unsigned long long)task_serial, sample);
+    ifl_scheduler_park(e->scheduler, &s->seq);
+    return IFL_OK;
 }
 
 /* --- Swap

@@ -69,6 +69,9 @@ ifl_status ifl_engine_step(ifl_engine *engine, int32_t *n_decoded, ifl_error *er
 /* Takes one finished trajectory (owned by the caller) or NULL. */
 ifl_trajectory *ifl_engine_take_finished(ifl_engine *engine, void **user);
 
+/* A view of a live sequence, NULL when there is none; valid until the next call on this engine. */
+const ifl_trajectory *ifl_engine_peek(const ifl_engine *engine, uint64_t task_serial, int32_t sample);
+
 bool ifl_engine_idle(const ifl_engine *engine);
 int32_t ifl_engine_running(const ifl_engine *engine);  /* sequences in the batch */
 int32_t ifl_engine_queued(const ifl_engine *engine);   /* sequences not yet admitted, parked ones included */
