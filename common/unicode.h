@@ -32,8 +32,9 @@ bool ifl_unicode_is_word(int32_t cp);
 
 typedef enum { IFL_NFC, IFL_NFD, IFL_NFKC, IFL_NFKD } ifl_unicode_form;
 
-/* Normalises valid UTF-8 (NUL bytes allowed). `*out` is owned, free() it; `*out` is NULL and the
- * status IFL_OK when the text is already in that form by a quick check (all ASCII). */
+/* Normalises valid UTF-8 (NUL bytes allowed) as of Unicode 9.0, see unicode.c. `*out` is owned,
+ * free() it; `*out` is NULL and the status IFL_OK when the text is already in that form by a quick
+ * check (all ASCII). */
 ifl_status ifl_unicode_normalize(ifl_unicode_form form, const char *bytes, size_t n, char **out,
                                  size_t *n_out, ifl_error *err);
 

@@ -6,6 +6,7 @@
 
 All text is generated here. `strings` is also what tests/parity/compare_tokenizer.py compares live."""
 
+import collections
 import json
 import os
 import random
@@ -154,12 +155,14 @@ def byte_level(pattern, vocab_size, special, plain, nfc, ignore_merges, bos):
 def sentencepiece(vocab_size):
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     base = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    counts = collections.Counter(c for line in corpus(2, 3000) for c in line.replace(" ", "\u2581"))
+    alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:400]  # the trainer's own choice isn't repeatable
     t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     t.normalizer = normalizers.Replace(" ", "\u2581")
     t.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")  # for training only
     t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     t.train_from_iterator(corpus(2, 3000), trainers.BpeTrainer(
-        vocab_size=vocab_size, show_progress=False, limit_alphabet=400,
+        vocab_size=vocab_size, show_progress=False, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
         special_tokens=base + [f"<0x{b:02X}>" for b in range(256)] + ["<start_of_turn>", "<end_of_turn>"]))
     t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     t.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos>:1 $B:1",

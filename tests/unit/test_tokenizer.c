@@ -51,7 +51,8 @@ static void text_add(ifl_token_text *text, const char *bytes, size_t n) {
 }
 
 /* Pushes the ids one by one and gathers what comes out. */
-static void stream(const ifl_tokenizer *tok, const int32_t *ids, size_t n, unsigned flags, ifl_token_text *out) {
+static void stream(const ifl_tokenizer *tok, const int32_t *ids, size_t n, unsigned flags,
+                   ifl_token_text *out) {
     ifl_detokenizer *d = NULL;
     ifl_error err = {0};
     const char *bytes;
@@ -66,15 +67,20 @@ static void stream(const ifl_tokenizer *tok, const int32_t *ids, size_t n, unsig
     ifl_detokenizer_free(d);
 }
 
-static void check_golden_row(const ifl_tokenizer *tok, const char *name, size_t row, const json_t *want) {
+static void check_golden_row(const ifl_tokenizer *tok, const char *name, size_t row,
+                             const json_t *want) {
     static char text[1 << 16];
     size_t n = unhex(json_string_value(json_object_get(want, "hex")), text);
     ifl_token_ids ids = {0};
     ifl_token_text decoded = {0}, streamed = {0};
     ifl_error err = {0};
-    assert_ok(ifl_tokenizer_encode(tok, text, n, IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL, &ids, &err), &err);
-    if (!ids_equal(&ids, json_object_get(want, "ids"))) fail_msg("%s: row %zu: other ids", name, row);
-    assert_ok(ifl_tokenizer_decode(tok, ids.ids, ids.n, IFL_DECODE_SKIP_SPECIAL, &decoded, &err), &err);
+    assert_ok(ifl_tokenizer_encode(tok, text, n, IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL,
+                                   &ids, &err),
+              &err);
+    if (!ids_equal(&ids, json_object_get(want, "ids")))
+        fail_msg("%s: row %zu: other ids", name, row);
+    assert_ok(ifl_tokenizer_decode(tok, ids.ids, ids.n, IFL_DECODE_SKIP_SPECIAL, &decoded, &err),
+              &err);
     const json_t *want_text = json_object_get(want, "text");
     if (decoded.n != json_string_length(want_text) ||
         memcmp(decoded.n ? decoded.bytes : "", json_string_value(want_text), decoded.n) != 0)
@@ -85,7 +91,8 @@ static void check_golden_row(const ifl_tokenizer *tok, const char *name, size_t 
     if (json_object_get(want, "plain")) {
         ids.n = 0;
         assert_ok(ifl_tokenizer_encode(tok, text, n, 0, &ids, &err), &err);
-        if (!ids_equal(&ids, json_object_get(want, "plain"))) fail_msg("%s: row %zu: other plain ids", name, row);
+        if (!ids_equal(&ids, json_object_get(want, "plain")))
+            fail_msg("%s: row %zu: other plain ids", name, row);
     }
     ifl_token_ids_free(&ids);
     ifl_token_text_free(&decoded);
@@ -181,7 +188,9 @@ static void test_special_tokens_in_text_are_text_unless_asked_for(void **state) 
     int32_t special = ifl_tokenizer_id(tok, "<|im_end|>", 10);
     assert_true(special >= 0 && ifl_tokenizer_is_special(tok, special));
     assert_ok(ifl_tokenizer_encode(tok, text, strlen(text), 0, &plain, &err), &err);
-    assert_ok(ifl_tokenizer_encode(tok, text, strlen(text), IFL_ENCODE_PARSE_SPECIAL, &parsed, &err), &err);
+    assert_ok(
+        ifl_tokenizer_encode(tok, text, strlen(text), IFL_ENCODE_PARSE_SPECIAL, &parsed, &err),
+        &err);
     size_t n_plain = 0, n_parsed = 0;
     for (size_t i = 0; i < plain.n; i++)
         n_plain += plain.ids[i] == special;
@@ -190,7 +199,8 @@ static void test_special_tokens_in_text_are_text_unless_asked_for(void **state) 
     assert_int_equal(n_plain, 0);
     assert_int_equal(n_parsed, 1);
     ifl_token_text out = {0};
-    assert_ok(ifl_tokenizer_decode(tok, plain.ids, plain.n, IFL_DECODE_SKIP_SPECIAL, &out, &err), &err);
+    assert_ok(ifl_tokenizer_decode(tok, plain.ids, plain.n, IFL_DECODE_SKIP_SPECIAL, &out, &err),
+              &err);
     assert_int_equal(out.n, strlen(text));
     assert_memory_equal(out.bytes, text, out.n);
     ifl_token_text_free(&out);
@@ -215,7 +225,8 @@ static void test_unknown_character_is_an_error_and_leaves_output_alone(void **st
     assert_int_equal(ids.n, 4);
     assert_int_equal(ids.ids[0], 1);
     assert_int_equal(ids.ids[3], 7);
-    assert_int_equal(ifl_tokenizer_encode(tok, "1+2", 3, IFL_ENCODE_SPECIAL, &ids, &err), IFL_NOTFOUND);
+    assert_int_equal(ifl_tokenizer_encode(tok, "1+2", 3, IFL_ENCODE_SPECIAL, &ids, &err),
+                     IFL_NOTFOUND);
     assert_non_null(strstr(err.text, "U+0032"));
     assert_int_equal(ids.n, 4);
     ifl_token_ids_free(&ids);
@@ -238,7 +249,8 @@ static void test_character_tokenizer_survives_its_own_json(void **state) {
     assert_true(ifl_hash_equal(ifl_tokenizer_hash(tok), ifl_tokenizer_hash(again)));
     ifl_token_ids a = {0}, b = {0};
     assert_ok(ifl_tokenizer_encode(tok, chars, strlen(chars), IFL_ENCODE_SPECIAL, &a, &err), &err);
-    assert_ok(ifl_tokenizer_encode(again, chars, strlen(chars), IFL_ENCODE_SPECIAL, &b, &err), &err);
+    assert_ok(ifl_tokenizer_encode(again, chars, strlen(chars), IFL_ENCODE_SPECIAL, &b, &err),
+              &err);
     assert_int_equal(a.n, b.n);
     assert_memory_equal(a.ids, b.ids, a.n * sizeof *a.ids);
     assert_int_equal(ifl_tokenizer_eos(again), 2);
@@ -262,7 +274,8 @@ static void test_detokenizer_holds_back_a_begun_character(void **state) {
     static const size_t wanted[] = {0, 0, 0, 4, 1, 0};
     assert_ok(ifl_detokenizer_create(&d, tok, 0, &err), &err);
     for (size_t i = 0; i < 6; i++) {
-        assert_ok(ifl_detokenizer_push(d, ifl_tokenizer_id(tok, names[i], 6), &bytes, &n, &err), &err);
+        assert_ok(ifl_detokenizer_push(d, ifl_tokenizer_id(tok, names[i], 6), &bytes, &n, &err),
+                  &err);
         assert_int_equal(n, wanted[i]);
     }
     assert_ok(ifl_detokenizer_finish(d, &bytes, &n, &err), &err);
@@ -279,7 +292,8 @@ static void test_ids_without_token_are_skipped(void **state) {
     ifl_tokenizer *tok = load("qwen");
     ifl_error err = {0};
     ifl_token_text out = {0};
-    const int32_t ids[] = {-1, INT32_MIN, ifl_tokenizer_vocab_size(tok), INT32_MAX, ifl_tokenizer_id(tok, "a", 1)};
+    const int32_t ids[] = {-1, INT32_MIN, ifl_tokenizer_vocab_size(tok), INT32_MAX,
+                           ifl_tokenizer_id(tok, "a", 1)};
     assert_ok(ifl_tokenizer_decode(tok, ids, 5, 0, &out, &err), &err);
     assert_int_equal(out.n, 1);
     assert_int_equal(out.bytes[0], 'a');
@@ -301,15 +315,16 @@ static void replace(json_t *object, const char *key, const char *value) {
     json_object_set_new(object, key, parsed);
 }
 
-static void check_refused(const char *part, const char *key, const char *value, ifl_status want, const char *text) {
+static void check_refused(const char *part, const char *key, const char *value, ifl_status want,
+                          const char *text) {
     json_t *root = load_json("gemma");
     replace(*part ? json_object_get(root, part) : root, key, value);
     ifl_tokenizer *tok = NULL;
     ifl_error err = {0};
     ifl_status st = parse(root, &tok, &err);
     if (st != want || !strstr(err.text, text))
-        fail_msg("%s.%s = %s: status %d (%s), wanted %d naming '%s'", part, key, value, (int)st, err.text, (int)want,
-                 text);
+        fail_msg("%s.%s = %s: status %d (%s), wanted %d naming '%s'", part, key, value, (int)st,
+                 err.text, (int)want, text);
     assert_null(tok);
     json_decref(root);
 }
@@ -319,12 +334,15 @@ static void test_unsupported_components_are_named(void **state) {
     check_refused("model", "type", "\"Unigram\"", IFL_UNSUPPORTED, "Unigram");
     check_refused("model", "dropout", "0.1", IFL_UNSUPPORTED, "dropout");
     check_refused("model", "end_of_word_suffix", "\"</w>\"", IFL_UNSUPPORTED, "end_of_word_suffix");
-    check_refused("", "normalizer", "{\"type\":\"BertNormalizer\"}", IFL_UNSUPPORTED, "BertNormalizer");
+    check_refused("", "normalizer", "{\"type\":\"BertNormalizer\"}", IFL_UNSUPPORTED,
+                  "BertNormalizer");
     check_refused("", "pre_tokenizer", "{\"type\":\"Whitespace\"}", IFL_UNSUPPORTED, "Whitespace");
     check_refused("", "decoder", "{\"type\":\"WordPiece\"}", IFL_UNSUPPORTED, "WordPiece");
-    check_refused("", "post_processor", "{\"type\":\"BertProcessing\"}", IFL_UNSUPPORTED, "BertProcessing");
+    check_refused("", "post_processor", "{\"type\":\"BertProcessing\"}", IFL_UNSUPPORTED,
+                  "BertProcessing");
     check_refused("", "pre_tokenizer",
-                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\",\"invert\":false}",
+                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":"
+                  "\"Isolated\",\"invert\":false}",
                   IFL_UNSUPPORTED, "escape");
 }
 
@@ -341,14 +359,18 @@ static void test_malformed_files_are_refused_with_a_reason(void **state) {
     check_refused("model", "merges", "[[]]", IFL_FORMAT, "merges[0]");
     check_refused("model", "unk_token", "\"nowhere\"", IFL_FORMAT, "nowhere");
     check_refused("", "model", "null", IFL_FORMAT, "model");
-    check_refused("", "added_tokens", "[{\"id\":0,\"content\":\"other\"}]", IFL_FORMAT, "two tokens");
-    check_refused("", "added_tokens", "[{\"id\":4000000000,\"content\":\"x\"}]", IFL_FORMAT, "4000000000");
+    check_refused("", "added_tokens", "[{\"id\":0,\"content\":\"other\"}]", IFL_FORMAT,
+                  "two tokens");
+    check_refused("", "added_tokens", "[{\"id\":4000000000,\"content\":\"x\"}]", IFL_FORMAT,
+                  "4000000000");
     check_refused("", "added_tokens", "[3]", IFL_FORMAT, "added_tokens[0]");
     check_refused("", "normalizer", "{\"type\":\"Sequence\"}", IFL_FORMAT, "normalizers");
     check_refused("", "pre_tokenizer",
-                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}", IFL_FORMAT, "compile");
+                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},\"behavior\":\"Isolated\"}",
+                  IFL_FORMAT, "compile");
     check_refused("", "post_processor",
-                  "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<q>\",\"type_id\":0}}]}",
+                  "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<q>\","
+                  "\"type_id\":0}}]}",
                   IFL_FORMAT, "<q>");
 }
 
@@ -362,7 +384,8 @@ static void test_deep_nesting_is_refused(void **state) {
     check_refused("", "normalizer", text, IFL_LIMIT, "nested");
 }
 
-/* Every prefix of a file, and every file with one byte changed, loads or is refused: nothing crashes. */
+/* Every prefix of a file, and every file with one byte changed, loads or is refused: nothing
+ * crashes. */
 static void test_cut_and_altered_files_do_not_crash(void **state) {
     (void)state;
     json_t *root = load_json("llama3");
@@ -370,8 +393,8 @@ static void test_cut_and_altered_files_do_not_crash(void **state) {
     json_t *vocab = json_object();
     const char *key;
     json_t *id;
-    json_object_foreach(json_object_get(model, "vocab"), key, id)
-        if (json_integer_value(id) < 40) json_object_set(vocab, key, id);
+    json_object_foreach(json_object_get(model, "vocab"), key, id) if (json_integer_value(id) < 40)
+        json_object_set(vocab, key, id);
     json_object_set_new(model, "vocab", vocab);
     replace(model, "merges", "[]");
     char *text = json_dumps(root, JSON_COMPACT);
@@ -396,7 +419,8 @@ static void test_backtracking_pattern_is_a_limit_error(void **state) {
     (void)state;
     json_t *root = load_json("gemma");
     replace(root, "pre_tokenizer",
-            "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?:a+)+(?:a+)+(?:a+)+[bc]\"},\"behavior\":\"Isolated\"}");
+            "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?:a+)+(?:a+)+(?:a+)+[bc]\"},"
+            "\"behavior\":\"Isolated\"}");
     ifl_tokenizer *tok = NULL;
     ifl_error err = {0};
     ifl_token_ids ids = {0};
@@ -435,7 +459,9 @@ static void test_long_texts_are_not_quadratic(void **state) {
     ifl_error err = {0};
     ifl_token_ids ids = {0};
     ifl_tokenizer *tok = load("gemma");
-    assert_int_equal(ifl_tokenizer_encode(tok, text, IFL_TOKENIZER_TEXT_BYTES_MAX + 1, 0, &ids, &err), IFL_LIMIT);
+    assert_int_equal(
+        ifl_tokenizer_encode(tok, text, IFL_TOKENIZER_TEXT_BYTES_MAX + 1, 0, &ids, &err),
+        IFL_LIMIT);
     ifl_tokenizer_free(tok);
     free(text);
 }
@@ -459,8 +485,15 @@ static void fixture_add(vocab_fixture *f, const char *text, float score, int32_t
 
 static void fixture_llama(vocab_fixture *f) {
     memset(f, 0, sizeof *f);
-    f->arrays = (ifl_vocab_arrays){.model = "llama", .tokens = f->tokens, .scores = f->scores, .types = f->types,
-                                   .bos_id = 1, .eos_id = 2, .pad_id = -1, .unk_id = 0, .add_bos = true};
+    f->arrays = (ifl_vocab_arrays){.model = "llama",
+                                   .tokens = f->tokens,
+                                   .scores = f->scores,
+                                   .types = f->types,
+                                   .bos_id = 1,
+                                   .eos_id = 2,
+                                   .pad_id = -1,
+                                   .unk_id = 0,
+                                   .add_bos = true};
     fixture_add(f, "<unk>", 0, IFL_VOCAB_UNKNOWN);
     fixture_add(f, "<s>", 0, IFL_VOCAB_CONTROL);
     fixture_add(f, "</s>", 0, IFL_VOCAB_CONTROL);
@@ -476,13 +509,17 @@ static void fixture_llama(vocab_fixture *f) {
     fixture_add(f, "ab", -3, IFL_VOCAB_NORMAL);  /* 264 */
     fixture_add(f, "bc", -2, IFL_VOCAB_NORMAL);  /* 265: a better score than "ab" */
     fixture_add(f, "abc", -4, IFL_VOCAB_NORMAL); /* 266 */
-    fixture_add(f, "\xe2\x96\x81" "a", -1, IFL_VOCAB_NORMAL); /* 267 */
+    fixture_add(f,
+                "\xe2\x96\x81"
+                "a",
+                -1, IFL_VOCAB_NORMAL); /* 267 */
 }
 
 static void check_ids(const ifl_tokenizer *tok, const char *text, const int32_t *want, size_t n) {
     ifl_token_ids ids = {0};
     ifl_error err = {0};
-    assert_ok(ifl_tokenizer_encode(tok, text, strlen(text), IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL, &ids, &err),
+    assert_ok(ifl_tokenizer_encode(tok, text, strlen(text),
+                                   IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL, &ids, &err),
               &err);
     assert_int_equal(ids.n, n);
     assert_memory_equal(ids.ids, want, n * sizeof *want);
@@ -496,11 +533,11 @@ static void test_llama_vocabulary_merges_the_best_score_first(void **state) {
     ifl_error err = {0};
     fixture_llama(&f);
     assert_ok(ifl_tokenizer_from_vocab(&tok, &f.arrays, &err), &err);
-    check_ids(tok, "abc", (const int32_t[]){1, 266}, 2);              /* bc, then a+bc */
+    check_ids(tok, "abc", (const int32_t[]){1, 266}, 2); /* bc, then a+bc */
     check_ids(tok, "bbc", (const int32_t[]){1, 261, 265}, 3);
-    check_ids(tok, "  a", (const int32_t[]){1, 259, 260}, 3);         /* two spaces before _a */
+    check_ids(tok, "  a", (const int32_t[]){1, 259, 260}, 3); /* two spaces before _a */
     check_ids(tok, " a", (const int32_t[]){1, 267}, 2);
-    check_ids(tok, "\n</s>", (const int32_t[]){1, 3 + 10, 2}, 3);     /* a byte, a control token */
+    check_ids(tok, "\n</s>", (const int32_t[]){1, 3 + 10, 2}, 3); /* a byte, a control token */
     f.scores[264] = -1.5f;
     ifl_tokenizer *other = NULL;
     assert_ok(ifl_tokenizer_from_vocab(&other, &f.arrays, &err), &err);
@@ -530,7 +567,9 @@ static void test_llama_vocabulary_with_space_prefix_round_trips(void **state) {
     assert_ok(ifl_tokenizer_from_vocab(&tok, &f.arrays, &err), &err);
     check_ids(tok, "abc", (const int32_t[]){1, 267, 265, 2}, 4);
     ifl_token_text out = {0};
-    assert_ok(ifl_tokenizer_decode(tok, (const int32_t[]){1, 267, 265, 2}, 4, IFL_DECODE_SKIP_SPECIAL, &out, &err), &err);
+    assert_ok(ifl_tokenizer_decode(tok, (const int32_t[]){1, 267, 265, 2}, 4,
+                                   IFL_DECODE_SKIP_SPECIAL, &out, &err),
+              &err);
     assert_int_equal(out.n, 3);
     assert_memory_equal(out.bytes, "abc", 3);
     ifl_token_text_free(&out);
@@ -541,7 +580,8 @@ static void check_vocab_refused(vocab_fixture *f, ifl_status want, const char *t
     ifl_tokenizer *tok = NULL;
     ifl_error err = {0};
     ifl_status st = ifl_tokenizer_from_vocab(&tok, &f->arrays, &err);
-    if (st != want || !strstr(err.text, text)) fail_msg("status %d (%s), wanted %d: %s", (int)st, err.text, (int)want, text);
+    if (st != want || !strstr(err.text, text))
+        fail_msg("status %d (%s), wanted %d: %s", (int)st, err.text, (int)want, text);
     assert_null(tok);
 }
 
@@ -586,7 +626,8 @@ static void test_lying_vocabularies_are_refused(void **state) {
     check_vocab_refused(&f, IFL_FORMAT, "merge 0");
 }
 
-/* The arrays of a GGUF file for a byte-level BPE, taken from the fixture: same ids as its tokenizer.json. */
+/* The arrays of a GGUF file for a byte-level BPE, taken from the fixture: same ids as its
+ * tokenizer.json. */
 static void test_gpt2_vocabulary_equals_its_tokenizer_json(void **state) {
     (void)state;
     ifl_tokenizer *json_tok = load("llama3"), *tok = NULL;
@@ -594,7 +635,8 @@ static void test_gpt2_vocabulary_equals_its_tokenizer_json(void **state) {
     json_t *merges = json_object_get(json_object_get(root, "model"), "merges");
     int32_t n = ifl_tokenizer_vocab_size(json_tok);
     size_t n_merges = json_array_size(merges);
-    ifl_vocab_text *tokens = calloc((size_t)n, sizeof *tokens), *pairs = calloc(n_merges, sizeof *pairs);
+    ifl_vocab_text *tokens = calloc((size_t)n, sizeof *tokens),
+                   *pairs = calloc(n_merges, sizeof *pairs);
     int32_t *types = calloc((size_t)n, sizeof *types);
     for (int32_t i = 0; i < n; i++) {
         tokens[i].bytes = ifl_tokenizer_token(json_tok, i, &tokens[i].n_bytes);
@@ -604,13 +646,22 @@ static void test_gpt2_vocabulary_equals_its_tokenizer_json(void **state) {
         pairs[i].bytes = json_string_value(json_array_get(merges, i));
         pairs[i].n_bytes = strlen(pairs[i].bytes);
     }
-    ifl_vocab_arrays arrays = {.model = "gpt2", .pre = "llama-bpe", .n_tokens = n, .tokens = tokens, .types = types,
-                               .n_merges = (int64_t)n_merges, .merges = pairs, .pad_id = -1, .unk_id = -1,
-                               .bos_id = ifl_tokenizer_bos(json_tok), .eos_id = ifl_tokenizer_eos(json_tok),
+    ifl_vocab_arrays arrays = {.model = "gpt2",
+                               .pre = "llama-bpe",
+                               .n_tokens = n,
+                               .tokens = tokens,
+                               .types = types,
+                               .n_merges = (int64_t)n_merges,
+                               .merges = pairs,
+                               .pad_id = -1,
+                               .unk_id = -1,
+                               .bos_id = ifl_tokenizer_bos(json_tok),
+                               .eos_id = ifl_tokenizer_eos(json_tok),
                                .add_bos = true};
     ifl_error err = {0};
     assert_ok(ifl_tokenizer_from_vocab(&tok, &arrays, &err), &err);
-    static const char text[] = "The people said: it's 12345 - 678,\n\n  then <|eot_id|>\xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x98\x80";
+    static const char text[] = "The people said: it's 12345 - 678,\n\n  then "
+                               "<|eot_id|>\xe4\xb8\xad\xe6\x96\x87 \xf0\x9f\x98\x80";
     ifl_token_ids a = {0}, b = {0};
     unsigned flags = IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL;
     assert_ok(ifl_tokenizer_encode(json_tok, text, strlen(text), flags, &a, &err), &err);
@@ -637,7 +688,9 @@ static void *encode_many(void *arg) {
     for (int i = 0; i < 200; i++) {
         ifl_token_ids ids = {0};
         ifl_token_text out = {0};
-        if (ifl_tokenizer_encode(tok, text, strlen(text), IFL_ENCODE_PARSE_SPECIAL, &ids, NULL) != IFL_OK) return NULL;
+        if (ifl_tokenizer_encode(tok, text, strlen(text), IFL_ENCODE_PARSE_SPECIAL, &ids, NULL) !=
+            IFL_OK)
+            return NULL;
         if (ifl_tokenizer_decode(tok, ids.ids, ids.n, 0, &out, NULL) != IFL_OK) return NULL;
         bool same = out.n == strlen(text) && memcmp(out.bytes, text, out.n) == 0 && ids.n <= 64;
         if (i == 0) n_first = ids.n;
@@ -683,8 +736,9 @@ static void write_block(const void *bytes, size_t n_elements, size_t size) {
     if (n) fwrite(bytes, size, n, stdout);
 }
 
-/* model, pre: u32 length and bytes; bos eos pad unk: i32; add_bos add_eos add_space_prefix: u32; tokens: u32 n,
- * each {u32 length, bytes, f32 score, i32 type}; merges: u32 n, each {u32 length, bytes}. */
+/* model, pre: u32 length and bytes; bos eos pad unk: i32; add_bos add_eos add_space_prefix: u32;
+ * tokens: u32 n, each {u32 length, bytes, f32 score, i32 type}; merges: u32 n, each {u32 length,
+ * bytes}. */
 static ifl_tokenizer *load_vocab(const char *path, ifl_error *err) {
     FILE *f = fopen(path, "rb");
     if (!f) exit(3);
@@ -741,8 +795,9 @@ static ifl_tokenizer *load_vocab(const char *path, ifl_error *err) {
     return tok;
 }
 
-/* Requests: u32 kind (1 encode, 2 decode, 3 to_json), u32 flags, u32 n, n bytes or ids. Answer to encode:
- * u32 status, ids. To decode: u32 status, text, u32 whether streaming gave the same text. */
+/* Requests: u32 kind (1 encode, 2 decode, 3 to_json), u32 flags, u32 n, n bytes or ids. Answer to
+ * encode: u32 status, ids. To decode: u32 status, text, u32 whether streaming gave the same text.
+ */
 static int serve(const char *kind, const char *path) {
     ifl_error err = {0};
     ifl_tokenizer *tok = NULL;
@@ -774,12 +829,13 @@ static int serve(const char *kind, const char *path) {
             fwrite(&status, sizeof status, 1, stdout);
             write_block(ids.ids, ids.n, sizeof *ids.ids);
         } else if (head[0] == 2) {
-            status = (uint32_t)ifl_tokenizer_decode(tok, (const int32_t *)(const void *)payload, head[2], head[1], &text,
-                                                    &err);
+            status = (uint32_t)ifl_tokenizer_decode(tok, (const int32_t *)(const void *)payload,
+                                                    head[2], head[1], &text, &err);
             fwrite(&status, sizeof status, 1, stdout);
             write_block(text.bytes, text.n, 1);
             stream(tok, (const int32_t *)(const void *)payload, head[2], head[1], &streamed);
-            uint32_t same = streamed.n == text.n && (!text.n || memcmp(streamed.bytes, text.bytes, text.n) == 0);
+            uint32_t same = streamed.n == text.n &&
+                            (!text.n || memcmp(streamed.bytes, text.bytes, text.n) == 0);
             fwrite(&same, sizeof same, 1, stdout);
         } else {
             char *json = NULL;
@@ -794,7 +850,8 @@ static int serve(const char *kind, const char *path) {
         ifl_token_text_free(&streamed);
         free(payload);
     }
-    fprintf(stderr, "encoded %.1f MB at %.1f MB/s\n", (double)n_bytes * 1e-6, busy_ns ? (double)n_bytes * 1e3 / (double)busy_ns : 0.0);
+    fprintf(stderr, "encoded %.1f MB at %.1f MB/s\n", (double)n_bytes * 1e-6,
+            busy_ns ? (double)n_bytes * 1e3 / (double)busy_ns : 0.0);
     ifl_tokenizer_free(tok);
     return 0;
 }
