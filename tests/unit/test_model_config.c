@@ -7,6 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/json_util.h"
 #include "common/model_config.h"
 #include "common/rng.h"
 
@@ -285,6 +286,22 @@ static void test_flipped_bits_never_crash(void **state) {
     }
 }
 
+static void test_json_that_would_cost_gigabytes_is_refused(void **state) {
+    (void)state;
+    size_t n = IFL_JSON_VALUES_MAX + 2;
+    char *text = malloc(n);
+    assert_non_null(text);
+    memset(text, '[', n);
+    ifl_error err = {0};
+    json_t *root = NULL;
+    assert_int_equal(ifl_json_parse_object(&root, text, n, 1 << 30, "x", &err), IFL_LIMIT);
+    assert_non_null(strstr(err.text, "values"));
+    /* Below that limit nesting has its own: no deep recursion. */
+    assert_int_equal(ifl_json_parse_object(&root, text, 100000, 1 << 30, "x", &err), IFL_FORMAT);
+    assert_int_equal(ifl_json_parse_object(&root, "{}", 2, 1, "x", &err), IFL_LIMIT);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama3_fields_and_rope_scaling),
@@ -299,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_check_names_the_wrong_field),
         cmocka_unit_test(test_tensor_table_is_in_canonical_order),
         cmocka_unit_test(test_flipped_bits_never_crash),
+        cmocka_unit_test(test_json_that_would_cost_gigabytes_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include "common/file_map.h"
 #include "common/file_write.h"
 #include "common/model_file.h"
+#include "common/rng.h"
 #include "common/safetensors.h"
 
 static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3"};
@@ -321,6 +322,44 @@ static void test_paths_that_are_no_model_say_so(void **state) {
     expect_refused(path, IFL_LIMIT, "generation_config.json");
 }
 
+/* Both files of a folder, one bit at a time; whatever opens must also be readable to its last
+ * element. */
+static void test_flipped_bits_in_a_folder_never_crash(void **state) {
+    (void)state;
+    tensor_edit none = {0};
+    const char *dir = make_folder("gemma3", NULL, &none);
+    ifl_rng_key key = {.seed = 5, .stream = 1, .purpose = IFL_RNG_TEST};
+    int n_refused = 0;
+    for (int part = 0; part < 2; part++) {
+        char path[600], *good;
+        size_t n;
+        snprintf(path, sizeof path, "%s/%s", dir, part ? "config.json" : "model.safetensors");
+        assert_int_equal(ifl_file_read_text(path, 1 << 20, &good, &n, NULL), IFL_OK);
+        FILE *f = fopen(path, "r+b");
+        assert_non_null(f);
+        for (uint64_t i = 0; i < 1000; i++) {
+            uint64_t bit = ifl_rng_below(&key, i, (uint32_t)part, (n < 6000 ? n : 6000) * 8);
+            fseek(f, (long)(bit / 8), SEEK_SET);
+            fputc((uint8_t)good[bit / 8] ^ (1 << (bit % 8)), f);
+            fflush(f);
+            ifl_model_file *file = NULL;
+            if (ifl_model_file_open(&file, dir, NULL) != IFL_OK) n_refused++;
+            for (int32_t t = 0; file && t < ifl_model_file_count(file); t++) {
+                uint16_t last;
+                ifl_model_file_read_bf16(file, t, elements(file, t) - 1, 1, &last, NULL, NULL);
+            }
+            ifl_model_file_close(file);
+            fseek(f, (long)(bit / 8), SEEK_SET);
+            fputc((uint8_t)good[bit / 8], f);
+            fflush(f);
+        }
+        fclose(f);
+        free(good);
+    }
+    assert_in_range(n_refused, 500, 1999);
+    ifl_model_file_close(open_ok(dir)); /* restored */
+}
+
 /* --- Export --- */
 
 typedef struct export_from {
@@ -403,6 +442,7 @@ int main(void) {
         cmocka_unit_test(test_rounding_of_f32_weights_is_reported),
         cmocka_unit_test(test_values_that_are_not_finite_are_refused),
         cmocka_unit_test(test_paths_that_are_no_model_say_so),
+        cmocka_unit_test(test_flipped_bits_in_a_folder_never_crash),
         cmocka_unit_test(test_export_reads_back_equal),
         cmocka_unit_test(test_a_failed_export_leaves_nothing),
     };
