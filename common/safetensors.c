@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/file_map.h"
 #include "common/json_util.h"
@@ -325,14 +326,12 @@ static ifl_status safetensors_open_folder(ifl_safetensors *st, const char *folde
     size_t n_text = 0;
     json_t *index = NULL;
     const json_t *map = NULL;
-    FILE *single = NULL;
     if (asprintf(&path, "%s/model.safetensors", folder) < 0) {
         path = NULL;
         status = ifl_fail(err, IFL_NOMEM, "out of memory");
         goto done;
     }
-    single = fopen(path, "rb"); /* only to see whether it is there */
-    if (single) {
+    if (access(path, F_OK) == 0) {
         IFL_TRY_GOTO(status, name_list_add(&list, "model.safetensors", err), done);
     } else {
         free(path);
@@ -347,6 +346,11 @@ static ifl_status safetensors_open_folder(ifl_safetensors *st, const char *folde
                          ifl_json_parse_object(&index, text, n_text, INDEX_BYTES_MAX, path, err),
                          done);
             IFL_TRY_GOTO(status, ifl_json_child(index, "weight_map", &map, err), done);
+            if (map && json_object_size(map) > IFL_SAFETENSORS_TENSORS_MAX) {
+                status = ifl_fail(err, IFL_LIMIT, "%s: %zu tensors, limit %d", path,
+                                  json_object_size(map), IFL_SAFETENSORS_TENSORS_MAX);
+                goto done;
+            }
             if (!map || json_object_size(map) == 0) {
                 status = ifl_fail(err, IFL_FORMAT, "%s: no weight_map", path);
                 goto done;
@@ -365,7 +369,6 @@ static ifl_status safetensors_open_folder(ifl_safetensors *st, const char *folde
     IFL_TRY_GOTO(status, safetensors_add_names(st, folder, &list, err), done);
     if (map) IFL_TRY_GOTO(status, index_check(st, map, err), done);
 done:
-    if (single) fclose(single);
     name_list_free(&list);
     json_decref(index);
     free(text);

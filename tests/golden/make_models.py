@@ -53,6 +53,11 @@ def families():
         rope_parameters={"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000000.0},
                          "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}},
         bos_token_id=2, eos_token_id=[1, 106], pad_token_id=0)
+    yield "qwen2-yarn", t.Qwen2Config(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                         "original_max_position_embeddings": 64}, bos_token_id=None, eos_token_id=3)
 
 
 def randomise(model, config, generator):
@@ -179,6 +184,10 @@ def write_gguf(path, config, state):
         rope = rope["full_attention"]
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    elif rope["rope_type"] == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(rope["factor"])
+        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     w.add_rope_freq_base(rope["rope_theta"])
     if arch == "llama":
         w.add_vocab_size(config.vocab_size)
@@ -187,7 +196,7 @@ def write_gguf(path, config, state):
     w.add_tokenizer_model("llama" if gemma else "gpt2")
     tokens = [f"t{i}" for i in range(config.vocab_size)]
     if not gemma:
-        tokens[100:120] = [f"t{i}t{i + 1}" for i in range(0, 40, 2)]
+        tokens[60:80] = [f"t{i}t{i + 1}" for i in range(0, 40, 2)]
         w.add_tokenizer_pre("llama-bpe" if arch == "llama" else "qwen2")
         w.add_token_merges([f"t{i} t{i + 1}" for i in range(0, 40, 2)])
     else:

@@ -376,8 +376,8 @@ static void test_flipped_bits_in_a_model_never_crash(void **state) {
 
 static void test_the_tokenizer_of_a_gguf_file_is_built(void **state) {
     (void)state;
-    static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3"};
-    for (int f = 0; f < 4; f++) {
+    static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3", "qwen2-yarn"};
+    for (int f = 0; f < 5; f++) {
         char name[512];
         ifl_model_file *file = NULL;
         ifl_tokenizer *tok = NULL;

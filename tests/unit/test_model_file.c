@@ -16,8 +16,8 @@
 #include "common/rng.h"
 #include "common/safetensors.h"
 
-static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3"};
-#define N_FAMILIES 4
+static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3", "qwen2-yarn"};
+#define N_FAMILIES 5
 
 static char folder[] = "/tmp/ifl-model-file-XXXXXX";
 
