@@ -42,6 +42,7 @@ struct ifl_dispatch {
     pthread_t thread;
     bool thread_started;
     atomic_bool stop, quit;
+    const atomic_bool *hopeless;
 
     pthread_mutex_t lock; /* guards everything below */
     pthread_cond_t changed;
@@ -437,6 +438,7 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     d->train_set = o->train;
     d->eval_set = o->eval;
     d->log = o->log;
+    d->hopeless = o->hopeless;
     d->vocab_size = o->vocab_size;
     d->next_serial = o->next_serial;
     d->next_lease = 1;
@@ -535,6 +537,10 @@ static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, if
         if (err) *err = d->failure;
         return d->failed;
     }
+    if (d->hopeless && atomic_load(d->hopeless) && d->n_peers == 0)
+        return ifl_fail(err, IFL_PEER,
+                        "learner: all actors have ended while it waited for %s; see logs/ in the run folder",
+                        what);
     if (atomic_load(&d->stop)) return ifl_fail(err, IFL_STOPPED, "stopped on request");
     if (idle_s > 0.0 && ifl_clock_s() - d->last_arrival_s > idle_s)
         return ifl_fail(

@@ -10,6 +10,8 @@
 #ifndef IFL_LEARNER_DISPATCH_H
 #define IFL_LEARNER_DISPATCH_H
 
+#include <stdatomic.h>
+
 #include "common/rollout_log.h"
 #include "common/task.h"
 #include "common/transport.h"
@@ -26,6 +28,7 @@ typedef struct ifl_dispatch_options {
     uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
     const uint64_t *reopen; /* serials that were open at the checkpoint */
     int32_t n_reopen;
+    const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
     const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
 } ifl_dispatch_options;
 

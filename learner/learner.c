@@ -677,6 +677,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .eval = l->eval_set,
         .log = l->log,
         .vocab_size = l->model->config.vocab_size,
+        .hopeless = l->options->hopeless,
         .next_serial = l->next_serial,
         .reopen = l->open_serials,
         .n_reopen = l->n_open_serials,

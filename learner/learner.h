@@ -22,6 +22,7 @@ typedef struct ifl_learner_options {
     const ifl_run_dir *run; /* created and locked */
     const char *bind;
     const atomic_bool *stop; /* true: end after the current step, with a checkpoint */
+    const atomic_bool *hopeless;   /* true: no actor will ever come (again); NULL = never */
     FILE *status;            /* live status; NULL = none */
 } ifl_learner_options;
 

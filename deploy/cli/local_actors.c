@@ -165,6 +165,6 @@ void ifl_local_actors_stop(ifl_local_actors *actors) {
     free(actors);
 }
 
-bool ifl_local_actors_failed(const ifl_local_actors *actors) {
-    return atomic_load(&actors->failed);
+const atomic_bool *ifl_local_actors_failed(const ifl_local_actors *actors) {
+    return &actors->failed;
 }

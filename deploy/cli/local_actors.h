@@ -4,6 +4,7 @@
 #define IFL_CLI_LOCAL_ACTORS_H
 
 #include <sched.h>
+#include <stdatomic.h>
 
 #include "common/config.h"
 
@@ -27,7 +28,7 @@ ifl_status ifl_local_actors_start(ifl_local_actors **out, const ifl_local_actors
 /* Waits up to two seconds for them to end by themselves, then ends them. NULL is fine. */
 void ifl_local_actors_stop(ifl_local_actors *actors);
 
-/* True when all of them have died and will not be started again. */
-bool ifl_local_actors_failed(const ifl_local_actors *actors);
+/* Becomes true when all of them have died and will not be started again. */
+const atomic_bool *ifl_local_actors_failed(const ifl_local_actors *actors);
 
 #endif

@@ -41,11 +41,7 @@ int main(int argc, char **argv) {
         printf("inflight %s\n", IFL_VERSION);
         return 0;
     }
-    if (!strcmp(name, "reward-worker")) {
-        if (ifl_reward_worker_main) return ifl_reward_worker_main(0, 1);
-        fprintf(stderr, "inflight reward-worker: not built in\n");
-        return EXIT_USAGE;
-    }
+    if (!strcmp(name, "reward-worker")) return ifl_reward_worker_main(0, 1);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(name, commands[i].name)) continue;
         if (!commands[i].run) {

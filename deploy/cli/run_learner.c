@@ -83,8 +83,17 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
         IFL_TRY_GOTO(st, ifl_local_actors_start(&actors, &local, err), done);
     }
     IFL_TRY_GOTO(st, ifl_cpu_pin(config->learner.cpus, "learner.cpus", err), done);
-    ifl_learner_options learner = {config, loaded.model, loaded.weights, loaded.tokenizer,
-                                   &run,   endpoint,     stop,           stdout};
+    ifl_learner_options learner = {
+        .config = config,
+        .model = loaded.model,
+        .start = loaded.weights,
+        .tokenizer = loaded.tokenizer,
+        .run = &run,
+        .bind = endpoint,
+        .stop = stop,
+        .hopeless = actors ? ifl_local_actors_failed(actors) : NULL,
+        .status = stdout,
+    };
     st = ifl_learner_run(&learner, err);
     if (st == IFL_OK) {
         printf("%s: %s\n", config->run.name, run.summary);
