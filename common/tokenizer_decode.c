@@ -31,6 +31,7 @@ static ifl_status detok_stage(ifl_detokenizer *d, int32_t i, const char *bytes, 
 
 /* Moves what is certain of `pending` to the next stage, ill-formed bytes as U+FFFD. */
 static ifl_status byte_level_drain(ifl_detokenizer *d, int32_t i, bool at_end, ifl_error *err) {
+    if (d->pending.n == 0) return IFL_OK;
     ifl_token_text *text = &d->buffers[i];
     text->n = 0;
     size_t at = 0;

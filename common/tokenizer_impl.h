@@ -24,7 +24,10 @@ typedef struct token_table {
     size_t arena_n, arena_cap;
     token_entry *entries; /* [n_ids] by id */
     size_t n_ids, entries_cap;
-    int32_t *slots; /* open addressing, -1 = free */
+    struct token_slot {
+        int32_t id;   /* -1 = free */
+        uint32_t tag; /* of the text's hash: spares a look at the text */
+    } * slots;
     size_t n_slots, n_used;
 } token_table;
 
@@ -49,10 +52,9 @@ typedef struct merge_table {
     int32_t n_ranks;
 } merge_table;
 
-/* Allocates room for n merges, then takes them in rank order; a repeated pair gets its last rank.
- */
-ifl_status merge_table_init(merge_table *table, size_t n, ifl_error *err);
-void merge_table_add(merge_table *table, int32_t left, int32_t right, int32_t id);
+/* Takes merges in rank order; a repeated pair gets its last rank. */
+ifl_status merge_table_add(merge_table *table, int32_t left, int32_t right, int32_t id,
+                           ifl_error *err);
 const merge_entry *merge_table_find(const merge_table *table, int32_t left, int32_t right);
 void merge_table_free(merge_table *table);
 
@@ -166,6 +168,20 @@ struct ifl_tokenizer {
     size_t n_json;
     ifl_hash hash;
 };
+
+/* ---- tokenizer_scan.c: the big parts of a tokenizer.json ---- */
+
+typedef struct text_span {
+    size_t start, n; /* n = 0: absent */
+} text_span;
+
+/* Finds model.vocab (an object) and model.merges (an array) in a file. False when it isn't even an
+ * object with a model: parse it whole, for the error. */
+bool tokenizer_scan(const char *text, size_t n, text_span *vocab, text_span *merges);
+ifl_status tokenizer_read_vocab(ifl_tokenizer *tok, const char *text, text_span span,
+                                ifl_error *err);
+ifl_status tokenizer_read_merges(ifl_tokenizer *tok, const char *text, text_span span,
+                                 ifl_error *err);
 
 /* ---- tokenizer.c ---- */
 

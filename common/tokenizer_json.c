@@ -296,86 +296,15 @@ static ifl_status check_decoders(stage_list *list, ifl_error *err) {
 
 /* ---- the model ---- */
 
-static ifl_status read_vocab(ifl_tokenizer *tok, const json_t *vocab, ifl_error *err) {
-    if (!json_is_object(vocab)) return want("model", "vocab", "an object", vocab, err);
-    if (json_object_size(vocab) > IFL_VOCAB_MAX)
-        return ifl_fail(err, IFL_LIMIT, "model.vocab has %zu tokens, at most %d",
-                        json_object_size(vocab), IFL_VOCAB_MAX);
-    for (void *it = json_object_iter((json_t *)vocab); it;
-         it = json_object_iter_next((json_t *)vocab, it)) {
-        const char *key = json_object_iter_key(it);
-        const json_t *id = json_object_iter_value(it);
-        if (!json_is_integer(id)) return want("model.vocab", key, "an integer", id, err);
-        IFL_TRY(token_table_add(&tok->tokens, json_integer_value(id), key, strlen(key), TOKEN_MODEL,
-                                err));
-    }
-    return IFL_OK;
-}
-
-static ifl_status merge_part(const ifl_tokenizer *tok, size_t index, const char *text, size_t n,
-                             int32_t *id, ifl_error *err) {
-    *id = token_table_find(&tok->tokens, text, n);
-    if (*id < 0)
-        return ifl_fail(err, IFL_FORMAT, "model.merges[%zu]: '%.*s' is not in the vocabulary",
-                        index, n > 80 ? 80 : (int)n, text);
-    return IFL_OK;
-}
-
-static ifl_status add_merge(ifl_tokenizer *tok, size_t index, const char *left, size_t n_left,
-                            const char *right, size_t n_right, ifl_error *err) {
-    char both[2 * IFL_TOKEN_BYTES_MAX];
-    int32_t ids[3];
-    IFL_TRY(merge_part(tok, index, left, n_left, &ids[0],
-                       err)); /* found, hence within the token limit */
-    IFL_TRY(merge_part(tok, index, right, n_right, &ids[1], err));
-    memcpy(both, left, n_left);
-    memcpy(both + n_left, right, n_right);
-    IFL_TRY(merge_part(tok, index, both, n_left + n_right, &ids[2], err));
-    merge_table_add(&tok->merges, ids[0], ids[1], ids[2]);
-    return IFL_OK;
-}
-
-/* "left right", as GPT-2's merges.txt has it */
-static ifl_status read_merge_text(ifl_tokenizer *tok, size_t i, const char *text, size_t n,
-                                  ifl_error *err) {
-    const char *space = memchr(text, ' ', n);
-    if (!space || memchr(space + 1, ' ', n - (size_t)(space + 1 - text)))
-        return ifl_fail(err, IFL_FORMAT,
-                        "model.merges[%zu]: wanted two tokens and a space, got '%.*s'", i,
-                        n > 80 ? 80 : (int)n, text);
-    size_t n_left = (size_t)(space - text);
-    return add_merge(tok, i, text, n_left, space + 1, n - n_left - 1, err);
-}
-
-static ifl_status read_merges(ifl_tokenizer *tok, const json_t *merges, ifl_error *err) {
-    if (!json_is_array(merges)) return want("model", "merges", "an array", merges, err);
-    IFL_TRY(merge_table_init(&tok->merges, json_array_size(merges), err));
-    size_t i;
-    const json_t *merge;
-    json_array_foreach(merges, i, merge) {
-        if (json_is_string(merge)) {
-            const char *text = json_string_value(merge);
-            if (strncmp(text, "#version", 8) == 0) continue;
-            IFL_TRY(read_merge_text(tok, i, text, json_string_length(merge), err));
-            continue;
-        }
-        const json_t *left = json_array_get(merge, 0), *right = json_array_get(merge, 1);
-        if (json_array_size(merge) != 2 || !json_is_string(left) || !json_is_string(right))
-            return ifl_fail(err, IFL_FORMAT, "model.merges[%zu]: wanted \"a b\" or [\"a\", \"b\"]",
-                            i);
-        IFL_TRY(add_merge(tok, i, json_string_value(left), json_string_length(left),
-                          json_string_value(right), json_string_length(right), err));
-    }
-    return IFL_OK;
-}
-
 static ifl_status refuse_affix(const json_t *model, const char *key, ifl_error *err) {
     const json_t *v = json_object_get(model, key);
     if (!v || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0)) return IFL_OK;
     return ifl_fail(err, IFL_UNSUPPORTED, "model.%s is not supported", key);
 }
 
-static ifl_status read_model(ifl_tokenizer *tok, const json_t *model, ifl_error *err) {
+/* `vocab` and `merges` lie in tok->json; in `model` they are empty. */
+static ifl_status read_model(ifl_tokenizer *tok, const json_t *model, text_span vocab,
+                             text_span merges, ifl_error *err) {
     if (!json_is_object(model))
         return ifl_fail(err, IFL_FORMAT, "model: wanted an object, got %s", json_kind(model));
     const json_t *type = json_object_get(model, "type"), *v;
@@ -392,8 +321,12 @@ static ifl_status read_model(ifl_tokenizer *tok, const json_t *model, ifl_error 
     IFL_TRY(get_bool(model, "model", "fuse_unk", false, &tok->fuse_unk, err));
     IFL_TRY(get_bool(model, "model", "byte_fallback", false, &tok->byte_fallback, err));
     IFL_TRY(get_bool(model, "model", "ignore_merges", false, &tok->ignore_merges, err));
-    IFL_TRY(read_vocab(tok, json_object_get(model, "vocab"), err));
-    IFL_TRY(read_merges(tok, json_object_get(model, "merges"), err));
+    if (vocab.n == 0)
+        return want("model", "vocab", "an object", json_object_get(model, "vocab"), err);
+    if (merges.n == 0)
+        return want("model", "merges", "an array", json_object_get(model, "merges"), err);
+    IFL_TRY(tokenizer_read_vocab(tok, tok->json, vocab, err));
+    IFL_TRY(tokenizer_read_merges(tok, tok->json, merges, err));
     v = json_object_get(model, "unk_token");
     if (!v || json_is_null(v)) return IFL_OK;
     if (!json_is_string(v)) return want("model", "unk_token", "a string", v, err);
@@ -519,10 +452,11 @@ static ifl_status read_post_processor(ifl_tokenizer *tok, const json_t *object, 
 
 /* ---- the file ---- */
 
-static ifl_status read_tokenizer(ifl_tokenizer *tok, const json_t *root, ifl_error *err) {
+static ifl_status read_tokenizer(ifl_tokenizer *tok, const json_t *root, text_span vocab,
+                                 text_span merges, ifl_error *err) {
     if (!json_is_object(root))
         return ifl_fail(err, IFL_FORMAT, "wanted an object, got %s", json_kind(root));
-    IFL_TRY(read_model(tok, json_object_get(root, "model"), err));
+    IFL_TRY(read_model(tok, json_object_get(root, "model"), vocab, merges, err));
     IFL_TRY(read_stages(&tok->normalizers, json_object_get(root, "normalizer"), "normalizer",
                         "normalizers", read_normalizer, 0, err));
     IFL_TRY(read_stages(&tok->pre_tokenizers, json_object_get(root, "pre_tokenizer"),
@@ -535,17 +469,45 @@ static ifl_status read_tokenizer(ifl_tokenizer *tok, const json_t *root, ifl_err
     return tokenizer_finish(tok, err);
 }
 
+/* The file without its two big values ("null" in their places, so that lines keep their numbers as
+ * far as they can), as a tree. */
+static ifl_status parse_rest(const char *text, size_t n_bytes, text_span vocab, text_span merges,
+                             json_t **root, ifl_error *err) {
+    text_span spans[2] = {vocab, merges};
+    if (merges.n && merges.start < vocab.start) {
+        spans[0] = merges;
+        spans[1] = vocab;
+    }
+    ifl_token_text rest = {0};
+    ifl_status st = IFL_OK;
+    size_t done = 0;
+    for (int i = 0; i < 2; i++) {
+        if (spans[i].n == 0) continue;
+        IFL_TRY_GOTO(st, token_text_append(&rest, text + done, spans[i].start - done, err), done);
+        IFL_TRY_GOTO(st, token_text_append(&rest, "null", 4, err), done);
+        done = spans[i].start + spans[i].n;
+    }
+    IFL_TRY_GOTO(st, token_text_append(&rest, text + done, n_bytes - done, err), done);
+    json_error_t at = {.text = ""};
+    *root =
+        json_loadb(rest.n ? rest.bytes : "", rest.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &at);
+    if (!*root)
+        st = ifl_fail(err, IFL_FORMAT,
+                      "line %d, column %d (not counting model.vocab and model.merges): %s", at.line,
+                      at.column, at.text);
+done:
+    ifl_token_text_free(&rest);
+    return st;
+}
+
 ifl_status ifl_tokenizer_from_json(ifl_tokenizer **out, const char *text, size_t n_bytes,
                                    ifl_error *err) {
     *out = NULL;
     if (n_bytes > IFL_TOKENIZER_JSON_BYTES_MAX)
         return ifl_fail(err, IFL_LIMIT, "tokenizer.json has %zu bytes, at most %zu are read",
                         n_bytes, IFL_TOKENIZER_JSON_BYTES_MAX);
-    json_error_t at;
-    json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &at);
-    if (!root)
-        return ifl_fail(err, IFL_FORMAT, "tokenizer.json: line %d, column %d: %s", at.line,
-                        at.column, at.text);
+    json_t *root = NULL;
+    text_span vocab = {0, 0}, merges = {0, 0};
     ifl_status st = IFL_NOMEM;
     ifl_tokenizer *tok = calloc(1, sizeof *tok);
     if (tok) tok->json = malloc(n_bytes ? n_bytes : 1);
@@ -557,7 +519,9 @@ ifl_status ifl_tokenizer_from_json(ifl_tokenizer **out, const char *text, size_t
     tok->n_json = n_bytes;
     tok->hash = ifl_hash_bytes(text, n_bytes);
     tok->unk_id = tok->bos = tok->eos = tok->pad = -1;
-    st = read_tokenizer(tok, root, err);
+    tokenizer_scan(tok->json, n_bytes, &vocab, &merges);
+    st = parse_rest(tok->json, n_bytes, vocab, merges, &root, err);
+    if (st == IFL_OK) st = read_tokenizer(tok, root, vocab, merges, err);
     if (st != IFL_OK) {
         ifl_error_wrap(err, "tokenizer.json");
         goto done;

@@ -7,19 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t token_slot(const token_table *table, const char *bytes, size_t n) {
-    size_t i = (size_t)ifl_hash64(bytes, n) & (table->n_slots - 1);
-    while (table->slots[i] >= 0) {
-        int32_t id = table->slots[i];
+/* The slot that holds the text or is free for it. */
+static size_t token_slot_of(const token_table *table, uint64_t hash, const char *bytes, size_t n) {
+    size_t i = (size_t)hash & (table->n_slots - 1);
+    uint32_t tag = (uint32_t)(hash >> 32);
+    for (; table->slots[i].id >= 0; i = (i + 1) & (table->n_slots - 1)) {
+        if (table->slots[i].tag != tag) continue;
+        int32_t id = table->slots[i].id;
         if (table->entries[id].n_bytes == n && memcmp(token_table_text(table, id), bytes, n) == 0)
             break;
-        i = (i + 1) & (table->n_slots - 1);
     }
     return i;
 }
 
 static ifl_status token_table_rehash(token_table *table, size_t n_slots, ifl_error *err) {
-    int32_t *slots = malloc(n_slots * sizeof *slots);
+    struct token_slot *slots = malloc(n_slots * sizeof *slots);
     if (!slots) return ifl_fail(err, IFL_NOMEM, "out of memory: vocabulary of %zu slots", n_slots);
     memset(slots, 0xff, n_slots * sizeof *slots);
     free(table->slots);
@@ -27,9 +29,12 @@ static ifl_status token_table_rehash(token_table *table, size_t n_slots, ifl_err
     table->n_slots = n_slots;
     for (size_t id = 0; id < table->n_ids; id++) {
         if (!table->entries[id].flags) continue;
-        size_t i =
-            token_slot(table, token_table_text(table, (int32_t)id), table->entries[id].n_bytes);
-        slots[i] = (int32_t)id;
+        const char *text = token_table_text(table, (int32_t)id);
+        uint64_t hash = ifl_hash64(text, table->entries[id].n_bytes);
+        size_t i = (size_t)hash & (n_slots - 1);
+        while (slots[i].id >= 0)
+            i = (i + 1) & (n_slots - 1);
+        slots[i] = (struct token_slot){(int32_t)id, (uint32_t)(hash >> 32)};
     }
     return IFL_OK;
 }
@@ -58,11 +63,12 @@ ifl_status token_table_add(token_table *table, int64_t id, const char *bytes, si
                         token_table_text(table, (int32_t)id), token_shown(n), bytes);
     }
     if (table->n_used * 3 >= table->n_slots * 2)
-        IFL_TRY(token_table_rehash(table, table->n_slots ? table->n_slots * 2 : 1024, err));
-    size_t slot = token_slot(table, bytes, n);
-    if (table->slots[slot] >= 0)
+        IFL_TRY(token_table_rehash(table, table->n_slots ? table->n_slots * 4 : 4096, err));
+    uint64_t hash = ifl_hash64(bytes, n);
+    size_t slot = token_slot_of(table, hash, bytes, n);
+    if (table->slots[slot].id >= 0)
         return ifl_fail(err, IFL_FORMAT, "token '%.*s' has two ids, %d and %lld", token_shown(n),
-                        bytes, (int)table->slots[slot], (long long)id);
+                        bytes, (int)table->slots[slot].id, (long long)id);
     if (table->arena_n + n + 1 > UINT32_MAX)
         return ifl_fail(err, IFL_LIMIT, "the vocabulary's text is longer than 4 GiB");
     IFL_TRY(ifl_grow((void **)&table->entries, &table->entries_cap, (size_t)id + 1,
@@ -77,14 +83,14 @@ ifl_status token_table_add(token_table *table, int64_t id, const char *bytes, si
     table->arena[table->arena_n + n] = 0; /* so that a token can be printed */
     table->entries[id] = (token_entry){(uint32_t)table->arena_n, (uint16_t)n, (uint16_t)flags};
     table->arena_n += n + 1;
-    table->slots[slot] = (int32_t)id;
+    table->slots[slot] = (struct token_slot){(int32_t)id, (uint32_t)(hash >> 32)};
     table->n_used++;
     return IFL_OK;
 }
 
 int32_t token_table_find(const token_table *table, const char *bytes, size_t n) {
     if (!table->n_slots || n > IFL_TOKEN_BYTES_MAX) return -1;
-    return table->slots[token_slot(table, bytes, n)];
+    return table->slots[token_slot_of(table, ifl_hash64(bytes, n), bytes, n)].id;
 }
 
 void token_table_free(token_table *table) {
@@ -102,28 +108,32 @@ static size_t merge_slot(const merge_table *table, uint64_t pair) {
     return i;
 }
 
-ifl_status merge_table_init(merge_table *table, size_t n, ifl_error *err) {
-    if (n > IFL_MERGES_MAX)
-        return ifl_fail(err, IFL_LIMIT, "%zu merges, at most %d are read", n, IFL_MERGES_MAX);
-    size_t n_slots = 16;
-    while (n_slots < n * 2)
-        n_slots *= 2;
-    table->slots = malloc(n_slots * sizeof *table->slots);
-    if (!table->slots) return ifl_fail(err, IFL_NOMEM, "out of memory: %zu merges", n);
+static ifl_status merge_table_rehash(merge_table *table, size_t n_slots, ifl_error *err) {
+    merge_entry *old = table->slots;
+    size_t n_old = table->n_slots;
+    merge_entry *slots = malloc(n_slots * sizeof *slots);
+    if (!slots) return ifl_fail(err, IFL_NOMEM, "out of memory: merges of %zu slots", n_slots);
     for (size_t i = 0; i < n_slots; i++)
-        table->slots[i].pair = UINT64_MAX;
+        slots[i].pair = UINT64_MAX;
+    table->slots = slots;
     table->n_slots = n_slots;
+    for (size_t i = 0; i < n_old; i++)
+        if (old[i].pair != UINT64_MAX) slots[merge_slot(table, old[i].pair)] = old[i];
+    free(old);
     return IFL_OK;
 }
 
-void merge_table_add(merge_table *table, int32_t left, int32_t right, int32_t id) {
+ifl_status merge_table_add(merge_table *table, int32_t left, int32_t right, int32_t id,
+                           ifl_error *err) {
+    if (table->n_ranks == IFL_MERGES_MAX)
+        return ifl_fail(err, IFL_LIMIT, "more than %d merges", IFL_MERGES_MAX);
+    if (table->n_used * 2 >= table->n_slots)
+        IFL_TRY(merge_table_rehash(table, table->n_slots ? table->n_slots * 4 : 1024, err));
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     size_t i = merge_slot(table, pair);
-    if (table->slots[i].pair == UINT64_MAX) {
-        table->n_used++;
-        IFL_ASSERT(table->n_used < table->n_slots);
-    }
+    table->n_used += table->slots[i].pair == UINT64_MAX;
     table->slots[i] = (merge_entry){pair, table->n_ranks++, id};
+    return IFL_OK;
 }
 
 const merge_entry *merge_table_find(const merge_table *table, int32_t left, int32_t right) {

@@ -139,9 +139,10 @@ static ifl_status merges_from_scores(ifl_tokenizer *tok, const ifl_vocab_arrays 
         }
     }
     if (n) qsort(merges, n, sizeof *merges, scored_merge_compare);
-    IFL_TRY_GOTO(st, merge_table_init(&tok->merges, n, err), done);
     for (size_t i = 0; i < n; i++)
-        merge_table_add(&tok->merges, merges[i].left, merges[i].right, merges[i].id);
+        IFL_TRY_GOTO(
+            st, merge_table_add(&tok->merges, merges[i].left, merges[i].right, merges[i].id, err),
+            done);
 done:
     free(merges);
     return st;
@@ -245,8 +246,7 @@ static ifl_status vocab_merge(ifl_tokenizer *tok, int64_t index, ifl_vocab_text 
                         "join in the vocabulary",
                         (long long)index, merge.n_bytes > 80 ? 80 : (int)merge.n_bytes,
                         merge.bytes ? merge.bytes : "");
-    merge_table_add(&tok->merges, left, right, id);
-    return IFL_OK;
+    return merge_table_add(&tok->merges, left, right, id, err);
 }
 
 static ifl_status build_gpt2(ifl_tokenizer *tok, const ifl_vocab_arrays *v, ifl_error *err) {
@@ -279,7 +279,6 @@ static ifl_status build_gpt2(ifl_tokenizer *tok, const ifl_vocab_arrays *v, ifl_
         added_token added = {.id = id, .special = special};
         IFL_TRY(tokenizer_add_added(tok, &added, err));
     }
-    IFL_TRY(merge_table_init(&tok->merges, (size_t)v->n_merges, err));
     for (int64_t i = 0; i < v->n_merges; i++)
         IFL_TRY(vocab_merge(tok, i, v->merges[i], err));
     return IFL_OK;
