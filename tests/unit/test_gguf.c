@@ -374,6 +374,62 @@ static void test_flipped_bits_in_a_model_never_crash(void **state) {
     free(bad);
 }
 
+/* A golden model in which the bytes `skip` behind the first `find` are replaced: behind a key come
+ * four bytes of type, and for a string eight of length. */
+static void expect_patched_refused(const char *family, const char *find, int skip,
+                                   const void *bytes, size_t n_patch, ifl_status want,
+                                   const char *words) {
+    char name[512], *text;
+    size_t n;
+    snprintf(name, sizeof name, "%s/models/%s/model.gguf", IFL_GOLDEN_DIR, family);
+    assert_int_equal(ifl_file_read_text(name, 1 << 20, &text, &n, NULL), IFL_OK);
+    char *at = memmem(text, n, find, strlen(find));
+    assert_non_null(at);
+    memcpy(at + strlen(find) + skip, bytes, n_patch);
+    assert_int_equal(ifl_file_write_whole(path, text, n, NULL), IFL_OK);
+    free(text);
+    ifl_model_file *file = NULL;
+    ifl_error err = {0};
+    ifl_status got = ifl_model_file_open(&file, path, &err);
+    if (got != want || !strstr(err.text, words))
+        fail_msg("got %d \"%s\", wanted %d with \"%s\"", (int)got, err.text, (int)want, words);
+}
+
+static void test_gguf_models_that_do_not_fit_are_named(void **state) {
+    (void)state;
+    const uint32_t seven = 7, wide = 72;
+    expect_patched_refused("qwen3", "general.architecture", 12, "qwen9", 5, IFL_UNSUPPORTED,
+                           "qwen9");
+    expect_patched_refused("qwen3", "blk.1.ffn_u", 0, "x", 1, IFL_FORMAT,
+                           "blk.1.ffn_up.weight is missing");
+    expect_patched_refused("gemma3", "attention.sliding_windo", 0, "x", 1, IFL_FORMAT,
+                           "gemma3.attention.sliding_window: missing");
+    expect_patched_refused("qwen3", "qwen3.feed_forward_length", 4, &seven, 4, IFL_FORMAT,
+                           "metadata wants [7, 40]");
+    expect_patched_refused("llama3", "llama.attention.value_length", 4, &wide, 4, IFL_UNSUPPORTED,
+                           "values of 72");
+    expect_patched_refused("qwen2-yarn", "qwen2.rope.scaling.type", 12, "what", 4, IFL_UNSUPPORTED,
+                           "what");
+    /* Divisors of Llama 3's scaling that no such scaling gives: the first becomes 1.5. */
+    ifl_gguf *g = NULL;
+    char *text;
+    size_t n;
+    const float factor = 1.5f;
+    assert_int_equal(ifl_gguf_open(&g, IFL_GOLDEN_DIR "/models/llama3/model.gguf", NULL), IFL_OK);
+    uint64_t offset = ifl_gguf_at(g, ifl_gguf_find(g, "rope_freqs.weight"))->offset;
+    ifl_gguf_close(g);
+    assert_int_equal(
+        ifl_file_read_text(IFL_GOLDEN_DIR "/models/llama3/model.gguf", 1 << 20, &text, &n, NULL),
+        IFL_OK);
+    memcpy(text + offset, &factor, 4);
+    assert_int_equal(ifl_file_write_whole(path, text, n, NULL), IFL_OK);
+    free(text);
+    ifl_model_file *file = NULL;
+    ifl_error err = {0};
+    assert_int_equal(ifl_model_file_open(&file, path, &err), IFL_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "rope_freqs"));
+}
+
 static void test_the_tokenizer_of_a_gguf_file_is_built(void **state) {
     (void)state;
     static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3", "qwen2-yarn"};
@@ -404,6 +460,7 @@ int main(void) {
         cmocka_unit_test(test_every_truncation_is_refused),
         cmocka_unit_test(test_flipped_bits_never_crash),
         cmocka_unit_test(test_flipped_bits_in_a_model_never_crash),
+        cmocka_unit_test(test_gguf_models_that_do_not_fit_are_named),
         cmocka_unit_test(test_the_tokenizer_of_a_gguf_file_is_built),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
