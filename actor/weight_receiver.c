@@ -51,9 +51,7 @@ struct ifl_weight_receiver {
     ifl_weight_receiver_stats stats;
 };
 
-/* --- The fetch
- * --------------------------------------------------------------------------------------------------
- */
+/* --- The fetch -------------------------------------------------------------------------------- */
 
 static void receiver_end_fetch(ifl_weight_receiver *r, buffer_state state) {
     ifl_manifest_free(r->fetching);
@@ -280,9 +278,7 @@ static void receiver_verify(ifl_weight_receiver *r) {
     receiver_end_fetch(r, BUFFER_READY);
 }
 
-/* --- The thread
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- The thread ------------------------------------------------------------------------------- */
 
 static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
     switch (event->kind) {
@@ -342,8 +338,7 @@ static void *receiver_run(void *context) {
     }
 }
 
-/* --- The application's side
- * ---------------------------------------------------------------------------------------------- */
+/* --- The application's side ------------------------------------------------------------------- */
 
 ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model *model,
                                       ifl_client *client, ifl_error *err) {

@@ -16,8 +16,7 @@
 #define IFL_ENDPOINT_MAX 256
 #define IFL_PEERS_MAX 4096
 
-/* --- Learner
- * ------------------------------------------------------------------------------------------ */
+/* --- Learner ---------------------------------------------------------------------------------- */
 
 typedef struct ifl_server ifl_server;
 
@@ -141,8 +140,7 @@ void ifl_server_set_weight_source(ifl_server *server, const ifl_weight_source *s
 /* Tells all peers of the weight plane about the source's newest manifest. */
 void ifl_server_announce(ifl_server *server);
 
-/* --- Actor
- * --------------------------------------------------------------------------------------------- */
+/* --- Actor ------------------------------------------------------------------------------------ */
 
 typedef struct ifl_client ifl_client;
 
@@ -230,8 +228,7 @@ ifl_status ifl_client_send_weights(ifl_client *client, const ifl_message *messag
 /* Makes a poll_weights under way return IFL_AGAIN at once. */
 void ifl_client_wake_weights(ifl_client *client);
 
-/* --- Endpoints
- * ------------------------------------------------------------------------------------------ */
+/* --- Endpoints -------------------------------------------------------------------------------- */
 
 /* IFL_USAGE unless it is ipc:// or tcp:// with a loopback address: links have no encryption or
  * authentication before CURVE. */

@@ -72,9 +72,7 @@ struct ifl_client {
     ifl_client_stats stats;
 };
 
-/* --- Events
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- Events ----------------------------------------------------------------------------------- */
 
 static bool client_push(transport_queue *queue, ifl_client_event_kind kind, const char *text,
                         ifl_message *message, int64_t n_bytes) {
@@ -100,9 +98,7 @@ static ifl_status client_pop(transport_queue *queue, int64_t wait_ms, ifl_client
     return IFL_OK;
 }
 
-/* --- Links
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- Links ------------------------------------------------------------------------------------ */
 
 static void client_close_sockets(ifl_client *c, int linger_ms) {
     void *sockets[2] = {c->control, c->weights};
@@ -185,9 +181,7 @@ static void client_lose(ifl_client *c, const char *text, int64_t now) {
     client_push(&c->events, IFL_CLIENT_LOST, text, NULL, 0);
 }
 
-/* --- Sending
- * --------------------------------------------------------------------------------------------------------------
- */
+/* --- Sending ---------------------------------------------------------------------------------- */
 
 /* Sends now or not at all; used for what would be stale later. Caller holds the lock. */
 static bool client_send_now(ifl_client *c, void *socket, transport_counters *counters,
@@ -284,9 +278,7 @@ static bool client_flush(ifl_client *c, int64_t now) {
     return blocked;
 }
 
-/* --- Receiving
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- Receiving -------------------------------------------------------------------------------- */
 
 /* TRAJ_ACK or NACK: the parcels of that key are done, or wait a little. True when the application
  * is to know. */
@@ -448,9 +440,7 @@ static bool client_receive(ifl_client *c, bool on_weights) {
     return true;
 }
 
-/* --- The thread
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* --- The thread ------------------------------------------------------------------------------- */
 
 /* Moves the state on with time. Returns how long the poll may last, ms. */
 static int client_tick(ifl_client *c) {
@@ -535,9 +525,7 @@ static void *client_run(void *context) {
     return NULL;
 }
 
-/* --- Life and the application's side
- * ------------------------------------------------------------------------------------------------
- */
+/* --- Life and the application's side ---------------------------------------------------------- */
 
 ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options, ifl_error *err) {
     *out = NULL;

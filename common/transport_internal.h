@@ -8,8 +8,7 @@
 
 #include "common/transport.h"
 
-/* --- A list with a lock, for events on their way to the application
- * ------------------------------------ */
+/* --- A list with a lock, for events on their way to the application --------------------------- */
 
 typedef struct transport_node {
     struct transport_node *next;
@@ -35,8 +34,7 @@ transport_node *transport_queue_pop(transport_queue *q, int64_t wait_ms);
 int32_t transport_queue_size(transport_queue *q, int64_t *n_bytes);
 void transport_queue_wake(transport_queue *q);
 
-/* --- Messages on their way to a socket
- * ------------------------------------------------------------------ */
+/* --- Messages on their way to a socket -------------------------------------------------------- */
 
 typedef struct transport_out {
     struct transport_out *next;
@@ -63,8 +61,7 @@ void transport_out_push(transport_out_list *list, transport_out *out);
 transport_out *transport_out_shift(transport_out_list *list);
 void transport_out_clear(transport_out_list *list);
 
-/* --- Sockets
- * --------------------------------------------------------------------------------------------- */
+/* --- Sockets ---------------------------------------------------------------------------------- */
 
 /* Numbers of one plane of one session. */
 typedef struct transport_counters {

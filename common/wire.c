@@ -19,8 +19,7 @@ const char *ifl_wire_type_name(int type) {
     return type > 0 && type < n && wire_type_names[type] ? wire_type_names[type] : "type?";
 }
 
-/* --- Header: fixed offsets, little-endian (common/WIRE.md)
- * ------------------------------------------- */
+/* --- Header: fixed offsets, little-endian (common/WIRE.md) ------------------------------------ */
 
 static void header_put(uint8_t *p, uint64_t v, int n) {
     for (int i = 0; i < n; i++)
@@ -97,8 +96,7 @@ ifl_status ifl_wire_header_decode(ifl_wire_header *out, const uint8_t *bytes, si
     return IFL_OK;
 }
 
-/* --- Messages
- * -------------------------------------------------------------------------------------------- */
+/* --- Messages --------------------------------------------------------------------------------- */
 
 ifl_message ifl_message_make(ifl_wire_type type) {
     ifl_message m;
@@ -127,8 +125,7 @@ void ifl_wire_frames_clear(ifl_wire_frames *frames) {
     memset(frames, 0, sizeof *frames);
 }
 
-/* --- Manifests
- * ------------------------------------------------------------------------------------------- */
+/* --- Manifests -------------------------------------------------------------------------------- */
 
 ifl_status ifl_manifest_create(ifl_manifest **out, int32_t n_tensors, int32_t n_chunks,
                                ifl_error *err) {

@@ -79,8 +79,7 @@ void ifl_wire_header_encode(const ifl_wire_header *header, const uint8_t *meta, 
 ifl_status ifl_wire_header_decode(ifl_wire_header *out, const uint8_t *bytes, size_t n_bytes,
                                   const uint8_t *meta, size_t n_meta, ifl_error *err);
 
-/* --- Fields of the messages
- * -------------------------------------------------------------------------- */
+/* --- Fields of the messages ------------------------------------------------------------------- */
 
 typedef struct ifl_wire_hello {
     uint16_t major, minor_min, minor_max;
@@ -212,7 +211,7 @@ typedef struct ifl_wire_nack {
     char text[IFL_WIRE_TEXT_MAX];
 } ifl_wire_nack;
 
-/* --- The manifest of a policy version (WANN) --- */
+/* --- The manifest of a policy version (WANN) -------------------------------------------------- */
 
 typedef enum {
     IFL_CODEC_DENSE = 0, /* raw bf16 elements */

@@ -57,8 +57,9 @@ static void put_samples(ifl_meta_writer *w, int32_t key, const int32_t *samples,
         ifl_meta_put_i32s(w, key, samples, n);
 }
 
-/* --- Payload of LEASE: prompt i32[n] | answer NUL | meta NUL | text NUL
- * --------------------------------- */
+/* --- Payload of LEASE ------------------------------------------------------------------------- */
+
+/* prompt i32[n] | answer NUL | meta NUL | text NUL */
 
 static ifl_status lease_payload(const ifl_wire_lease *l, const size_t n_texts[3], uint8_t **payload,
                                 size_t *n_payload, ifl_error *err) {
@@ -198,10 +199,10 @@ static void decode_lease(ifl_meta_reader *r, ifl_message *m, const uint8_t *payl
     }
 }
 
-/* --- Payload of WANN: tables
- * ------------------------------------------------------------------------------ per tensor {name
- * bytes u16, name, offset i64, elements i64, trainable u8, delta_of i32}, per chunk {begin i64,
- * elements i64, hash 16 bytes} */
+/* --- Payload of WANN -------------------------------------------------------------------------- */
+
+/* Tables: per tensor {name bytes u16, name, offset i64, elements i64, trainable u8, delta_of i32},
+ * per chunk {begin i64, elements i64, hash 16 bytes}. */
 
 #define TENSOR_FIXED_BYTES 23
 #define CHUNK_BYTES 32
@@ -313,8 +314,7 @@ static void decode_wann(ifl_meta_reader *r, ifl_message *m, const uint8_t *paylo
     r->status = decode_tables(manifest, payload, n_payload, r->err);
 }
 
-/* --- The small ones
- * --------------------------------------------------------------------------------------- */
+/* --- The small ones --------------------------------------------------------------------------- */
 
 static void put_key(ifl_meta_writer *w, const ifl_trajectory_key *key) {
     ifl_meta_put_u64(w, 1, key->task_serial);
@@ -494,8 +494,7 @@ static void decode_stats(ifl_meta_reader *r, ifl_message *m) {
             ifl_meta_refuse(r, "a counter", "is malformed");
 }
 
-/* --- All of them
- * -------------------------------------------------------------------------------------------- */
+/* --- All of them ------------------------------------------------------------------------------ */
 
 static void encode_fields(const ifl_message *m, ifl_meta_writer *w, ifl_wire_frames *out) {
     switch (m->type) {

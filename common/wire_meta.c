@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- The scan
- * ------------------------------------------------------------------------------------------ */
+/* --- The scan --------------------------------------------------------------------------------- */
 
 /* An open container: values still to come, and for maps whether the next one is a key. */
 typedef struct scan_level {
@@ -190,8 +189,7 @@ ifl_status ifl_meta_scan(const uint8_t *bytes, size_t n_bytes, ifl_error *err) {
     return IFL_OK;
 }
 
-/* --- Writing
- * ------------------------------------------------------------------------------------------- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 void ifl_meta_begin(ifl_meta_writer *w, const char *what, ifl_error *err) {
     memset(w, 0, sizeof *w);
@@ -304,8 +302,7 @@ ifl_status ifl_meta_end(ifl_meta_writer *w, uint8_t **out, size_t *n_out) {
     return w->status;
 }
 
-/* --- Reading
- * ------------------------------------------------------------------------------------------- */
+/* --- Reading ---------------------------------------------------------------------------------- */
 
 ifl_status ifl_meta_open(ifl_meta_reader *r, const char *what, const uint8_t *bytes, size_t n_bytes,
                          ifl_error *err) {

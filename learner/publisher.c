@@ -18,7 +18,7 @@
                 */
 
 /* --- Chunk buffers: counted, shared with frames that libzmq still holds when the publisher is gone
- * ----------- */
+ */
 
 typedef struct chunk_pool chunk_pool;
 
@@ -98,8 +98,7 @@ static void buffer_released(void *data, void *hint) {
     buffer_unref(hint);
 }
 
-/* --- Editions: a version as it is served
- * ------------------------------------------------------------------------ */
+/* --- Editions: a version as it is served ------------------------------------------------------ */
 
 typedef struct edition {
     int32_t refs; /* under the publisher's lock: being served, and manifests handed out */
@@ -163,8 +162,7 @@ static void publisher_retire(ifl_publisher *p) {
     if (p->n_editions > IFL_EDITIONS_MAX) publisher_drop_edition(p, p->n_editions - 2);
 }
 
-/* --- What the transport asks (on its thread)
- * ---------------------------------------------------------------------- */
+/* --- What the transport asks (on its thread) -------------------------------------------------- */
 
 static const ifl_manifest *publisher_manifest_retain(void *context, void **hint) {
     ifl_publisher *p = context;
@@ -225,9 +223,7 @@ static ifl_status publisher_chunk(void *context, int64_t version, int32_t chunk,
     return st;
 }
 
-/* --- Building
- * -----------------------------------------------------------------------------------------------------------
- */
+/* --- Building --------------------------------------------------------------------------------- */
 
 static ifl_status publisher_tables(const ifl_publisher *p, const publication *job,
                                    ifl_manifest **out, ifl_error *err) {
@@ -369,9 +365,7 @@ static void *publisher_run(void *context) {
     return NULL;
 }
 
-/* --- Life
- * ---------------------------------------------------------------------------------------------------------------------
- */
+/* --- Life ------------------------------------------------------------------------------------- */
 
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
                                 int64_t chunk_bytes, ifl_error *err) {

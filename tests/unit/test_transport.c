@@ -148,8 +148,7 @@ static void ack(ifl_server *s, const ifl_server_event *event, ifl_ack_status sta
         fail_msg("%s", err.text);
 }
 
-/* --- join, lease, trajectory, ack, bye
- * ------------------------------------------------------------------------ */
+/* --- join, lease, trajectory, ack, bye -------------------------------------------------------- */
 
 static void round_trip(const char *bind) {
     ifl_server_options so = server_options(bind);
@@ -241,9 +240,7 @@ static void test_weights_endpoint_is_the_next_port(void **state) {
     ifl_server_free(s);
 }
 
-/* --- refusals
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- refusals --------------------------------------------------------------------------------- */
 
 static void test_non_loopback_is_refused(void **state) {
     (void)state;
@@ -341,9 +338,7 @@ static void test_invalid_trajectory_gets_nack_and_three_end_the_session(void **s
     ifl_server_free(s);
 }
 
-/* --- vanishing
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- vanishing -------------------------------------------------------------------------------- */
 
 /* A plain socket that says HELLO like an actor and then does what the test wants. */
 typedef struct raw_actor {
@@ -552,9 +547,7 @@ static void test_full_outbox_and_full_queue_push_back_and_lose_nothing(void **st
     ifl_server_free(s);
 }
 
-/* --- hostile peers
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- hostile peers ---------------------------------------------------------------------------- */
 
 static void test_bad_messages_close_that_peer_alone(void **state) {
     (void)state;

@@ -203,8 +203,7 @@ static ifl_status decode(ifl_message *out, const uint8_t *header, const uint8_t 
     return ifl_wire_decode(out, &h, meta, n_meta, payload, n_payload, err);
 }
 
-/* --- what is written is what is read
- * ------------------------------------------------------------------------------- */
+/* --- what is written is what is read ---------------------------------------------------------- */
 
 static void test_every_type_round_trips(void **state) {
     (void)state;
@@ -356,8 +355,7 @@ static void test_manifest_check_refuses_each_lie(void **state) {
     }
 }
 
-/* --- the scan before msgpack
- * ------------------------------------------------------------------------------------------- */
+/* --- the scan before msgpack ------------------------------------------------------------------ */
 
 static void scan_is(const char *bytes, size_t n, ifl_status want) {
     uint8_t *copy = malloc(n ? n : 1); /* exact size, for the sanitizer */
@@ -399,9 +397,7 @@ static void test_scan_refuses_what_msgpack_would_swallow(void **state) {
     free(huge);
 }
 
-/* --- fuzz
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- fuzz ------------------------------------------------------------------------------------- */
 
 /* 200,000 mutated messages, with the header's hash made right again for most, so that the bytes get
  * past it. Whatever decodes must encode again. */

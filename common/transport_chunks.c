@@ -1,0 +1,111 @@
+/* The server's weight plane: manifests out, chunks on demand. The source's bytes go out as they
+ * lie. */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/transport_server_internal.h"
+
+#define WEIGHT_QUEUE_MAX 256 /* answers on the weight plane waiting for one peer */
+
+int64_t transport_server_newest_version(ifl_server *s) {
+    int64_t version = -1;
+    void *hint = NULL;
+    pthread_mutex_lock(&s->source_lock);
+    if (s->has_source) {
+        const ifl_manifest *m = s->source.manifest_retain(s->source.context, &hint);
+        if (m) {
+            version = m->version;
+            s->source.manifest_release(s->source.context, hint);
+        }
+    }
+    pthread_mutex_unlock(&s->source_lock);
+    return version;
+}
+
+void transport_server_send_manifest(ifl_server *s, server_peer *peer) {
+    void *hint = NULL;
+    pthread_mutex_lock(&s->source_lock);
+    const ifl_manifest *manifest =
+        s->has_source ? s->source.manifest_retain(s->source.context, &hint) : NULL;
+    if (manifest) {
+        ifl_message m = ifl_message_make(IFL_WIRE_WANN);
+        m.policy = manifest->version;
+        m.wann.manifest = (ifl_manifest *)(uintptr_t)manifest;
+        transport_out *out;
+        ifl_error err = {0};
+        if (transport_out_create(&out, &m, &err) == IFL_OK)
+            transport_out_push(&peer->weights_out, out);
+        else
+            ifl_warn("cannot announce version %lld: %s", (long long)manifest->version, err.text);
+        s->source.manifest_release(s->source.context, hint);
+    }
+    pthread_mutex_unlock(&s->source_lock);
+}
+
+static void server_wnack(ifl_server *s, server_peer *peer, int64_t version, const char *why) {
+    ifl_message m = ifl_message_make(IFL_WIRE_WNACK);
+    m.wnack.version = version;
+    m.wnack.newest = transport_server_newest_version(s);
+    snprintf(m.wnack.text, sizeof m.wnack.text, "%s", why);
+    transport_out *out;
+    s->stats.chunks_refused++;
+    if (transport_out_create(&out, &m, NULL) == IFL_OK) transport_out_push(&peer->weights_out, out);
+}
+
+static ifl_status server_queue_chunk(ifl_server *s, server_peer *peer, int64_t version,
+                                     int32_t chunk) {
+    const void *data = NULL;
+    size_t n = 0;
+    void (*release)(void *, void *) = NULL;
+    void *hint = NULL;
+    pthread_mutex_lock(&s->source_lock);
+    ifl_status st = s->has_source ? s->source.chunk(s->source.context, version, chunk, &data, &n,
+                                                    &release, &hint)
+                                  : IFL_NOTFOUND;
+    pthread_mutex_unlock(&s->source_lock);
+    if (st != IFL_OK) return st;
+    ifl_message m = ifl_message_make(IFL_WIRE_WCHUNK);
+    m.policy = version;
+    m.wchunk.version = version;
+    m.wchunk.chunk = chunk;
+    m.wchunk.codec = IFL_CODEC_DENSE;
+    m.wchunk.n_data = n;
+    transport_out *out = NULL;
+    st = transport_out_create(&out, &m, NULL);
+    if (st == IFL_OK) st = transport_out_borrow(out, data, n, release, hint);
+    if (st != IFL_OK) {
+        release((void *)(uintptr_t)data, hint);
+        transport_out_free(out);
+        return st;
+    }
+    transport_out_push(&peer->weights_out, out);
+    s->stats.chunks_sent++;
+    s->stats.chunk_bytes_sent += (int64_t)n;
+    return IFL_OK;
+}
+
+void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,
+                                     int64_t now) {
+    if (m->type == IFL_WIRE_CREDIT) {
+        peer->weights_open = true;
+        transport_server_send_manifest(s, peer);
+    } else if (m->type == IFL_WIRE_WGET && peer->weights_open) {
+        if (peer->weights_out.n + m->wget.n_chunks > WEIGHT_QUEUE_MAX) {
+            transport_server_expel(s, peer, IFL_WIRE_E_LIMIT, m->seq,
+                                   "more chunks asked for than the window allows");
+            return;
+        }
+        for (int32_t i = 0; i < m->wget.n_chunks; i++) {
+            ifl_status st = server_queue_chunk(s, peer, m->wget.version, m->wget.chunks[i]);
+            if (st != IFL_OK) { /* one refusal stands for the rest of the request */
+                server_wnack(s, peer, m->wget.version, ifl_status_text(st));
+                break;
+            }
+        }
+    } else {
+        transport_server_offence(s, peer->identity, now);
+        transport_server_expel(s, peer, IFL_WIRE_E_TYPE, m->seq,
+                               "not a message for the weight plane at this point");
+    }
+}
