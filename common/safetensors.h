@@ -15,13 +15,24 @@
 #define IFL_SAFETENSORS_DIMS_MAX 8
 #define IFL_SAFETENSORS_NAME_MAX 1024 /* bytes */
 
+/* Name in the file, bytes of an element. */
 #define IFL_DTYPE_MAP(X)                                                                           \
     X(BOOL, 1)                                                                                     \
     X(U8, 1)                                                                                       \
     X(I8, 1)                                                                                       \
     X(F8_E4M3, 1)                                                                                  \
-    X(F8_E5M2, 1) X(F8_E8M0, 1) X(I16, 2) X(U16, 2) X(F16, 2) X(BF16, 2) X(I32, 4) X(U32, 4)       \
-        X(F32, 4) X(F64, 8) X(I64, 8) X(U64, 8)
+    X(F8_E5M2, 1)                                                                                  \
+    X(F8_E8M0, 1)                                                                                  \
+    X(I16, 2)                                                                                      \
+    X(U16, 2)                                                                                      \
+    X(F16, 2)                                                                                      \
+    X(BF16, 2)                                                                                     \
+    X(I32, 4)                                                                                      \
+    X(U32, 4)                                                                                      \
+    X(F32, 4)                                                                                      \
+    X(F64, 8)                                                                                      \
+    X(I64, 8)                                                                                      \
+    X(U64, 8)
 
 typedef enum {
 #define IFL_DTYPE_ENUM(name, bytes) IFL_DTYPE_##name,
