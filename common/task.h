@@ -33,7 +33,10 @@ typedef struct ifl_task_set ifl_task_set;
  * data.prompt_tokens_max are left out with a warning. An eval set must be disjoint from the
  * training sources by hash of (prompt, answer): a shared task is IFL_MISMATCH and names both
  * places. Held-out tasks and their order don't depend on run.seed, so that runs with several seeds
- * measure on the same. `tokenizer` is borrowed; NULL gives tasks without token ids.
+ * measure on the same. `tokenizer` is borrowed; NULL gives tasks without token ids. A prompt
+ * is few_shot, then the template around the task's text (`sums` brings four equations as its
+ * few_shot unless another is given); data.chat_format other than none makes that the user's turn.
+ * Messages and token ids take neither template nor few_shot.
  *
  * data.sampler, for training: `ratio` (the default) spreads the sources evenly by their ratios;
  * `uniform` goes through all tasks of all sources in one keyed permutation; `pass_rate` is `ratio`,

@@ -58,37 +58,87 @@ static ifl_status prompt_render(const ifl_task_source *s, const char *text, char
     return IFL_OK;
 }
 
+/* Hands the ids to the task. */
+static ifl_status prompt_own(const ifl_task_source *s, ifl_token_ids *ids, ifl_task *task,
+                             ifl_error *err) {
+    if (ids->n > IFL_TOKENS_MAX)
+        return ifl_fail(err, IFL_LIMIT, "%s: the prompt of task %s has %zu tokens, limit %d",
+                        s->where, task->id, ids->n, IFL_TOKENS_MAX);
+    task->n_prompt = (int32_t)ids->n;
+    task->prompt = ids->ids; /* malloc'ed: free() fits */
+    memset(ids, 0, sizeof *ids);
+    return IFL_OK;
+}
+
+/* With a chat format the text is the user's turn. Without one it is encoded as it stands; markers
+ * such as <start_of_turn> written in a template become their tokens, in a task's own text alone
+ * they don't. */
 static ifl_status prompt_encode(const ifl_task_source *s, ifl_task *task, ifl_error *err) {
     ifl_token_ids ids = {0};
+    size_t n = strlen(task->text);
     if (!s->tokenizer) return IFL_OK;
-    ifl_status st = ifl_tokenizer_encode(s->tokenizer, task->text, strlen(task->text),
-                                         IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL, &ids, err);
-    if (st != IFL_OK) {
-        ifl_token_ids_free(&ids);
-        if (err) ifl_error_wrap(err, "%s: prompt of task %s", s->where, task->id);
-        return st;
+    ifl_status st;
+    if (s->chat_format != IFL_CHAT_NONE) {
+        ifl_chat_message message = {"user", task->text, n};
+        st = ifl_chat_format_render(s->chat_format, s->tokenizer, &message, 1, true, &ids, err);
+    } else {
+        unsigned flags = IFL_ENCODE_SPECIAL;
+        if (*s->config.template_text) flags |= IFL_ENCODE_PARSE_SPECIAL;
+        st = ifl_tokenizer_encode(s->tokenizer, task->text, n, flags, &ids, err);
     }
-    if (ids.n > IFL_TOKENS_MAX) {
-        size_t n = ids.n;
-        ifl_token_ids_free(&ids);
-        return ifl_fail(err, IFL_LIMIT, "%s: the prompt of task %s has %zu tokens, limit %d",
-                        s->where, task->id, n, IFL_TOKENS_MAX);
+    if (st == IFL_OK)
+        st = prompt_own(s, &ids, task, err);
+    else if (err)
+        ifl_error_wrap(err, "%s: prompt of task %s", s->where, task->id);
+    ifl_token_ids_free(&ids);
+    return st;
+}
+
+static ifl_status prompt_no_frame(const ifl_task_source *s, const ifl_task *task, const char *what,
+                                  ifl_error *err) {
+    if (!*s->config.template_text && !*s->config.few_shot) return IFL_OK;
+    return ifl_fail(
+        err, IFL_FORMAT,
+        "%s: task %s has %s as its prompt, which no template and no few_shot can be put "
+        "around: drop those keys or write the prompt as text",
+        s->where, task->id, what);
+}
+
+/* The ids of a conversation; for people also their text. */
+static ifl_status prompt_take_messages(const ifl_task_source *s, const json_t *list, ifl_task *task,
+                                       ifl_error *err) {
+    ifl_chat_message messages[IFL_TASK_MESSAGES_MAX];
+    ifl_token_ids ids = {0};
+    ifl_token_text text = {0};
+    size_t n = json_array_size(list);
+    IFL_ASSERT(n <= IFL_TASK_MESSAGES_MAX);
+    IFL_TRY(prompt_no_frame(s, task, "messages", err));
+    if (!s->tokenizer) return IFL_OK;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *message = json_array_get(list, i),
+                     *content = json_object_get(message, "content");
+        messages[i] = (ifl_chat_message){json_string_value(json_object_get(message, "role")),
+                                         json_string_value(content), json_string_length(content)};
     }
-    task->n_prompt = (int32_t)ids.n;
-    task->prompt = ids.ids; /* malloc'ed: the task owns it now */
-    return IFL_OK;
+    ifl_status st =
+        ifl_chat_format_render(s->chat_format, s->tokenizer, messages, n, true, &ids, err);
+    if (st == IFL_OK) st = ifl_tokenizer_decode(s->tokenizer, ids.ids, ids.n, 0, &text, err);
+    if (st == IFL_OK && !(task->text = strndup(text.n ? text.bytes : "", text.n)))
+        st = ifl_fail(err, IFL_NOMEM, "no memory for a prompt");
+    if (st == IFL_OK)
+        st = prompt_own(s, &ids, task, err);
+    else if (err)
+        ifl_error_wrap(err, "%s: prompt of task %s", s->where, task->id);
+    ifl_token_ids_free(&ids);
+    ifl_token_text_free(&text);
+    return st;
 }
 
 static ifl_status prompt_take_ids(const ifl_task_source *s, const json_t *list, ifl_task *task,
                                   ifl_error *err) {
     size_t n = json_array_size(list);
     int32_t id_end = s->tokenizer ? ifl_tokenizer_vocab_size(s->tokenizer) : INT32_MAX;
-    if (*s->config.template_text || *s->config.few_shot)
-        return ifl_fail(
-            err, IFL_FORMAT,
-            "%s: task %s has token ids as its prompt, which no template and no few_shot "
-            "can be put around: drop those keys or write the prompt as text",
-            s->where, task->id);
+    IFL_TRY(prompt_no_frame(s, task, "token ids", err));
     task->prompt = malloc(n * sizeof *task->prompt);
     if (!task->prompt) return ifl_fail(err, IFL_NOMEM, "%s: no memory for a prompt", s->where);
     task->n_prompt = (int32_t)n;
@@ -102,13 +152,6 @@ static ifl_status prompt_take_ids(const ifl_task_source *s, const json_t *list, 
         task->prompt[i] = (int32_t)id;
     }
     return IFL_OK;
-}
-
-static ifl_status messages_render(const ifl_task_source *s, const json_t *list, const char *id,
-                                  char **out, ifl_error *err) {
-    (void)list;
-    (void)out;
-    return ifl_fail(err, IFL_UNSUPPORTED, "%s: task %s has messages as its prompt", s->where, id);
 }
 
 static ifl_status prompt_check(const ifl_task_source *s, const ifl_task *task, ifl_error *err) {
@@ -131,15 +174,15 @@ static ifl_status prompt_check(const ifl_task_source *s, const ifl_task *task, i
 static ifl_status file_get(const ifl_task_source *s, int64_t index, ifl_task *out,
                            char **completion, ifl_error *err) {
     ifl_task_line line;
-    char *text = NULL;
     ifl_status st = ifl_task_file_read(s->file, index, &line, err);
     if (st != IFL_OK) return st;
     ifl_task *task = &line.task;
     if (line.ids) {
         st = prompt_take_ids(s, line.ids, task, err);
+    } else if (line.messages) {
+        st = prompt_take_messages(s, line.messages, task, err);
     } else {
-        if (line.messages) st = messages_render(s, line.messages, task->id, &text, err);
-        if (st == IFL_OK) st = prompt_render(s, line.text ? line.text : text, &task->text, err);
+        st = prompt_render(s, line.text, &task->text, err);
         if (st == IFL_OK) st = prompt_encode(s, task, err);
     }
     if (st == IFL_OK) st = prompt_check(s, task, err);
@@ -161,7 +204,6 @@ static ifl_status file_get(const ifl_task_source *s, int64_t index, ifl_task *ou
         *out = *task;
         memset(task, 0, sizeof *task); /* the caller owns it now */
     }
-    free(text);
     ifl_task_line_clear(&line);
     return st;
 }
@@ -327,7 +369,8 @@ ifl_status ifl_task_source_open(ifl_task_source *s, const ifl_config *config, co
     memset(s, 0, sizeof *s);
     s->config = strcmp(purpose, "eval") == 0 ? config->data.eval[index] : config->data.train[index];
     snprintf(s->where, sizeof s->where, "data.%s.%d", purpose, index);
-    snprintf(s->chat_format, sizeof s->chat_format, "%s", config->data.chat_format);
+    if (*config->data.chat_format)
+        IFL_TRY(ifl_chat_format_parse(config->data.chat_format, &s->chat_format, err));
     s->tokenizer = tokenizer;
     s->prompt_tokens_max = config->data.prompt_tokens_max;
     s->seed = seed;

@@ -2,6 +2,7 @@
 #ifndef IFL_COMMON_TASK_SOURCE_H
 #define IFL_COMMON_TASK_SOURCE_H
 
+#include "common/chat_format.h"
 #include "common/task_file.h"
 #include "common/task_generator.h"
 
@@ -9,7 +10,7 @@ typedef struct ifl_task_source {
     ifl_source_config config;
     char where[32];          /* e.g. "data.train.0", for errors */
     char name[IFL_NAME_MAX]; /* data_source of its tasks */
-    char chat_format[32];
+    ifl_chat_format chat_format;
     const ifl_tokenizer *tokenizer; /* borrowed; NULL: texts only, tasks get no token ids */
     int32_t prompt_tokens_max;
     ifl_task_file *file; /* NULL = a generator */

@@ -528,6 +528,43 @@ static void test_long_prompts_are_left_out(void **state) {
     free(c);
 }
 
+static void test_messages_become_turns(void **state) {
+    (void)state;
+    static const char *const specials[] = {"<bos>", "<start_of_turn>", "<end_of_turn>"};
+    ifl_tokenizer *tok = NULL;
+    ifl_error err = {0};
+    const char *alphabet = "\nabcdelmorsu<>_fnt";
+    assert_int_equal(ifl_tokenizer_char(&tok, alphabet, strlen(alphabet), specials, 3, true, &err),
+                     IFL_OK);
+    ifl_config *c = config_make();
+    strcpy(c->data.chat_format, "gemma");
+    source_add(c, "train", "", "",
+               file_make("chat.jsonl",
+                         "{\"id\":\"m\",\"prompt\":[{\"role\":\"user\",\"content\":\"abc\"}]}\n"
+                         "{\"id\":\"t\",\"prompt\":\"abc\"}\n"));
+    ifl_task_set *set = open_fine(c, "train", tok);
+    for (uint64_t i = 0; i < 2; i++) { /* a text alone is the user's turn */
+        ifl_task task = get_fine(set, i);
+        ifl_token_text text = {0};
+        assert_int_equal(
+            ifl_tokenizer_decode(tok, task.prompt, (size_t)task.n_prompt, 0, &text, &err), IFL_OK);
+        const char *want = "<bos><start_of_turn>user\nabc<end_of_turn>\n<start_of_turn>model\n";
+        assert_int_equal(text.n, strlen(want));
+        assert_memory_equal(text.bytes, want, text.n);
+        assert_string_equal(task.text, task.id[0] == 'm' ? want : "abc");
+        ifl_token_text_free(&text);
+        ifl_task_clear(&task);
+    }
+    ifl_task_set_close(set);
+    strcpy(c->data.train[0].template_text, "x{prompt}");
+    assert_int_equal(ifl_task_set_open(&set, c, "train", tok, &err), IFL_FORMAT);
+    assert_non_null(strstr(err.text, "no template"));
+    strcpy(c->data.chat_format, "morse");
+    assert_true(ifl_task_set_open(&set, c, "train", tok, &err) != IFL_OK);
+    ifl_tokenizer_free(tok);
+    free(c);
+}
+
 static void test_file_examples(void **state) {
     (void)state;
     ifl_config *c = config_make();
@@ -579,6 +616,7 @@ int main(void) {
         cmocka_unit_test(test_many_reports_are_remembered),
         cmocka_unit_test(test_shared_tasks_are_refused_and_named),
         cmocka_unit_test(test_long_prompts_are_left_out),
+        cmocka_unit_test(test_messages_become_turns),
         cmocka_unit_test(test_file_examples),
     };
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
