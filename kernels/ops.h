@@ -11,8 +11,11 @@
  *               the tree  s[l] += s[l+8], += s[l+4], += s[l+2], += s[l+1]  (l = 0 at the end)
  *   panel       32 outputs of a weight matrix, k-major: [ceil(N/32)][K][32]; columns past N hold +0
  * exp is ifl_ops.exp's polynomial; division and square root are IEEE; no contraction but written fmas.
- * Ops never allocate and never touch threads: the caller splits rows and panels. They set MXCSR to
- * round-to-nearest with gradual underflow and restore the caller's value. */
+ * Every maximum passes NaNs over and gives a zero as +0, so that its bits don't depend on the search.
+ * NaN outputs are NaNs in every implementation, but not of one payload.
+ * Ops never allocate and never touch threads: the caller splits rows and panels. Their scratch is on the
+ * stack: less than 512 KiB. They set MXCSR to round-to-nearest with gradual underflow and restore the
+ * caller's value. */
 #ifndef IFL_KERNELS_OPS_H
 #define IFL_KERNELS_OPS_H
 

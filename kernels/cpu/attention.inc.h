@@ -8,7 +8,7 @@
  *
  * All scores of a call are kept when they fit (64 Ki of them); longer contexts go in groups of
  * rows, and the longest ones compute their scores twice, since every maximum must be known before
- * the first merge. Scratch is on the stack: 482 KiB at most. */
+ * the first merge. Scratch is on the stack: less than 512 KiB. */
 
 enum {
     ATTENTION_SCORES = 65536, /* floats kept: rows x splits x 256 */
@@ -340,7 +340,7 @@ static void attention_pv_few(float *const *o, const attention_call *call,
         int end = t + keys < range->hi_max ? t + keys : range->hi_max;
         int next = end + keys < range->hi_max ? end + keys : range->hi_max;
         for (int64_t d = 0; d < head_dim; d += cols * 16) {
-            /* The hardware doesn't foresee this walk; 5 times slower without. */
+            /* The hardware doesn't foresee this walk: 6.5 GB/s without, 11 with (SPEED.md). */
             for (int ahead = end; ahead < next; ahead++)
                 for (int c = 0; c < cols; c++)
                     __builtin_prefetch(v[ahead] + d + c * 16, 0, 2);
