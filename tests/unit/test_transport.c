@@ -21,7 +21,7 @@
 
 static ifl_server_options server_options(const char *bind) {
     ifl_server_options o = {
-        .bind = bind, .heartbeat_ms = 100, .heartbeat_misses = 4, .lease_s = 60};
+        .bind = bind, .heartbeat_ms = 250, .heartbeat_misses = 12, .lease_s = 60};
     o.vocab_size = VOCAB;
     o.fingerprint = (ifl_hash){1, 1};
     o.profile = (ifl_hash){2, 2};
@@ -414,6 +414,8 @@ static void raw_leave(raw_actor *a) {
 static void test_silent_actor_is_lost_within_its_heartbeats(void **state) {
     (void)state;
     ifl_server_options so = server_options("tcp://127.0.0.1:*");
+    so.heartbeat_ms = 100;
+    so.heartbeat_misses = 4;
     ifl_server *s = start_server(&so);
     raw_actor a;
     raw_join(&a, s, 0x41);
@@ -439,6 +441,8 @@ static void test_silent_actor_is_lost_within_its_heartbeats(void **state) {
 static void test_vanished_actor_is_lost_and_others_stay(void **state) {
     (void)state;
     ifl_server_options so = server_options("tcp://127.0.0.1:*");
+    so.heartbeat_ms = 100;
+    so.heartbeat_misses = 10;
     ifl_server *s = start_server(&so);
     ifl_client_options co = client_options(ifl_server_endpoint(s), "stays");
     ifl_client *c = start_client(&co);
@@ -552,7 +556,8 @@ static void test_full_outbox_and_full_queue_push_back_and_lose_nothing(void **st
 static void test_bad_messages_close_that_peer_alone(void **state) {
     (void)state;
     ifl_server_options so = server_options("tcp://127.0.0.1:*");
-    so.heartbeat_ms = 300;
+    so.heartbeat_ms = 100;
+    so.heartbeat_misses = 15;
     ifl_server *s = start_server(&so);
     ifl_client_options co = client_options(ifl_server_endpoint(s), "honest");
     ifl_client *c = start_client(&co);

@@ -32,7 +32,7 @@ typedef struct plane {
 } plane;
 
 static ifl_server *make_server(const ifl_model *model, const char *bind) {
-    ifl_server_options so = {.bind = bind, .heartbeat_ms = 200, .heartbeat_misses = 5};
+    ifl_server_options so = {.bind = bind, .heartbeat_ms = 250, .heartbeat_misses = 12};
     so.fingerprint = model->fingerprint;
     so.profile = model->profile;
     so.vocab_size = model->config.vocab_size;
