@@ -267,7 +267,10 @@ static ifl_status index_read(checkpoint_index *out, const char *folder, ifl_erro
     IFL_TRY(path_join(path, sizeof path, folder, MARKER_NAME, err));
     st = ifl_file_read_text(path, 4096, &marker, NULL, err);
     if (st == IFL_NOTFOUND)
-        ifl_fail(err, st, "%s: no %s marker: the checkpoint is half-written", folder, MARKER_NAME);
+        ifl_fail(err, st,
+                 access(folder, F_OK) == 0 ? "%s: no %s marker: the checkpoint is half-written"
+                                           : "%s: no such checkpoint (looked for its %s marker)",
+                 folder, MARKER_NAME);
     if (st != IFL_OK) goto done;
     long long marker_format, marker_step;
     if (sscanf(marker, "inflight-checkpoint %lld step %lld xxh3 %32[0-9a-f]", &marker_format,

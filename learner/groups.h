@@ -64,7 +64,7 @@ typedef struct ifl_groups_counts {
     int64_t trained, masked;
     int64_t dropped[IFL_DROP_COUNT];
     int64_t requeued;   /* leased -> pending */
-    int64_t duplicates; /* trajectories whose member was already stored, dropped or closed */
+    int64_t duplicates; /* trajectories whose member was stored or dropped already */
     int64_t groups_opened, groups_closed, groups_skipped;
 } ifl_groups_counts;
 

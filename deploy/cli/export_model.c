@@ -101,8 +101,8 @@ ifl_status ifl_export_model_room(const char *out, bool move_aside, ifl_error *er
     if (!move_aside)
         return ifl_fail(
             err, IFL_USAGE,
-            "%s exists already: choose another place, remove it, or say run.overwrite=true "
-            "to move it aside",
+            "%s exists already: choose another place, remove it, or have it moved aside "
+            "(--overwrite; for sft run.overwrite=true)",
             out);
     char aside[IFL_PATH_MAX];
     for (int i = 1; i < ASIDE_MAX; i++) {

@@ -291,32 +291,23 @@ static void op_drop(ifl_groups *g, book *b) {
 }
 
 static void op_train(ifl_groups *g, book *b) {
+    static const uint8_t ends[3] = {TRAINED, MASKED, DROPPED}; /* as ifl_member_end */
     ifl_group *out[3];
     int n = 1 + (int)draw(3);
     if (!ifl_groups_take(g, n, draw(2) ? IFL_TAKE_SERIAL : IFL_TAKE_ARRIVAL, out)) return;
     for (int k = 0; k < n; k++) {
         uint64_t serial = out[k]->task_serial;
-        ifl_member_outcome outcomes[SIZE] = {0};
-        if (k > 0) assert_true(serial > out[k - 1]->task_serial || k == 0);
-        for (int i = 0; i < SIZE; i++) {
-            uint8_t *is = &b->is[serial][i];
-            assert_true(*is == STORED || *is == DROPPED);
-            if (*is != STORED) continue;
-            outcomes[i].end = (ifl_member_end)draw(3);
-            outcomes[i].reason = IFL_DROP_SKIPPED;
-            const uint8_t ends[3] = {TRAINED, MASKED, DROPPED};
-            *is = ends[outcomes[i].end];
-        }
-    }
-    for (int k = 0; k < n; k++) {
-        uint64_t serial = out[k]->task_serial;
+        if (k > 0) assert_true(serial > out[k - 1]->task_serial);
         b->taken[serial] = true;
+    }
+    if (draw(4) == 0) op_store(g, b); /* a late trajectory while the step runs */
+    for (int k = 0; k < n; k++) {
         ifl_member_outcome outcomes[SIZE] = {0};
         for (int i = 0; i < SIZE; i++) {
-            outcomes[i].end = b->is[serial][i] == TRAINED  ? IFL_END_TRAINED
-                              : b->is[serial][i] == MASKED ? IFL_END_MASKED
-                                                           : IFL_END_DROPPED;
-            outcomes[i].reason = IFL_DROP_SKIPPED;
+            uint8_t *is = &b->is[out[k]->task_serial][i];
+            assert_true(*is == STORED || *is == DROPPED);
+            outcomes[i] = (ifl_member_outcome){(ifl_member_end)draw(3), IFL_DROP_SKIPPED};
+            if (*is == STORED) *is = ends[outcomes[i].end];
         }
         ifl_groups_close(g, out[k], outcomes, false);
         b->n_open--;
