@@ -96,7 +96,7 @@ static ifl_status row_print_json(const ifl_rollout_row *row, const char *prompt,
         "versions", versions, "actor", t->actor, "prompt", prompt, "answer", answer);
     if (object && row->has_lag) {
         json_object_set_new(object, "lag_mean", json_real(row->lag_mean));
-        json_object_set_new(object, "lag_max", json_real(row->lag_max));
+        json_object_set_new(object, "lag_max", json_integer((json_int_t)row->lag_max));
     }
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
     if (line) puts(line);

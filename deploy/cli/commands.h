@@ -24,7 +24,4 @@
 IFL_COMMANDS(IFL_COMMAND_DECLARE)
 #undef IFL_COMMAND_DECLARE
 
-/* Hidden: what the reward pool starts. Speaks on two file descriptors (rewards/). */
-int ifl_reward_worker_main(int in_fd, int out_fd);
-
 #endif

@@ -3,6 +3,7 @@
 
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
+#include "rewards/reward.h"
 
 #define EXIT_USAGE 64 /* sysexits.h */
 
@@ -41,6 +42,7 @@ int main(int argc, char **argv) {
         printf("inflight %s\n", IFL_VERSION);
         return 0;
     }
+    /* Hidden: what a reward pool starts (rewards/reward.h). */
     if (!strcmp(name, "reward-worker")) return ifl_reward_worker_main(0, 1);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(name, commands[i].name)) continue;

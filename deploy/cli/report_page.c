@@ -21,13 +21,15 @@ static const char style[] =
     "main{max-width:1080px;margin:0 auto;padding:24px 16px 48px}h1{font-size:24px;margin:0 0 2px;"
     "overflow-wrap:anywhere}h2{font-size:17px;margin:34px 0 12px}.sub{color:var(--ink2);margin:0 0 "
     "20px}\n"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}\n"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}@media("
+    "min-width:860px){.tiles{grid-template-columns:repeat(4,1fr)}}\n"
     ".card{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:12px 14px;"
     "margin:0;min-width:0}\n"
     ".tile b{display:block;font-size:24px;font-weight:600;line-height:1.25}.tile "
     "span{color:var(--ink2);"
     "font-size:13px}.tile small{display:block;color:var(--ink3);font-size:12px}\n"
-    ".grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:"
+    ".grid{display:grid;align-items:start;grid-template-columns:repeat(auto-fit,minmax(min(100%,"
+    "400px),1fr));gap:"
     "12px}\n"
     "figcaption{display:flex;gap:8px;align-items:baseline;font-size:14px}figcaption "
     "span{color:var(--ink3);"
@@ -42,9 +44,8 @@ static const char style[] =
     "font-family:inherit}svg text.strong{fill:var(--ink2)}.grid line.grid,svg "
     ".grid{stroke:var(--grid)}"
     "svg .base{stroke:var(--base)}\n"
-    ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.band{stroke-width:"
-    "1.5;"
-    "opacity:.45}.line.s1,.band.s1{stroke:var(--s1)}.line.s2,.band.s2{stroke:var(--s2)}"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.band{stroke-width:2;"
+    "opacity:.7}.line.s1,.band.s1{stroke:var(--s1)}.line.s2,.band.s2{stroke:var(--s2)}"
     ".line.s3,.band.s3{stroke:var(--s3)}.hit{fill:transparent}.hit.s1:hover,.mark.s1{fill:var(--s1)"
     "}"
     ".hit.s2:hover,.mark.s2{fill:var(--s2)}.hit.s3:hover,.mark.s3{fill:var(--s3)}"
@@ -118,7 +119,11 @@ static void parity_tile(FILE *f, const ifl_report_data *d) {
     char value[64] = "–", note[128] = "no audit";
     if (isfinite(checked) && isfinite(differing)) {
         snprintf(value, sizeof value, "%.0f differing", differing);
-        snprintf(note, sizeof note, "of %.0f log-probs scored again, 32 bits each", checked);
+        double after_swap = ifl_report_summary(d, "parity_tokens_after_swap", (double)NAN);
+        int n =
+            snprintf(note, sizeof note, "of %.0f log-probs scored again, 32 bits each", checked);
+        if (isfinite(after_swap))
+            snprintf(note + n, sizeof note - (size_t)n, "; %.0f after a swap", after_swap);
     }
     bool known = isfinite(differing) && checked > 0;
     tile(f, "parity audit", value, note, !known ? "" : differing > 0 ? "bad" : "good");
@@ -170,21 +175,22 @@ typedef struct curve {
         ifl_report_metric metric;
     } series[IFL_CHART_SERIES_MAX];
     bool from_zero;
-    double y_max_at_least;
+    double y_max_at_least, y_min_at_most; /* 0 = from the data */
     int decimals;
 } curve;
 
 static const curve curves[] = {
-    {"Lag", "versions", 2, {{"mean", IFL_REPORT_LAG}, {"max", IFL_REPORT_LAG_MAX}}, true, 1, 2},
+    {"Lag", "versions", 2, {{"mean", IFL_REPORT_LAG}, {"max", IFL_REPORT_LAG_MAX}}, true, 1, 0, 2},
     {"Answer length",
      "tokens",
      3,
      {{"mean", IFL_REPORT_LENGTH}, {"95 %", IFL_REPORT_LENGTH_P95}, {"max", IFL_REPORT_LENGTH_MAX}},
      true,
      1,
+     0,
      1},
-    {"Effective sample size", "share", 1, {{"", IFL_REPORT_ESS}}, false, 1, 3},
-    {"Entropy", "nats", 1, {{"", IFL_REPORT_ENTROPY}}, true, 0.01, 3},
+    {"Effective sample size", "share", 1, {{"", IFL_REPORT_ESS}}, false, 1, 0.9, 3},
+    {"Entropy", "nats", 1, {{"", IFL_REPORT_ENTROPY}}, true, 0.01, 0, 3},
     {"Throughput",
      "tokens/s",
      2,
@@ -192,6 +198,7 @@ static const curve curves[] = {
       {"learner, trained", IFL_REPORT_LEARNER_TOKENS}},
      true,
      1,
+     0,
      0},
     {"Swap stall",
      "ms between two decode steps",
@@ -199,6 +206,7 @@ static const curve curves[] = {
      {{"median", IFL_REPORT_STALL_P50}, {"99 %", IFL_REPORT_STALL_P99}},
      true,
      0.01,
+     0,
      3},
     {"Groups and answers without signal",
      "share",
@@ -207,6 +215,7 @@ static const curve curves[] = {
       {"answers cut by the limit", IFL_REPORT_TRUNCATED}},
      true,
      0.1,
+     0,
      3},
 };
 
@@ -256,6 +265,7 @@ static void curves_write(FILE *f, const ifl_report_data *d) {
                            .n_series = curves[c].n_series,
                            .from_zero = curves[c].from_zero,
                            .y_max_at_least = curves[c].y_max_at_least,
+                           .y_min_at_most = curves[c].y_min_at_most,
                            .decimals = curves[c].decimals};
         for (int s = 0; s < curves[c].n_series; s++) {
             metric_points(d, curves[c].series[s].metric, points[s]);

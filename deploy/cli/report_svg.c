@@ -223,7 +223,8 @@ void ifl_chart_write(FILE *f, const ifl_chart *c) {
     fputs("</figcaption>\n", f);
     legend_write(f, c);
     if (c->from_zero && y0 > 0) y0 = 0;
-    if (isfinite(c->y_max_at_least) && y1 < c->y_max_at_least) y1 = c->y_max_at_least;
+    if (c->y_max_at_least > 0 && y1 < c->y_max_at_least) y1 = c->y_max_at_least;
+    if (c->y_min_at_most > 0 && y0 > c->y_min_at_most) y0 = c->y_min_at_most;
     axis y = axis_nice(y0, y1, 4), x = axis_nice(x0, x1, 6);
     if (x1 > x0) { /* the line fills the width; ticks stay on round steps */
         x.min = x0;

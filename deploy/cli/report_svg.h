@@ -26,9 +26,9 @@ typedef struct ifl_chart {
     const char *title, *unit; /* unit may be "" */
     ifl_chart_series series[IFL_CHART_SERIES_MAX];
     int n_series;
-    bool from_zero;        /* the y axis begins at zero */
-    double y_max_at_least; /* NAN = from the data */
-    int decimals;          /* of values on hover */
+    bool from_zero;                       /* the y axis begins at zero */
+    double y_max_at_least, y_min_at_most; /* the axis reaches these; 0 = from the data */
+    int decimals;                         /* of values on hover */
 } ifl_chart;
 
 /* Writes a <figure>. A chart without a finite point says so. */
