@@ -262,7 +262,6 @@ static void receiver_verify(ifl_weight_receiver *r) {
     ifl_message ready = ifl_message_make(IFL_WIRE_WREADY);
     ready.policy = ready.wready.version = m->version;
     ready.wready.root = m->root;
-    ifl_client_set_held_version(r->client, m->version);
     (void)ifl_client_send(r->client, &ready, NULL); /* without a link nobody waits for it */
     pthread_mutex_lock(&r->lock);
     r->buffer->version = m->version;

@@ -206,7 +206,9 @@ bool ifl_client_connected(ifl_client *client);
 
 /* What PINGs tell the learner: decode steps so far, own phase number, sequences waiting. */
 void ifl_client_progress(ifl_client *client, uint64_t progress, int32_t phase, int32_t n_queued);
-/* The version told in the next HELLO. */
+/* The version in use, told in the next HELLO (the server's JOINED event has it): after a reconnect
+ * it takes the place of a WDONE that the new session hasn't seen. The actor sets it at each swap.
+ */
 void ifl_client_set_held_version(ifl_client *client, int64_t version);
 
 typedef struct ifl_client_stats {

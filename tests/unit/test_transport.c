@@ -425,7 +425,7 @@ static void test_silent_actor_is_lost_within_its_heartbeats(void **state) {
     double seconds = (double)(ifl_clock_ns() - before) * 1e-9;
     assert_true(se.peer == a.session);
     assert_true(seconds > 0.25 &&
-                seconds < 2.0); /* 4 heartbeats of 100 ms, with room for a busy machine */
+                seconds < 5.0); /* 4 heartbeats of 100 ms, with room for a busy machine */
     /* What it says afterwards is fenced. */
     ifl_message ping = ifl_message_make(IFL_WIRE_PING), reply;
     assert_true(raw_receive(&a, &reply)); /* the ERROR of the loss itself */
