@@ -69,7 +69,6 @@ static void bar_draw(char *out, size_t n_out, double share, int cells) {
     out[used] = 0;
 }
 
-/* Appends "  label value" when it fits whole into the width. Colour codes take no columns. */
 typedef struct line_builder {
     char *out;
     size_t n_out, used;
@@ -77,18 +76,20 @@ typedef struct line_builder {
     bool color;
 } line_builder;
 
-static void field_add(line_builder *b, const char *label, const char *value, const char *style) {
+/* Appends "  label value" if it fits whole into the width. Colour codes take no columns. */
+static bool field_add(line_builder *b, const char *label, const char *value, const char *style) {
     int columns = (int)(strlen(label) + strlen(value)) + (*label ? 1 : 0) + (b->columns ? 2 : 0);
-    if (b->columns + columns > b->width) return;
+    if (b->columns + columns > b->width) return false;
     bool styled = b->color && *style;
     int n = snprintf(b->out + b->used, b->n_out - b->used, "%s%s%s%s%s%s", b->columns ? "  " : "",
                      label, *label ? " " : "", styled ? style : "", value, styled ? "\033[0m" : "");
     if (n < 0 || (size_t)n >= b->n_out - b->used) {
         b->out[b->used] = 0;
-        return;
+        return false;
     }
     b->used += (size_t)n;
     b->columns += columns;
+    return true;
 }
 
 void ifl_status_block(const ifl_status_view *v, int width, bool color,
@@ -116,7 +117,8 @@ void ifl_status_block(const ifl_status_view *v, int width, bool color,
 
     field_add(&l[1], "reward", number_shown(a, v->reward, 3, false), bold);
     accuracy_shown(text, sizeof text, v);
-    field_add(&l[1], "accuracy", text, bold);
+    if (!field_add(&l[1], "accuracy", text, bold))
+        field_add(&l[1], "accuracy", number_shown(a, v->accuracy, 3, false), bold);
     snprintf(text, sizeof text, "%s/%s", number_shown(a, v->lag_mean, 2, false),
              number_shown(b, v->lag_max, 0, false));
     field_add(&l[1], "lag mean/max", text, "");
