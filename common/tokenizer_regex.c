@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Real patterns stay below a few thousand steps a match; one that needs more than this backtracks
- * exponentially or polynomially and would stand still for minutes. */
-#define PATTERN_MATCH_LIMIT 2000000
+/* Steps a match may take. Real patterns go over a run of characters a few times at most, hence the
+ * part that grows with the text; one that needs more backtracks exponentially or polynomially and
+ * would stand still for minutes. */
+#define PATTERN_STEPS_BASE 2000000
+#define PATTERN_STEPS_PER_BYTE 4
 #define PATTERN_HEAP_KIB_MAX (64 * 1024)
 #define PATTERN_JIT_STACK_MAX ((size_t)16 << 20)
 
@@ -244,7 +246,6 @@ static ifl_status scratch_ready(pattern_scratch *scratch, ifl_error *err) {
     scratch->match_data = data;
     scratch->match_context = context;
     if (!data || !context) return ifl_fail(err, IFL_NOMEM, "out of memory: pattern matching");
-    pcre2_set_match_limit(context, PATTERN_MATCH_LIMIT);
     pcre2_set_heap_limit(context, PATTERN_HEAP_KIB_MAX);
     return IFL_OK;
 }
@@ -254,6 +255,8 @@ static ifl_status pattern_match(const text_pattern *p, pattern_scratch *scratch,
                                 size_t *match_end, ifl_error *err) {
     /* The text is our own valid UTF-8: checking it again for each match would be quadratic. */
     int rc;
+    pcre2_set_match_limit(scratch->match_context,
+                          (uint32_t)(PATTERN_STEPS_BASE + PATTERN_STEPS_PER_BYTE * n));
     for (;;) {
         rc = pcre2_match(p->code, (PCRE2_SPTR)text, n, start, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
                          scratch->match_data, scratch->match_context);
