@@ -225,7 +225,7 @@ ifl_store_result ifl_groups_store(ifl_groups *groups, ifl_trajectory *traj) {
         traj->group_size != group->n_members)
         return IFL_STORE_UNKNOWN;
     ifl_member *member = &group->members[traj->sample];
-    if (group->taken || member->state == IFL_MEMBER_STORED || member->state == IFL_MEMBER_DROPPED) {
+    if (member->state == IFL_MEMBER_STORED || member->state == IFL_MEMBER_DROPPED) {
         groups->counts.duplicates++;
         return IFL_STORE_DUPLICATE;
     }

@@ -92,6 +92,17 @@ static void test_other_task_or_other_prompt_shares_nothing(void **state) {
     assert_int_equal(set->packs[0].pack.n_seqs, 3);
     assert_int_equal(set->packs[0].pack.n_rows, 12);
     ifl_pack_set_free(set);
+    /* A longer prompt that begins like the other's is another prompt. */
+    const int32_t longer[4] = {1, 2, 3, 8};
+    ifl_trajectory *u = make(1, 1, longer, 4, a, 2);
+    const ifl_pack_item pair[2] = {{t[0], 1}, {u, 1}}, reversed[2] = {{u, 1}, {t[0], 1}};
+    assert_ok(ifl_pack_build(&set, pair, 2, &wide, &err));
+    assert_int_equal(set->n_shared_rows, 0);
+    ifl_pack_set_free(set);
+    assert_ok(ifl_pack_build(&set, reversed, 2, &wide, &err));
+    assert_int_equal(set->n_shared_rows, 0);
+    ifl_pack_set_free(set);
+    ifl_trajectory_free(u);
     for (int i = 0; i < 3; i++)
         ifl_trajectory_free(t[i]);
 }

@@ -263,6 +263,14 @@ static void test_gone_versions_and_foreign_profiles_are_counted(void **state) {
     assert_int_equal(c.n_not_checkable, 1);
     assert_int_equal(c.tokens_not_checkable, N_TOKENS - N_PROMPT);
     assert_int_equal(c.tokens_checked, 0);
+    /* The KV record alone may name a version that is gone: a prefill before the first token. */
+    ifl_trajectory *kept = trajectory_make(store, 2, 1, 1, 0);
+    assert_ok(ifl_audit_check(audit, kept, &err));
+    assert_int_equal(ifl_audit_counts_get(audit).n_trajectories, 1);
+    kept->kv_events[0].version = 0;
+    assert_ok(ifl_audit_check(audit, kept, &err));
+    assert_int_equal(ifl_audit_counts_get(audit).n_not_checkable, 2);
+    ifl_trajectory_free(kept);
     t->profile.low ^= 1;
     assert_ok(ifl_audit_check(audit, t, &err));
     assert_int_equal(ifl_audit_counts_get(audit).n_foreign, 1);
