@@ -13,7 +13,7 @@
 
 /* y[r, c] over R rows and C lanes of columns; `columns` of them are real. b advances b_step per k;
  * lane group c starts at b + (c / 2) * b_panel + (c % 2) * 16. a[r * a_row + k * a_col]. */
-#define MATMUL_TILE(R, C, LOAD_B)                                                                  \
+#define MATMUL_TILE(R, C, LOAD_B, AHEAD)                                                           \
     lanes acc[R][C];                                                                               \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
@@ -32,6 +32,7 @@
             _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
                 lanes_fma(lanes_set(a[r * a_row]), bv, acc[r][c]);                                 \
         }                                                                                          \
+        AHEAD;                                                                                     \
         a += a_col;                                                                                \
         b += b_step;                                                                               \
     }                                                                                              \
@@ -44,13 +45,16 @@
         }                                                                                          \
     }
 
-/* Direct: bf16 panels, rows of x. One function per row count, for its own register allocation. */
+/* Direct: bf16 panels, rows of x. One function per row count, for its own register allocation. Asks
+ * for what `ahead` points at, ahead_step bytes further per k, while it computes. */
 #define MATMUL_DIRECT(R)                                                                           \
     BODY void matmul_direct_##R(float *y, int64_t ldy, const float *a, int64_t a_row,              \
                                 const uint16_t *b, int64_t b_panel, int64_t k, int64_t columns,    \
-                                bool resume) {                                                     \
+                                bool resume, uintptr_t ahead, int64_t ahead_step) {                \
         const int64_t a_col = 1, b_step = IFL_PANEL;                                               \
-        MATMUL_TILE(R, IFL_DIRECT_COLS(R), lanes_load_bf16);                                       \
+        MATMUL_TILE(                                                                               \
+            R, IFL_DIRECT_COLS(R), lanes_load_bf16,                                                \
+            (__builtin_prefetch((const void *)ahead, 0, 2), ahead += (uintptr_t)ahead_step));      \
     }
 IFL_TILE_CASES(MATMUL_DIRECT)
 
@@ -60,14 +64,14 @@ IFL_TILE_CASES(MATMUL_DIRECT)
                               const float *b, int64_t b_step, int64_t k, int64_t columns,          \
                               bool resume) {                                                       \
         const int64_t a_col = 1, b_panel = 0;                                                      \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load);                                                 \
+        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load, (void)0);                                        \
     }                                                                                              \
     BODY void matmul_packed_##R(float *y, int64_t ldy, const float *a, int64_t stride,             \
                                 const float *b, int64_t b_step, int64_t k, int64_t columns,        \
                                 bool resume) {                                                     \
         const int64_t a_row = 1, a_col = (R), b_panel = 0;                                         \
         (void)stride;                                                                              \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load);                                                 \
+        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load, (void)0);                                        \
     }
 IFL_TILE_CASES(MATMUL_F32)
 
@@ -81,14 +85,30 @@ static inline int64_t matmul_min(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w,
-                          int64_t b_panel, int64_t rows, int64_t k, int64_t columns, bool resume) {
+static int64_t matmul_direct_cols(int64_t rows) {
     switch (rows) {
 #define MATMUL_CASE(R)                                                                             \
     case R:                                                                                        \
-        for (int64_t c = 0; c < columns; c += 16 * IFL_DIRECT_COLS(R))                             \
+        return IFL_DIRECT_COLS(R);
+        IFL_TILE_CASES(MATMUL_CASE)
+#undef MATMUL_CASE
+    default:
+        return 1;
+    }
+}
+
+static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w,
+                          int64_t b_panel, int64_t rows, int64_t k, int64_t columns, bool resume,
+                          uintptr_t ahead, int64_t ahead_step) {
+    switch (rows) {
+#define MATMUL_CASE(R)                                                                             \
+    case R:                                                                                        \
+        for (int64_t c = 0; c < columns; c += 16 * IFL_DIRECT_COLS(R)) {                           \
             matmul_direct_##R(y + c, ldy, x, ldx, w + (c / 32) * b_panel + c % 32,                 \
-                              columns - c > 32 ? b_panel : 0, k, columns - c, resume);             \
+                              columns - c > 32 ? b_panel : 0, k, columns - c, resume, ahead,       \
+                              ahead_step);                                                         \
+            ahead += (uintptr_t)(k * ahead_step);                                                  \
+        }                                                                                          \
         break;
         IFL_TILE_CASES(MATMUL_CASE)
 #undef MATMUL_CASE
@@ -117,21 +137,32 @@ static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, co
 MATMUL_DISPATCH(matmul_wide)
 MATMUL_DISPATCH(matmul_packed)
 
-/* Few rows: two panels at a time, so that a single row has enough independent chains. */
+/* Few rows. Where a tile spans two panels (a single row needs that many chains), they go in pairs
+ * and the loads alone keep memory busy. Else every panel is passed over several times; only the
+ * first pass would wait for memory, so all of them fetch their share of the panel that follows. */
 static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
                             const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
                             int64_t panel_begin, int64_t panel_end) {
-    int64_t k_block = m <= IFL_TILE_ROWS ? k : MATMUL_K_DIRECT;
-    for (int64_t p = panel_begin; p < panel_end; p += 2) {
-        int64_t columns = matmul_min(n, matmul_min(p + 2, panel_end) * IFL_PANEL) - p * IFL_PANEL;
+    if (m == 0) return;
+    int64_t n_tiles = (m + IFL_TILE_ROWS - 1) / IFL_TILE_ROWS;
+    int64_t step = matmul_direct_cols(m / n_tiles) > 2 ? 2 : 1;
+    int64_t passes = n_tiles * (2 / matmul_min(2, matmul_direct_cols(m / n_tiles)));
+    int64_t ahead_step = step == 1 ? 2 * IFL_PANEL / passes : 0; /* bytes of the next block per k */
+    int64_t k_block = n_tiles == 1 ? k : MATMUL_K_DIRECT;
+    for (int64_t p = panel_begin; p < panel_end; p += step) {
+        int64_t column_end = matmul_min(n, matmul_min(p + step, panel_end) * IFL_PANEL);
         const uint16_t *w = w_panels + p * k * IFL_PANEL;
         int64_t k0 = 0;
         do {
             int64_t depth = matmul_min(k_block, k - k0);
+            /* What follows in memory is what comes next: more of this panel, or the next one. */
+            uintptr_t ahead = (uintptr_t)(w + (k0 + depth) * IFL_PANEL);
             for (int64_t i = 0, rows; i < m; i += rows) {
                 rows = matmul_rows_of_tile(m - i);
                 matmul_direct(y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
-                              w + k0 * IFL_PANEL, k * IFL_PANEL, rows, depth, columns, k0 > 0);
+                              w + k0 * IFL_PANEL, k * IFL_PANEL, rows, depth,
+                              column_end - p * IFL_PANEL, k0 > 0, ahead, ahead_step);
+                ahead += (uintptr_t)(2 * depth * IFL_PANEL / n_tiles);
             }
             k0 += depth;
         } while (k0 < k);
