@@ -26,7 +26,9 @@ typedef struct engine_sequence {
     int32_t n_new;          /* policy tokens so far */
     ifl_stop_matcher *stop; /* NULL without stop strings */
     void *user;
-    struct engine_sequence *next; /* in the list of all, or of the finished */
+    ifl_finish ends;                   /* other than NONE: it ends with the step under way */
+    struct engine_sequence *next_ends; /* in the list of those */
+    struct engine_sequence *next;      /* in the list of all, or of the finished */
     struct engine_sequence *before;
 } engine_sequence;
 
@@ -53,7 +55,8 @@ struct ifl_engine {
     int64_t *positions;
     ifl_sample *samples;
     ifl_engine_stats stats;
-    bool swap_pending; /* no decode step has run since the last swap */
+    bool swap_pending;       /* no decode step has run since the last swap */
+    engine_sequence *ending; /* sequences that end with the step under way */
 };
 
 /* --- Creation
@@ -459,7 +462,12 @@ static ifl_status sequence_append(ifl_engine *e, engine_sequence *s, const ifl_w
     ifl_scheduler_sampled(e->scheduler, &s->seq);
     ifl_finish finish;
     IFL_TRY(sequence_ends(e, s, sample->token, &finish, err));
-    if (finish != IFL_FINISH_NONE) sequence_finish(e, s, finish);
+    if (finish == IFL_FINISH_NONE) return IFL_OK;
+    /* Not before all runs of this step are done: its group may have rows of the other version in
+     * the plan, which read the group's prompt and this sequence's pages. */
+    s->ends = finish;
+    s->next_ends = e->ending;
+    e->ending = s;
     return IFL_OK;
 }
 
@@ -537,6 +545,11 @@ static ifl_status engine_step(ifl_engine *e, int32_t *n_decoded, ifl_error *err)
     }
     if (e->weights_old) IFL_TRY(engine_run(e, e->weights_old, n_decoded, err));
     IFL_TRY(engine_run(e, e->weights, n_decoded, err));
+    while (e->ending) {
+        engine_sequence *s = e->ending;
+        e->ending = s->next_ends;
+        sequence_finish(e, s, s->ends);
+    }
     if (e->weights_old && ifl_scheduler_oldest_version(e->scheduler) == e->weights->version)
         e->weights_old = NULL;
     return IFL_OK;

@@ -511,6 +511,26 @@ static void test_recompute_in_place_when_pages_are_short(void **state) {
     ifl_trajectory_free(t);
 }
 
+/* A group's last sample ends under the old weights in the very step that rebuilds the group's prompt under
+ * the new ones: the prompt must still be there for the second run of that step. */
+static void test_group_may_end_while_its_prompt_is_rebuilt(void **state) {
+    (void)state;
+    for (int32_t n_new = 1; n_new <= 6; n_new++)
+        for (int before = 1; before <= 8; before++) {
+            ifl_engine *engine = engine_make(IFL_KV_MODE_RECOMPUTE, 1024);
+            ifl_engine_request r = request_make(5, 30, n_new, 1);
+            assert_ok(ifl_engine_submit(engine, &r, &err));
+            engine_steps(engine, before);
+            assert_ok(ifl_engine_swap(engine, versions[1], &err));
+            engine_drain(engine);
+            ifl_trajectory *t = take_sample(engine, 5, 0);
+            assert_int_equal(replay(t).n_checked, n_new);
+            assert_int_equal(replay(t).n_differing, 0);
+            ifl_trajectory_free(t);
+            ifl_engine_free(engine);
+        }
+}
+
 static void test_parked_sequence_resumes_under_current_weights(void **state) {
     (void)state;
     ifl_engine_stats stats;
@@ -644,6 +664,7 @@ int main(void) {
         cmocka_unit_test(test_keep_is_the_mixed_replay_and_nothing_else),
         cmocka_unit_test(test_recompute_is_each_versions_own_forward),
         cmocka_unit_test(test_recompute_in_place_when_pages_are_short),
+        cmocka_unit_test(test_group_may_end_while_its_prompt_is_rebuilt),
         cmocka_unit_test(test_parked_sequence_resumes_under_current_weights),
         cmocka_unit_test(test_swap_to_identical_bytes_changes_no_bit),
         cmocka_unit_test(test_third_version_waits_for_the_first_to_end),
