@@ -47,13 +47,16 @@ typedef struct actor {
     actor_lease *leases;
     actor_answer *answers; /* in order of completion */
     actor_answer **answers_end;
-    uint64_t next_answer;
+    uint64_t next_answer, n_progress;
     bool done;
+    bool rewound; /* the learner went back: nothing new starts before its weights are here */
     /* Figures. */
     double stats_sent_s;
     int64_t stats_tokens;
     float step_ms[STEP_TIMES];
     int64_t n_steps;
+    double step_end_s;    /* of the last decode step; 0 = the batch was empty since */
+    bool swap_unreported; /* a version is in use that the learner has not been told about */
 } actor;
 
 /* --- Leases
@@ -91,6 +94,7 @@ static void actor_return(actor *a, const ifl_wire_lease *lease, ifl_return_reaso
 static bool lease_submit(actor *a, actor_lease *lease) {
     const ifl_wire_lease *w = &lease->message.lease;
     int64_t version = ifl_engine_version(a->engine);
+    if (a->rewound) return true;
     if (w->required_version >= 0 && w->required_version != version) {
         if (w->required_version > version) return true;
         actor_return(a, w, IFL_RETURN_VERSION, "the required policy version has been replaced");
@@ -278,13 +282,13 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
         ifl_status st = ifl_weight_receiver_take(a->receiver, &a->staged, err);
         if (st != IFL_OK && st != IFL_AGAIN) return st;
     }
-    if (a->retiring && ifl_engine_oldest_version(a->engine) > a->retiring->version) {
+    if (a->retiring && (ifl_engine_idle(a->engine) ||
+                        ifl_engine_oldest_version(a->engine) != a->retiring->version)) {
         IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
         a->retiring = NULL;
     }
     /* Evaluation and the lock-step modes need their version to the end. */
     if (!a->staged || a->retiring || actor_has_pinned(a)) return IFL_OK;
-    double begin = ifl_clock_s();
     ifl_status st = ifl_engine_swap(a->engine, a->staged, err);
     if (st == IFL_AGAIN) return IFL_OK;
     IFL_TRY(st);
@@ -292,9 +296,9 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
     a->retiring = a->current;
     a->current = a->staged;
     a->staged = NULL;
-    int64_t stall_us = (int64_t)((ifl_clock_s() - begin) * 1e6);
     ifl_client_set_held_version(a->client, a->current->version);
-    ifl_weight_receiver_applied(a->receiver, a->current->version, first ? 0 : stall_us);
+    a->swap_unreported = true;
+    a->rewound = false;
     if (first)
         IFL_TRY(ifl_weight_receiver_offer_buffer(
             a->receiver, a->current == a->buffers[0] ? a->buffers[1] : a->buffers[0], err));
@@ -347,7 +351,25 @@ static void actor_send_stats(actor *a) {
     ifl_message message = ifl_message_make(IFL_WIRE_STATS);
     message.stats = (ifl_wire_stats){sizeof entries / sizeof *entries, entries};
     ifl_client_send(a->client, &message, NULL); /* the next one says the same, later */
-    ifl_client_progress(a->client, (uint64_t)s.steps, 0, ifl_engine_queued(a->engine));
+}
+
+/* A learner that came back from a checkpoint may hold an older version than this actor: what runs
+ * here was sampled by a policy that no longer exists. It is dropped (the learner leases it again),
+ * so that no trajectory gets descending versions. */
+static void actor_rewind(actor *a, const ifl_wire_welcome *welcome) {
+    if (!a->current || welcome->current_version >= a->current->version) return;
+    ifl_warn("the learner is back at version %lld, this actor at %lld: dropping %d sequences",
+             (long long)welcome->current_version, (long long)a->current->version,
+             ifl_engine_running(a->engine) + ifl_engine_queued(a->engine));
+    a->rewound = true;
+    for (actor_lease *lease = a->leases, *next; lease; lease = next) {
+        next = lease->next;
+        int32_t n = lease->submitted ? ifl_engine_cancel(a->engine, lease->message.lease.lease_id)
+                                     : lease->n_left;
+        if (n == 0) continue;
+        lease->n_left -= n - 1;
+        lease_release(a, lease); /* takes the last one off */
+    }
 }
 
 static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
@@ -360,6 +382,7 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
         switch (event.kind) {
         case IFL_CLIENT_CONNECTED:
             ifl_info("connected to run %.8s", event.message.welcome.run_uuid);
+            actor_rewind(a, &event.message.welcome);
             if (a->current) actor_send_credit(a);
             break;
         case IFL_CLIENT_LOST:
@@ -419,12 +442,23 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
             actor_send_credit(a);
             credited = true;
         }
-        if (!ifl_engine_idle(a->engine)) {
+        if (a->swap_unreported) {
+            /* The stall is what lies between two decode steps of a busy batch, all of it. */
+            double gap_s = a->step_end_s > 0.0 ? ifl_clock_s() - a->step_end_s : 0.0;
+            ifl_weight_receiver_applied(a->receiver, a->current->version, (int64_t)(gap_s * 1e6));
+            a->swap_unreported = false;
+        }
+        if (ifl_engine_idle(a->engine)) {
+            a->step_end_s = 0.0;
+        } else {
             int32_t n_decoded;
             double begin = ifl_clock_s();
             IFL_TRY(ifl_engine_step(a->engine, &n_decoded, err));
+            a->step_end_s = ifl_clock_s();
             if (n_decoded > 0)
-                a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((ifl_clock_s() - begin) * 1e3);
+                a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((a->step_end_s - begin) * 1e3);
+            a->n_progress++;
+            ifl_client_progress(a->client, a->n_progress, 0, ifl_engine_queued(a->engine));
         }
         IFL_TRY(actor_collect_finished(a, err));
         IFL_TRY(actor_rewards(a, err));

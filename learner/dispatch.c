@@ -248,13 +248,19 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
                         (unsigned long long)traj->seed, (long long)d->config->run.seed);
     for (int32_t i = 0; i < traj->n_runs; i++) {
         int64_t version = traj->runs[i].version;
-        if (version > d->version ||
-            (work->required_version >= 0 && version != work->required_version))
+        if (version > d->version)
+            return ifl_fail(
+                err, IFL_STALE,
+                "trajectory %llu/%d has tokens of version %lld, made before this learner went "
+                "back to %lld",
+                (unsigned long long)traj->task_serial, traj->sample, (long long)version,
+                (long long)d->version);
+        if (work->required_version >= 0 && version != work->required_version)
             return ifl_fail(
                 err, IFL_MISMATCH,
-                "trajectory %llu/%d has tokens of version %lld; newest is %lld, required %lld",
+                "trajectory %llu/%d has tokens of version %lld, required are those of %lld",
                 (unsigned long long)traj->task_serial, traj->sample, (long long)version,
-                (long long)d->version, (long long)work->required_version);
+                (long long)work->required_version);
     }
     return IFL_OK;
 }
@@ -276,13 +282,16 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     if (valid != IFL_OK) {
         d->totals.rejected++;
         ifl_warn("refused: %s", refused.text);
-        ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID);
-        if (traj->purpose == IFL_PURPOSE_TRAIN)
+        bool invalid =
+            valid != IFL_STALE; /* a stale one is generated again, under this run's versions */
+        if (invalid && ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID) &&
+            traj->purpose == IFL_PURPOSE_TRAIN)
             IFL_TRY(ifl_rollout_log_dropped(
                 d->log, (ifl_rollout_key){key.task_serial, key.sample, key.purpose},
                 ifl_drop_reason_name(IFL_DROP_INVALID), err));
         answer = ifl_message_make(IFL_WIRE_NACK);
-        answer.nack = (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_INVALID};
+        answer.nack = (ifl_wire_nack){
+            .key = key, .lease_id = lease_id, .code = invalid ? IFL_NACK_INVALID : IFL_NACK_STALE};
         snprintf(answer.nack.text, sizeof answer.nack.text, "%.500s", refused.text);
     } else {
         if (traj->purpose == IFL_PURPOSE_TRAIN && traj->reward.status != IFL_REWARD_OK &&
@@ -361,7 +370,8 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
     case IFL_SERVER_JOINED:
         if (d->n_peers == IFL_PEERS_MAX)
             return IFL_OK; /* it gets no work; the transport bounds sessions */
-        d->peers[d->n_peers++] = (desk_peer){.peer = event->peer, .version_done = -1};
+        d->peers[d->n_peers++] =
+            (desk_peer){.peer = event->peer, .version_done = event->held_version};
         snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
         ifl_info("%s joined", event->name);
         d->last_arrival_s = ifl_clock_s();
@@ -538,9 +548,10 @@ static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, if
         return d->failed;
     }
     if (d->hopeless && atomic_load(d->hopeless) && d->n_peers == 0)
-        return ifl_fail(err, IFL_PEER,
-                        "learner: all actors have ended while it waited for %s; see logs/ in the run folder",
-                        what);
+        return ifl_fail(
+            err, IFL_PEER,
+            "learner: all actors have ended while it waited for %s; see logs/ in the run folder",
+            what);
     if (atomic_load(&d->stop)) return ifl_fail(err, IFL_STOPPED, "stopped on request");
     if (idle_s > 0.0 && ifl_clock_s() - d->last_arrival_s > idle_s)
         return ifl_fail(
