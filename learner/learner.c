@@ -432,18 +432,39 @@ static void learner_total(learner *l, const ifl_step_report *r) {
     t->n_steps++;
 }
 
+/* Groups taken at a time. Lock-step modes and the permuting control need the whole batch. */
+static int32_t learner_take_size(const learner *l) {
+    int32_t n = l->config->rollout.prompts_per_step;
+    if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0) return n;
+    return n > 8 ? n / 8 : 1;
+}
+
+static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *weights,
+                                ifl_group **groups, ifl_member_outcome **outcomes, bool *skipped,
+                                double *wait_s, ifl_step_report *report, ifl_error *err) {
+    int32_t n = l->config->rollout.prompts_per_step, take = learner_take_size(l);
+    ifl_take_order order = l->async_k < 0 ? IFL_TAKE_ARRIVAL : IFL_TAKE_SERIAL;
+    ifl_stepper_begin(l->stepper, step);
+    for (int32_t at = 0; at < n; at += take) {
+        int32_t now = n - at < take ? n - at : take;
+        double begin = ifl_clock_s();
+        IFL_TRY(ifl_dispatch_take(l->dispatch, now, order, IDLE_S, groups + at, err));
+        *wait_s += ifl_clock_s() - begin;
+        IFL_TRY(ifl_stepper_add(l->stepper, weights, groups + at, now, outcomes + at, skipped + at,
+                                err));
+    }
+    return ifl_stepper_end(l->stepper, report, err);
+}
+
 static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcome **outcomes,
                                bool *skipped, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step;
     int64_t step = l->step + 1;
-    double begin = ifl_clock_s();
-    IFL_TRY(ifl_dispatch_take(l->dispatch, n, l->async_k < 0 ? IFL_TAKE_ARRIVAL : IFL_TAKE_SERIAL,
-                              IDLE_S, groups, err));
-    double wait_s = ifl_clock_s() - begin;
+    double begin = ifl_clock_s(), wait_s = 0.0;
     const ifl_weights *newest = ifl_version_store_newest(l->store);
     ifl_step_report report;
     ifl_status st =
-        ifl_stepper_run(l->stepper, step, newest, groups, n, outcomes, skipped, &report, err);
+        learner_train(l, step, newest, groups, outcomes, skipped, &wait_s, &report, err);
     ifl_version_store_release(l->store, newest);
     IFL_TRY(st);
     double publish_begin = ifl_clock_s();
@@ -486,7 +507,7 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
         if (want > 0) st = ifl_dispatch_open_batch(l->dispatch, want, l->step, err);
     } else if (st == IFL_OK) {
         ifl_dispatch_set_in_flight(
-            l->dispatch, c->learner.groups_in_flight > 0 ? c->learner.groups_in_flight : 2 * n);
+            l->dispatch, c->learner.groups_in_flight > 0 ? c->learner.groups_in_flight : n);
     }
     while (st == IFL_OK && l->step < c->run.steps) {
         if (atomic_load(l->options->stop)) {

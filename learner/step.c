@@ -11,6 +11,13 @@
 #include "learner/advantage.h"
 #include "learner/pack.h"
 
+typedef struct step_sums {
+    double reward, reward2, advantage, length, lag;
+    double correct_length, wrong_length;
+    int32_t n_correct, n_wrong, n_lengths;
+    int64_t n_loss_tokens; /* N of dapo: of the groups whose rewards differ */
+} step_sums;
+
 struct ifl_stepper {
     const ifl_config *config;
     const ifl_model *model;
@@ -24,6 +31,12 @@ struct ifl_stepper {
     double *lengths;
     ifl_logprob *logprobs; /* [rows_max] */
     float *coefficients;   /* [rows_max] */
+    ifl_thread_pool *pool;
+    const ifl_ops *ops;
+    /* The step under way. */
+    ifl_step_report report;
+    step_sums sums;
+    ifl_loss_sums loss;
 };
 
 /* A pack holds at least one whole trajectory of the longest kind. */
@@ -48,6 +61,8 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
     s->config = config;
     s->model = model;
     s->optimizer = optimizer;
+    s->pool = pool;
+    s->ops = ops ? ops : ifl_ops_best();
     s->rows_max = stepper_rows(config, model);
     s->items_max = config->rollout.prompts_per_step * config->rollout.group_size;
     s->items = ifl_alloc((size_t)s->items_max, sizeof *s->items);
@@ -116,13 +131,6 @@ static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return x < y ? -1 : x > y;
 }
-
-typedef struct step_sums {
-    double reward, reward2, advantage, length, lag;
-    double correct_length, wrong_length;
-    int32_t n_correct, n_wrong, n_lengths;
-    int64_t n_loss_tokens; /* N of dapo: of the groups whose rewards differ */
-} step_sums;
 
 static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *traj, float reward,
                             float advantage, ifl_step_report *r, step_sums *sums) {
@@ -204,7 +212,6 @@ static ifl_status step_packs(ifl_stepper *s, int64_t step, const ifl_weights *we
     ifl_pack_sort(s->items, n_items);
     ifl_status st = ifl_pack_build(&set, s->items, n_items, &options, err);
     if (st != IFL_OK) return st;
-    ifl_trainer_zero_gradients(s->trainer);
     for (int32_t p = 0; p < set->n_packs && st == IFL_OK; p++) {
         ifl_packed *packed = &set->packs[p];
         st = ifl_trainer_forward(s->trainer, weights, &packed->pack, s->logprobs, err);
@@ -218,29 +225,60 @@ static ifl_status step_packs(ifl_stepper *s, int64_t step, const ifl_weights *we
     return st;
 }
 
-ifl_status ifl_stepper_run(ifl_stepper *s, int64_t step, const ifl_weights *weights,
-                           ifl_group **groups, int32_t n_groups, ifl_member_outcome **outcomes,
-                           bool *skipped, ifl_step_report *r, ifl_error *err) {
-    *r = (ifl_step_report){.step = step};
-    step_sums sums = {0};
+void ifl_stepper_begin(ifl_stepper *s, int64_t step) {
+    s->report = (ifl_step_report){.step = step};
+    s->sums = (step_sums){0};
+    s->loss = (ifl_loss_sums){0};
+    ifl_trainer_zero_gradients(s->trainer);
+}
+
+ifl_status ifl_stepper_add(ifl_stepper *s, const ifl_weights *weights, ifl_group **groups,
+                           int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
+                           ifl_error *err) {
     double begin = ifl_clock_s();
+    int64_t step = s->report.step;
     step_rewards(s, step, groups, n_groups);
-    int32_t n_items = step_members(s, step, groups, n_groups, outcomes, skipped, r, &sums);
-    ifl_loss_counts counts = {r->n_trajectories > 0 ? r->n_trajectories : 1,
-                              sums.n_loss_tokens > 0 ? sums.n_loss_tokens : 1};
-    ifl_loss_sums loss = {0};
-    IFL_TRY(step_packs(s, step, weights, n_items, &counts, &loss, err));
-    r->forward_backward_s = ifl_clock_s() - begin;
-    begin = ifl_clock_s();
+    int32_t n_items =
+        step_members(s, step, groups, n_groups, outcomes, skipped, &s->report, &s->sums);
+    /* What the loss averages over is known at the end of the step only: sums here, one division
+     * there. */
+    ifl_loss_counts counts = {1, 1};
+    IFL_TRY(step_packs(s, step, weights, n_items, &counts, &s->loss, err));
+    s->report.forward_backward_s += ifl_clock_s() - begin;
+    return IFL_OK;
+}
+
+typedef struct step_scale {
+    const ifl_ops *ops;
+    float *gradients;
+    float factor;
+} step_scale;
+
+static void step_scale_range(void *context, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const step_scale *scale = context;
+    scale->ops->scale(scale->gradients + begin, scale->gradients + begin, scale->factor,
+                      end - begin);
+}
+
+ifl_status ifl_stepper_end(ifl_stepper *s, ifl_step_report *out, ifl_error *err) {
+    ifl_step_report *r = &s->report;
+    const step_sums *sums = &s->sums;
+    double begin = ifl_clock_s();
+    int64_t over =
+        s->config->learner.loss == IFL_LOSS_DAPO ? sums->n_loss_tokens : r->n_trajectories;
+    if (over < 1) over = 1;
+    step_scale scale = {s->ops, ifl_trainer_gradients(s->trainer), 1.0f / (float)over};
+    ifl_parallel_for(s->pool, s->model->n_elements, 65536, step_scale_range, &scale);
     /* A non-finite gradient is refused and counted, and the run goes on with the old weights; so
      * does a step without a single gradient, which must not move weights by momentum alone. */
     ifl_error refused = {0};
     if (r->n_tokens_backward > 0) {
-        ifl_status st = ifl_optimizer_step(s->optimizer, ifl_trainer_gradients(s->trainer),
-                                           &r->optimizer, &refused);
+        ifl_status st = ifl_optimizer_step(s->optimizer, scale.gradients, &r->optimizer, &refused);
         r->refused = st == IFL_LIMIT;
         if (r->refused)
-            ifl_warn("step %lld: %s; the weights stay as they are", (long long)step, refused.text);
+            ifl_warn("step %lld: %s; the weights stay as they are", (long long)r->step,
+                     refused.text);
         if (st != IFL_OK && !r->refused) {
             if (err) *err = refused;
             return st;
@@ -248,19 +286,22 @@ ifl_status ifl_stepper_run(ifl_stepper *s, int64_t step, const ifl_weights *weig
     }
     r->optimizer_s = ifl_clock_s() - begin;
 
-    r->loss = ifl_loss_report_get(&loss);
+    r->loss = ifl_loss_report_get(&s->loss);
+    r->loss.loss /= (double)over;
     if (r->n_trajectories > 0) {
         double n = r->n_trajectories;
-        r->reward_mean = sums.reward / n;
-        r->reward_std = sqrt(fmax(0.0, sums.reward2 / n - r->reward_mean * r->reward_mean));
-        r->advantage_mean = sums.advantage / n;
-        r->length_mean = sums.length / n;
-        qsort(s->lengths, (size_t)sums.n_lengths, sizeof *s->lengths, compare_doubles);
-        r->length_p95 = s->lengths[(int32_t)(0.95 * (sums.n_lengths - 1))];
-        r->length_max = s->lengths[sums.n_lengths - 1];
-        r->length_correct = sums.n_correct > 0 ? sums.correct_length / sums.n_correct : (double)NAN;
-        r->length_wrong = sums.n_wrong > 0 ? sums.wrong_length / sums.n_wrong : (double)NAN;
-        r->lag_mean = r->n_tokens > 0 ? sums.lag / (double)r->n_tokens : 0.0;
+        r->reward_mean = sums->reward / n;
+        r->reward_std = sqrt(fmax(0.0, sums->reward2 / n - r->reward_mean * r->reward_mean));
+        r->advantage_mean = sums->advantage / n;
+        r->length_mean = sums->length / n;
+        qsort(s->lengths, (size_t)sums->n_lengths, sizeof *s->lengths, compare_doubles);
+        r->length_p95 = s->lengths[(int32_t)(0.95 * (sums->n_lengths - 1))];
+        r->length_max = s->lengths[sums->n_lengths - 1];
+        r->length_correct =
+            sums->n_correct > 0 ? sums->correct_length / sums->n_correct : (double)NAN;
+        r->length_wrong = sums->n_wrong > 0 ? sums->wrong_length / sums->n_wrong : (double)NAN;
+        r->lag_mean = r->n_tokens > 0 ? sums->lag / (double)r->n_tokens : 0.0;
     }
+    *out = *r;
     return IFL_OK;
 }

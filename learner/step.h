@@ -33,10 +33,18 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
 void ifl_stepper_free(ifl_stepper *stepper);
 int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int n_threads);
 
-/* Trains on the groups (ascending serial) under `weights`, the newest version (step - 1).
- * outcomes[g][i] and skipped[g] are filled in for ifl_dispatch_close. */
-ifl_status ifl_stepper_run(ifl_stepper *stepper, int64_t step, const ifl_weights *weights,
-                           ifl_group **groups, int32_t n_groups, ifl_member_outcome **outcomes,
-                           bool *skipped, ifl_step_report *report, ifl_error *err);
+/* A step is begin, any number of adds, end. Lock-step modes add the whole batch at once, in serial
+ * order, so that its bytes repeat; `pipeline` adds groups as they come in, so that the actors get
+ * new work all through the step and not in one burst. */
+void ifl_stepper_begin(ifl_stepper *stepper, int64_t step);
+
+/* Forward and backward of these groups (ascending serial) under `weights`, the newest version (step
+ * - 1). outcomes[g][i] and skipped[g] are filled in for ifl_dispatch_close. */
+ifl_status ifl_stepper_add(ifl_stepper *stepper, const ifl_weights *weights, ifl_group **groups,
+                           int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
+                           ifl_error *err);
+
+/* Divides by what the loss averages over, clips, and moves the masters. */
+ifl_status ifl_stepper_end(ifl_stepper *stepper, ifl_step_report *report, ifl_error *err);
 
 #endif
