@@ -224,6 +224,9 @@ static void test_youngest_gives_way_and_comes_back_first(void **state) {
     fake_submit(f, 2, 8, 1);
     fake_submit(f, 2, 7, 1);
     fake_submit(f, 2, 2, 1);
+    for (int32_t i = 0; i < 9; i++)
+        fake_step(f);
+    assert_false(f->seqs[0].live); /* the oldest never paused */
     int32_t steps = 0;
     while (f->n_live && steps++ < 100)
         fake_step(f);
@@ -266,6 +269,38 @@ static void test_recompute_without_free_pages_rebuilds_in_place(void **state) {
     assert_int_equal(f->n_finished, 1);
     assert_int_equal(f->n_decoded, 30);
     assert_int_equal(f->n_flips, 1);
+    fake_free(f);
+}
+
+/* The younger one's prompt is done but has no page left for the sample's own part; it holds pages
+ * that the older one needs. */
+static void test_oldest_takes_a_prompt_that_a_younger_one_waits_for(void **state) {
+    (void)state;
+    fake *f = fake_create((ifl_scheduler_options){2, 10, 4, 10, 1, false});
+    fake_submit(f, 1, 40, 1);
+    while (f->n_decoded < 24)
+        fake_step(f);
+    fake_submit(f, 7, 5, 1);
+    for (int32_t i = 0; i < 16; i++)
+        fake_step(f);
+    assert_int_equal(f->n_decoded, 40); /* never paused */
+    assert_int_equal(f->n_finished, 1);
+    for (int32_t i = 0; i < 12; i++)
+        fake_step(f);
+    assert_int_equal(f->n_finished, 2);
+    fake_free(f);
+}
+
+static void test_admission_leaves_a_page_of_growth_for_each(void **state) {
+    (void)state;
+    fake *f = fake_create((ifl_scheduler_options){8, 6, 4, 6, 64, false});
+    for (int32_t i = 0; i < 6; i++)
+        fake_submit(f, 1, 3, 1);
+    fake_step(f); /* 1 page each and 1 page of growth for each that runs: three of six */
+    assert_int_equal(f->s->n_active, 3);
+    while (f->n_live)
+        fake_step(f);
+    assert_int_equal(f->s->n_preemptions, 0);
     fake_free(f);
 }
 
@@ -337,6 +372,8 @@ int main(void) {
         cmocka_unit_test(test_youngest_gives_way_and_comes_back_first),
         cmocka_unit_test(test_recompute_flips_without_a_pause),
         cmocka_unit_test(test_recompute_without_free_pages_rebuilds_in_place),
+        cmocka_unit_test(test_oldest_takes_a_prompt_that_a_younger_one_waits_for),
+        cmocka_unit_test(test_admission_leaves_a_page_of_growth_for_each),
         cmocka_unit_test(test_fits_counts_the_prompts_own_page),
         cmocka_unit_test(test_soak_keep),
         cmocka_unit_test(test_soak_recompute),
