@@ -52,6 +52,7 @@ typedef struct actor {
     bool rewound; /* the learner went back: nothing new starts before its weights are here */
     /* Figures. */
     double stats_sent_s;
+    bool stats_due; /* a swap began or ended: the learner's counts must not miss a run's last ones */
     int64_t stats_tokens;
     float step_ms[STEP_TIMES];
     int64_t n_steps;
@@ -286,6 +287,7 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
                         ifl_engine_oldest_version(a->engine) != a->retiring->version)) {
         IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
         a->retiring = NULL;
+        a->stats_due = true;
     }
     /* Evaluation and the lock-step modes need their version to the end. */
     if (!a->staged || a->retiring || actor_has_pinned(a)) return IFL_OK;
@@ -334,22 +336,27 @@ static double actor_step_median(const actor *a) {
 
 static void actor_send_stats(actor *a) {
     double now = ifl_clock_s(), span = now - a->stats_sent_s;
-    if (span < STATS_INTERVAL_S) return;
+    bool full = span >= STATS_INTERVAL_S;
+    if (!full && !a->stats_due) return;
     ifl_engine_stats s;
     ifl_engine_stats_get(a->engine, &s);
     ifl_wire_stat entries[] = {
-        {"tokens_per_s", (double)(s.tokens_decoded - a->stats_tokens) / span},
         {"step_ms_p50", actor_step_median(a)},
         {"pages_used", s.pages_total > 0 ? (double)s.pages_used / s.pages_total : 0.0},
         {"swaps", (double)(s.swaps > 0 ? s.swaps - 1 : 0)}, /* the first is the start */
         {"sequences_swapped", (double)s.sequences_swapped},
         {"tokens_rebuilt", (double)s.tokens_rebuilt},
         {"preemptions", (double)s.preemptions},
+        {"tokens_per_s", (double)(s.tokens_decoded - a->stats_tokens) / span}, /* if full */
     };
-    a->stats_sent_s = now;
-    a->stats_tokens = s.tokens_decoded;
+    int32_t n = (int32_t)(sizeof entries / sizeof *entries);
+    a->stats_due = false;
+    if (full) {
+        a->stats_sent_s = now;
+        a->stats_tokens = s.tokens_decoded;
+    }
     ifl_message message = ifl_message_make(IFL_WIRE_STATS);
-    message.stats = (ifl_wire_stats){sizeof entries / sizeof *entries, entries};
+    message.stats = (ifl_wire_stats){full ? n : n - 1, entries};
     ifl_client_send(a->client, &message, NULL); /* the next one says the same, later */
 }
 
@@ -447,6 +454,7 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
             double gap_s = a->step_end_s > 0.0 ? ifl_clock_s() - a->step_end_s : 0.0;
             ifl_weight_receiver_applied(a->receiver, a->current->version, (int64_t)(gap_s * 1e6));
             a->swap_unreported = false;
+            a->stats_due = true;
         }
         if (ifl_engine_idle(a->engine)) {
             a->step_end_s = 0.0;
