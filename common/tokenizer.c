@@ -19,8 +19,9 @@ void ifl_token_text_free(ifl_token_text *text) {
 
 ifl_status token_text_append(ifl_token_text *text, const char *bytes, size_t n, ifl_error *err) {
     if (n == 0) return IFL_OK;
-    if (n > SIZE_MAX - text->n)
-        return ifl_fail(err, IFL_NOMEM, "out of memory: text of %zu bytes", n);
+    if (n > IFL_TOKENIZER_GROWN_BYTES_MAX || text->n > IFL_TOKENIZER_GROWN_BYTES_MAX - n)
+        return ifl_fail(err, IFL_LIMIT, "a text grows beyond %zu bytes in the tokenizer",
+                        IFL_TOKENIZER_GROWN_BYTES_MAX);
     IFL_TRY(ifl_grow((void **)&text->bytes, &text->cap, text->n + n, 1, err));
     memcpy(text->bytes + text->n, bytes, n);
     text->n += n;

@@ -14,8 +14,9 @@
 #include "common/status.h"
 
 #define IFL_TOKENIZER_JSON_BYTES_MAX ((size_t)64 << 20)
-#define IFL_TOKENIZER_TEXT_BYTES_MAX ((size_t)64 << 20) /* one call of encode */
-#define IFL_TOKEN_BYTES_MAX 1024                        /* one token's text */
+#define IFL_TOKENIZER_TEXT_BYTES_MAX ((size_t)16 << 20)   /* one call of encode */
+#define IFL_TOKENIZER_GROWN_BYTES_MAX ((size_t)256 << 20) /* a text normalized or decoded */
+#define IFL_TOKEN_BYTES_MAX 1024                          /* one token's text */
 #define IFL_MERGES_MAX (4 << 20)
 #define IFL_PATTERN_BYTES_MAX 8192
 #define IFL_TOKENIZER_STAGES_MAX 16 /* normalizers, pre-tokenizers or decoders, each */

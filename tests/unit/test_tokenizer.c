@@ -515,6 +515,29 @@ static void test_backtracking_pattern_is_a_limit_error(void **state) {
     json_decref(root);
 }
 
+static void test_growing_normalizers_are_a_limit_error(void **state) {
+    (void)state;
+    static const char stage[] =
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaaaaaaaaaa\"}";
+    char text[2048] = "{\"type\":\"Sequence\",\"normalizers\":[";
+    for (int i = 0; i < 8; i++) {
+        strcat(text, stage);
+        strcat(text, i < 7 ? "," : "]}");
+    }
+    json_t *root = load_json("gemma");
+    replace(root, "normalizer", text);
+    ifl_tokenizer *tok = NULL;
+    ifl_error err = {0};
+    ifl_token_ids ids = {0};
+    assert_ok(parse(root, &tok, &err), &err);
+    assert_int_equal(ifl_tokenizer_encode(tok, "a", 1, 0, &ids, &err), IFL_LIMIT);
+    assert_non_null(strstr(err.text, "grows"));
+    assert_int_equal(ids.n, 0);
+    ifl_token_ids_free(&ids);
+    ifl_tokenizer_free(tok);
+    json_decref(root);
+}
+
 static void test_long_texts_are_not_quadratic(void **state) {
     (void)state;
     static const char *const names[] = {"gemma", "qwen", "llama3"};
@@ -958,6 +981,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_deep_nesting_is_refused),
         cmocka_unit_test(test_cut_and_altered_files_do_not_crash),
         cmocka_unit_test(test_backtracking_pattern_is_a_limit_error),
+        cmocka_unit_test(test_growing_normalizers_are_a_limit_error),
         cmocka_unit_test(test_long_texts_are_not_quadratic),
         cmocka_unit_test(test_llama_vocabulary_merges_the_best_score_first),
         cmocka_unit_test(test_llama_vocabulary_with_space_prefix_round_trips),
