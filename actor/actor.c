@@ -52,7 +52,8 @@ typedef struct actor {
     bool rewound; /* the learner went back: nothing new starts before its weights are here */
     /* Figures. */
     double stats_sent_s;
-    bool stats_due; /* a swap began or ended: the learner's counts must not miss a run's last ones */
+    bool
+        stats_due; /* a swap began or ended: the learner's counts must not miss a run's last ones */
     int64_t stats_tokens;
     float step_ms[STEP_TIMES];
     int64_t n_steps;
