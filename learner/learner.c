@@ -436,7 +436,7 @@ static void learner_total(learner *l, const ifl_step_report *r) {
 static int32_t learner_take_size(const learner *l) {
     int32_t n = l->config->rollout.prompts_per_step;
     if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0) return n;
-    return n > 8 ? n / 8 : 1;
+    return n > 16 ? n / 16 : 1;
 }
 
 static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *weights,

@@ -14,7 +14,7 @@
 #include "common/safetensors.h"
 #include "kernels/model.h"
 
-static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3"};
+static const char *const families[] = {"llama3", "qwen2", "qwen3", "gemma3", "qwen2-yarn"};
 
 typedef struct golden {
     ifl_model *model;
