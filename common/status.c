@@ -43,19 +43,27 @@ ifl_status ifl_error_wrap(ifl_error *err, const char *format, ...) {
 
 int ifl_status_exit_code(ifl_status status) {
     switch (status) {
-    case IFL_OK: return 0;
-    case IFL_USAGE: return 64;
+    case IFL_OK:
+        return 0;
+    case IFL_USAGE:
+        return 64;
     case IFL_FORMAT:
     case IFL_LIMIT:
     case IFL_UNSUPPORTED:
     case IFL_NOTFOUND:
     case IFL_MISMATCH:
-    case IFL_PARITY: return 65;
-    case IFL_PEER: return 69;
-    case IFL_IO: return 74;
+    case IFL_PARITY:
+        return 65;
+    case IFL_PEER:
+        return 69;
+    case IFL_IO:
+        return 74;
     case IFL_AGAIN:
-    case IFL_TIMEOUT: return 75;
-    default: return 70;
+    case IFL_TIMEOUT:
+    case IFL_STOPPED:
+        return 75;
+    default:
+        return 70;
     }
 }
 

@@ -41,8 +41,8 @@ struct ifl_dispatch {
     int32_t vocab_size;
     pthread_t thread;
     bool thread_started;
-    atomic_bool stop, quit;
-    const atomic_bool *hopeless;
+    atomic_bool quit;
+    const atomic_bool *stop, *hopeless;
 
     pthread_mutex_t lock; /* guards everything below */
     pthread_cond_t changed;
@@ -448,6 +448,7 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     d->train_set = o->train;
     d->eval_set = o->eval;
     d->log = o->log;
+    d->stop = o->stop;
     d->hopeless = o->hopeless;
     d->vocab_size = o->vocab_size;
     d->next_serial = o->next_serial;
@@ -511,10 +512,6 @@ void ifl_dispatch_free(ifl_dispatch *d) {
     ifl_free(d);
 }
 
-void ifl_dispatch_stop(ifl_dispatch *d) {
-    atomic_store(&d->stop, true);
-}
-
 void ifl_dispatch_set_in_flight(ifl_dispatch *d, int32_t in_flight) {
     pthread_mutex_lock(&d->lock);
     d->in_flight = in_flight;
@@ -552,7 +549,6 @@ static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, if
             err, IFL_PEER,
             "learner: all actors have ended while it waited for %s; see logs/ in the run folder",
             what);
-    if (atomic_load(&d->stop)) return ifl_fail(err, IFL_STOPPED, "stopped on request");
     if (idle_s > 0.0 && ifl_clock_s() - d->last_arrival_s > idle_s)
         return ifl_fail(
             err, IFL_TIMEOUT,
@@ -570,13 +566,22 @@ static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, if
     return IFL_OK;
 }
 
+/* The same for a wait that a request to stop ends. Not for one in the middle of a step: the
+ * optimizer has moved on there, and what a checkpoint says must be a whole step. */
+static ifl_status desk_wait_stoppable(ifl_dispatch *d, double idle_s, const char *what,
+                                      ifl_error *err) {
+    if (d->failed == IFL_OK && d->stop && atomic_load(d->stop))
+        return ifl_fail(err, IFL_STOPPED, "stopped on request");
+    return desk_wait(d, idle_s, what, err);
+}
+
 ifl_status ifl_dispatch_take(ifl_dispatch *d, int32_t n, ifl_take_order order, double idle_s,
                              ifl_group **out, ifl_error *err) {
     pthread_mutex_lock(&d->lock);
     d->last_arrival_s = ifl_clock_s();
     ifl_status st = IFL_OK;
     while (st == IFL_OK && !ifl_groups_take(d->train, n, order, out))
-        st = desk_wait(d, idle_s, "groups", err);
+        st = desk_wait_stoppable(d, idle_s, "groups", err);
     pthread_mutex_unlock(&d->lock);
     return st;
 }
@@ -677,7 +682,7 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
     ifl_group **groups = malloc(sizeof *groups * (size_t)n);
     if (!groups && st == IFL_OK) st = ifl_fail(err, IFL_NOMEM, "evaluation: out of memory");
     while (st == IFL_OK && !ifl_groups_take(d->eval, n, IFL_TAKE_SERIAL, groups))
-        st = desk_wait(d, idle_s, "evaluation answers", err);
+        st = desk_wait_stoppable(d, idle_s, "evaluation answers", err);
     for (int32_t i = 0; i < n && st == IFL_OK; i++) {
         ifl_group *group = groups[i];
         int32_t at = (int32_t)(group->task_serial - base), task = at % n_tasks, right = 0;

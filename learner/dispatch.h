@@ -28,7 +28,8 @@ typedef struct ifl_dispatch_options {
     uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
     const uint64_t *reopen; /* serials that were open at the checkpoint */
     int32_t n_reopen;
-    const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
+    const atomic_bool *stop;         /* true: waits for groups and evaluations end; NULL = never */
+    const atomic_bool *hopeless;     /* true: no actor will ever come (again); NULL = never */
     const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
 } ifl_dispatch_options;
 
@@ -95,8 +96,5 @@ int32_t ifl_dispatch_cursor(ifl_dispatch *dispatch, uint64_t *next_serial, uint6
 /* Stops leasing and writes the run's end with every key that is in flight to the log. */
 ifl_status ifl_dispatch_end(ifl_dispatch *dispatch, int64_t step, const char *reason,
                             ifl_error *err);
-
-/* Makes every wait return IFL_STOPPED. Async-signal-safe. */
-void ifl_dispatch_stop(ifl_dispatch *dispatch);
 
 #endif

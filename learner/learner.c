@@ -698,6 +698,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .eval = l->eval_set,
         .log = l->log,
         .vocab_size = l->model->config.vocab_size,
+        .stop = l->options->stop,
         .hopeless = l->options->hopeless,
         .next_serial = l->next_serial,
         .reopen = l->open_serials,
@@ -772,11 +773,15 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err) {
     l.view.step = l.step;
     st = learner_work(&l, err);
     if (st == IFL_OK || st == IFL_STOPPED) {
-        const char *end = st == IFL_OK ? "finished" : "stopped";
+        bool stopped = st == IFL_STOPPED;
+        const char *end = stopped ? "stopped" : "finished";
         st = learner_checkpoint(&l, err);
         if (st == IFL_OK) st = ifl_rollout_log_checkpoint(l.log, l.step, err);
         if (st == IFL_OK) st = ifl_dispatch_end(l.dispatch, l.step, end, err);
         if (st == IFL_OK) st = learner_summary(&l, end, err);
+        if (st == IFL_OK && stopped)
+            st = ifl_fail(err, IFL_STOPPED, "stopped on request after step %lld of %lld",
+                          (long long)l.step, (long long)c->run.steps);
     } else {
         /* What went wrong is the caller's to print; the books are closed as far as they go. */
         ifl_dispatch_end(l.dispatch, l.step, "failed", NULL);

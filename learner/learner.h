@@ -21,13 +21,14 @@ typedef struct ifl_learner_options {
     const ifl_tokenizer *tokenizer;
     const ifl_run_dir *run; /* created and locked */
     const char *bind;
-    const atomic_bool *stop; /* true: end after the current step, with a checkpoint */
-    const atomic_bool *hopeless;   /* true: no actor will ever come (again); NULL = never */
-    FILE *status;            /* live status; NULL = none */
+    const atomic_bool *stop;     /* true: end in order, with a checkpoint */
+    const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
+    FILE *status;                /* live status; NULL = none */
 } ifl_learner_options;
 
-/* Runs to run.steps. IFL_OK also after an orderly stop. Writes metrics, rollouts, checkpoints and
- * summary.json into the run folder. IFL_PARITY when an audited log-prob had other bits. */
+/* Runs to run.steps. IFL_STOPPED after an orderly stop. Writes metrics, rollouts, checkpoints and
+ * summary.json into the run folder, in both cases. IFL_PARITY when an audited log-prob had other
+ * bits. */
 ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err);
 
 /* What it is going to hold, bytes. */

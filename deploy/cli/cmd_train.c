@@ -7,7 +7,8 @@ int ifl_cmd_train(int argc, char **argv) {
             "Trains a policy: starts a learner and actor.count local actors, shows progress, and "
             "writes "
             "runs/<run.name>/ (config.yaml, metrics.jsonl, rollouts/, checkpoints/, summary.json, "
-            "logs/). Ctrl-C ends it after the current step; run.resume=true goes on.",
+            "logs/). Ctrl-C or SIGTERM ends it in order, with a checkpoint and status 75; "
+            "run.resume=true goes on.",
     };
     ifl_options options = {0};
     ifl_error err = {0};
