@@ -10,15 +10,12 @@ cd "$work"
 # processes [PATTERN]: pids of what runs in the test's folder and whose command line matches. A zombie has no
 # command line and is none.
 processes() {
-    local folder pid line
-    for folder in /proc/[0-9]*; do
-        pid=${folder#/proc/}
-        [ "$pid" != $$ ] && [ "$pid" != "$BASHPID" ] || continue
-        [ "$(readlink "$folder/cwd" 2>/dev/null)" = "$work" ] || continue
-        line=$(tr '\0' ' ' 2>/dev/null <"$folder/cmdline") || continue
-        case "$line" in "inflight "* | *"/inflight "*) ;; *) continue ;; esac
-        [[ $line =~ ${1:-.} ]] && echo "$pid"
-    done
+    local link line
+    while read -r link; do
+        line=$(tr '\0' ' ' 2>/dev/null <"${link%/cwd}/cmdline") || continue
+        [[ ${line%% *} =~ (^|/)inflight ]] || continue # else it is this script, or a command of it
+        [[ $line =~ ${1:-.} ]] && link=${link%/cwd} && echo "${link#/proc/}"
+    done < <(find /proc/[0-9]* -maxdepth 1 -name cwd -lname "$work" 2>/dev/null)
     return 0
 }
 
@@ -132,9 +129,10 @@ books() {
     has books.txt '"holds": true'
     [ "$(number "$1/summary.json" trajectories_lost)" = 0 ] || fail "$1: trajectories were lost"
 }
+newest_checkpoint() { ls "$1/checkpoints" | sed -n 's/^step_\([0-9]*\)$/\1/p' | sort -n | tail -n 1; }
 # weights_of RUN FOLDER: exports the last checkpoint.
 weights_of() {
     local last
-    last=$(ls -d "$1"/checkpoints/step_* | sort -t_ -k2 -n | tail -n 1)
+    last=$1/checkpoints/step_$(newest_checkpoint "$1")
     "$inflight" export --checkpoint "$last" --out "$2" >export.txt 2>&1 || fail "export $last: $(tail -n 3 export.txt)"
 }
