@@ -7,10 +7,12 @@
 #include "actor/actor.h"
 #include "common/log.h"
 #include "common/task.h"
+#include "common/transport.h"
 #include "deploy/cli/affinity.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/local_actors.h"
 #include "deploy/cli/signals.h"
+#include "learner/checkpoint.h"
 #include "learner/learner.h"
 
 static int threads_of(int32_t configured) {
@@ -48,6 +50,25 @@ static void local_endpoint_remove(const char *endpoint) {
     unlink(path);
 }
 
+/* What a user mistypes is found before there is a run folder: the same name must be free for the
+ * next try. */
+static ifl_status inputs_check(const ifl_config *config, const char *endpoint,
+                               const ifl_tokenizer *tokenizer, ifl_error *err) {
+    static const char *const purposes[] = {"train", "eval"};
+    IFL_TRY(ifl_endpoint_check(endpoint, err));
+    for (int i = 0; i < 2; i++) {
+        ifl_task_set *set = NULL;
+        ifl_task task = {0};
+        if (i == 1 && config->data.n_eval == 0) break;
+        ifl_status st = ifl_task_set_open(&set, config, purposes[i], tokenizer, err);
+        if (st == IFL_OK) st = ifl_task_set_get(set, 0, &task, err);
+        ifl_task_clear(&task);
+        ifl_task_set_close(set);
+        IFL_TRY(st);
+    }
+    return IFL_OK;
+}
+
 ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err) {
     const ifl_config *config = options->config;
     IFL_TRY(ifl_config_check_training(config, err));
@@ -58,19 +79,23 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     ifl_loaded_model loaded;
     ifl_run_dir run = {.lock_fd = -1};
     ifl_local_actors *actors = NULL;
+    int64_t newest;
     char endpoint[256], logs[IFL_PATH_MAX + 8];
     bool own_endpoint = false;
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, stderr, err), done);
     IFL_TRY_GOTO(st, learner_plan(config, &loaded, err), done);
     ifl_config_describe(config, stderr);
-    IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);
     snprintf(endpoint, sizeof endpoint, "%s", config->transport.bind);
     if (local_actors) {
         ifl_config defaults;
         ifl_config_defaults(&defaults);
         own_endpoint = strcmp(defaults.transport.bind, config->transport.bind) == 0;
         if (own_endpoint) local_endpoint(endpoint, sizeof endpoint);
+    }
+    IFL_TRY_GOTO(st, inputs_check(config, endpoint, loaded.tokenizer, err), done);
+    IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);
+    if (local_actors) {
         snprintf(logs, sizeof logs, "%s/logs", run.path);
         ifl_local_actors_options local = {config->actor.count,
                                           options->config_path,
@@ -98,7 +123,7 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     if (st == IFL_OK) {
         printf("%s: %s\n", config->run.name, run.summary);
         fflush(stdout);
-    } else if (access(run.checkpoints, F_OK) == 0) {
+    } else if (ifl_checkpoint_list(run.checkpoints, &newest, 1) > 0) {
         fprintf(stderr,
                 "To go on from the last checkpoint: the same command with run.resume=true\n");
     }
