@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# The command line as a user meets it: help, mistakes with their exit status and a text that says what to do,
+# --dry-run, and a run folder that is never overwritten by accident.
+. "$(dirname "$0")/lib.sh"
+small_config
+
+# wrong STATUS "TEXT" COMMAND...: refused with that status and text, in short time and without a run folder.
+wrong() {
+    local status=$1 text=$2
+    shift 2
+    expect "$status" timeout 60 "$inflight" "$@"
+    has err.txt "$text"
+    [ -z "$(ls -A runs 2>/dev/null)" ] || fail "$*: a refused command left $(ls -A runs) in runs/"
+}
+
+# Help, on standard output, with every option and an example or a sentence on what it does.
+expect 0 "$inflight" --help
+cp out.txt commands.txt
+for command in train sft generate eval score parity bench export rollouts report learner actor; do
+    has commands.txt "  $command "
+    expect 0 "$inflight" "$command" --help
+    has out.txt "Usage: inflight $command"
+    [ ! -s err.txt ] || fail "$command --help writes to standard error: $(cat err.txt)"
+    [ "$(wc -l <out.txt)" -gt 8 ] || fail "$command --help is too short to help"
+done
+for command in train sft eval learner actor; do
+    expect 0 "$inflight" "$command" --help
+    for option in --config --dry-run --help-config --verbose; do has out.txt "$option"; done
+    has out.txt "[key=value ...]"
+done
+expect 0 "$inflight" train --help-config
+for key in run.mode rollout.prompts_per_step actor.kv learner.loss parity.flip_bit checkpoint.every_steps; do
+    has out.txt "$key"
+done
+expect 0 "$inflight" --version
+
+# Mistakes on the command line: 64.
+wrong 64 "COMMAND" # no command at all
+wrong 64 'unknown command "frobnicate"' frobnicate
+wrong 64 "--nope" train --nope
+wrong 64 'unexpected argument "extra"' train --config small.yaml extra
+wrong 64 "did you mean run.name?" train --config small.yaml rum.name=x
+wrong 64 'got "many", wanted an integer' train --config small.yaml run.steps=many
+wrong 64 "wanted an integer 1 .." train --config small.yaml run.steps=-1
+wrong 64 "none|frozen|shuffled" train --config small.yaml learner.control=nothing
+wrong 64 "async:K" train --config small.yaml run.mode=async:0
+wrong 64 "give --model PATH" generate --prompt 1
+wrong 64 "--prompt TEXT" generate --model start
+wrong 64 "wanted RUN" rollouts
+wrong 64 "wanted decode" bench fly
+wrong 64 "--checkpoint" export --out x
+
+# Mistakes in files and values: 65, with the place.
+wrong 65 "none.yaml" train --config none.yaml
+printf 'run:\n  name: x\n  stepz: 3\n' >bad.yaml
+wrong 65 "bad.yaml:3:3: key run.stepz" train --config bad.yaml
+has err.txt "did you mean run.steps?"
+printf 'run: {name: x\n' >bad.yaml
+wrong 65 "bad.yaml:2:1: not YAML" train --config bad.yaml
+wrong 65 "data.train" train
+wrong 65 "nowhere" train --config small.yaml model.path=nowhere
+wrong 65 "nowhere.jsonl" train --config small.yaml data.train.0.path=nowhere.jsonl
+wrong 65 "nowhere.jsonl" train --config small.yaml data.eval.0.path=nowhere.jsonl
+echo '{"id":"a","prompt":7}' >broken.jsonl
+wrong 65 "broken.jsonl:1" train --config small.yaml data.train.0.path=broken.jsonl
+wrong 65 "give the folder itself" train --config small.yaml model.path=start/config.json
+wrong 65 "rollout.group_size" train --config small.yaml rollout.group_size=1
+wrong 65 "rollout.top_k" train --config small.yaml rollout.top_k=5
+wrong 65 "one trajectory must fit" train --config small.yaml actor.kv_tokens=64
+wrong 65 "memory.limit_gib" train --config small.yaml memory.limit_gib=0.001
+wrong 65 "nowhere" eval --config small.yaml model.path=nowhere
+wrong 65 "no such run" rollouts nowhere
+wrong 65 "no such run" report nowhere
+wrong 65 "nowhere" parity --model nowhere
+wrong 65 "no such run to resume" train --config small.yaml run.resume=true
+wrong 65 "has no token" generate --model start --prompt "hello"
+
+# Links between hosts are refused until they are encrypted.
+wrong 64 "not a loopback address" learner --config small.yaml transport.bind=tcp://0.0.0.0:5555
+wrong 64 "not a loopback address" actor --config small.yaml --connect tcp://192.0.2.1:5555
+wrong 64 "wanted ipc:///path or tcp://127.0.0.1:port" learner --config small.yaml transport.bind=junk
+
+# --dry-run: the whole configuration, what follows from it, and one example as the model will see it.
+for command in train learner; do
+    expect 0 "$inflight" "$command" --config small.yaml model.path=start run.steps=7 --dry-run
+    has out.txt "  steps: 7"
+    has out.txt "8 prompts x 4 = 32 trajectories per step"
+    has out.txt "# first training task t"
+    # Token 0 is padding; after it come the characters of model.characters in their order.
+    prompt=$(sed -n 's/^# | //p' out.txt)
+    ids=$(sed -n 's/^# prompt, 9 tokens: //p' out.txt)
+    [[ $prompt =~ ^[0-9]{3}\+[0-9]\*[0-9]{2}=$ ]] || fail "$command --dry-run shows the prompt '$prompt'"
+    wanted=$(awk -v p="$prompt" 'BEGIN { for (i = 1; i <= length(p); i++)
+        printf "%s%d", (i > 1 ? " " : ""), index("0123456789+*=#", substr(p, i, 1)) }')
+    [ "$ids" = "$wanted" ] || fail "$command --dry-run shows '$prompt' as '$ids', wanted '$wanted'"
+    [ -z "$(ls -A runs 2>/dev/null)" ] || fail "a dry run wrote $(ls -A runs)"
+done
+for command in sft eval actor; do
+    expect 0 "$inflight" "$command" --config small.yaml model.path=start --dry-run
+    has out.txt "prompts_per_step: 8"
+done
+# What it prints is a configuration that reads to the same.
+"$inflight" train --config small.yaml model.path=start run.steps=7 --dry-run >first.yaml
+"$inflight" train --config first.yaml --dry-run >second.yaml
+cmp first.yaml second.yaml || fail "the resolved configuration reads to another one"
+
+# A run that exists is left alone unless told otherwise.
+train kept run.steps=1
+cksum runs/kept/summary.json >before.txt
+expect 64 "$inflight" train --config small.yaml model.path=start run.name=kept run.steps=1
+has err.txt "run.overwrite=true"
+has err.txt "run.resume=true"
+cksum runs/kept/summary.json | cmp - before.txt || fail "a refused run changed the folder"
+train kept run.steps=1 run.overwrite=true
+[ -d runs/kept.1 ] || fail "the older run was not moved aside"
+cksum <runs/kept.1/summary.json | cmp - <(cut -d' ' -f1,2 before.txt) || fail "the run that was moved aside changed"
+
+# A model that a run made can be exported, evaluated and asked.
+weights_of runs/kept kept.model
+expect 0 "$inflight" eval --config small.yaml model.path=kept.model
+accuracy=$(sed -n 's/^greedy accuracy \([0-9.]*\) .*/\1/p' out.txt)
+holds "${accuracy:-2} == $(awk -v a="$(number runs/kept/summary.json accuracy_after)" 'BEGIN { printf "%.4f", a }')" \
+    "eval and the run's own evaluation of the same weights"
+expect 0 "$inflight" generate --model kept.model --prompt "123+4*05=" --greedy --max-new-tokens 8
+[ -s out.txt ] || fail "generate said nothing"
+expect 0 "$inflight" generate --model kept.model --prompt "123+4*05=" --seed 7 --n 2 --json --max-new-tokens 8
+[ "$(wc -l <out.txt)" = 2 ] || fail "wanted two answers"
+cp out.txt first.txt
+expect 0 "$inflight" generate --model kept.model --prompt "123+4*05=" --seed 7 --n 2 --json --max-new-tokens 8 --threads 2
+[ "$(sed -E 's/.*"text":"(([^"\\]|\\.)*)".*/\1/' out.txt)" = "$(sed -E 's/.*"text":"(([^"\\]|\\.)*)".*/\1/' first.txt)" ] ||
+    fail "the same seed gave other answers"
+echo ok
