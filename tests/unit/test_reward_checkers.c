@@ -7,14 +7,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#include "common/clock.h"
 #include "rewards/number.h"
 #include "rewards/reward.h"
 #include "rewards/worker.h"
 
 #define BIG IFL_ANSWER_BYTES_MAX
-#define BIG_S 2.0 /* for one completion of 1 MiB, on a loaded machine under sanitizers */
+/* CPU seconds for one completion of 1 MiB: 0.2 are usual, sanitizers take ten times that, and
+ * anything quadratic would take hours. */
+#define BIG_S 30.0
 
 static ifl_reward check_bytes(const char *checker, const char *answer, const char *meta,
                               const char *completion, size_t n, ifl_finish finish) {
@@ -283,13 +285,13 @@ static void test_format_backtracking_is_undecided_in_bounded_time(void **state) 
     (void)state;
     char text[64];
     memset(text, 'a', sizeof text);
-    double begin = ifl_clock_s();
+    clock_t begin = clock();
     ifl_reward r = check_bytes("format", "", "{\"regex\":\"^(a+)+$\"}", text, sizeof text, 0);
     assert_int_equal(r.status, IFL_REWARD_OK);
     text[63] = 'b';
     r = check_bytes("format", "", "{\"regex\":\"^(a+)+$\"}", text, sizeof text, 0);
     assert_int_equal(r.status, IFL_REWARD_UNDECIDED);
-    assert_true(ifl_clock_s() - begin < 10.0);
+    assert_true((double)(clock() - begin) / CLOCKS_PER_SEC < BIG_S);
 }
 
 static void test_unknown_checker_is_a_bad_task(void **state) {
@@ -335,12 +337,12 @@ static void test_hostile_bytes_are_handled_in_bounded_time(void **state) {
         static const char *const checkers[] = {"exact", "numeric", "format"};
         for (int c = 0; c < 3; c++) {
             const char *meta = c == 2 ? "{\"regex\":\"5+\\\\.$\"}" : "{\"after\":\"#\"}";
-            double begin = ifl_clock_s();
+            clock_t begin = clock();
             ifl_reward r = check_bytes(checkers[c], "5", meta, text, BIG, IFL_FINISH_LENGTH);
             assert_true(r.status == IFL_REWARD_OK || r.status == IFL_REWARD_UNDECIDED);
-            double took = ifl_clock_s() - begin;
+            double took = (double)(clock() - begin) / CLOCKS_PER_SEC;
             if (took > BIG_S)
-                fail_msg("%s on 1 MiB of '%s' took %.2f s", checkers[c],
+                fail_msg("%s on 1 MiB of '%s' took %.2f s of CPU time", checkers[c],
                          i < sizeof seeds / sizeof *seeds ? seeds[i] : "NUL", took);
         }
     }
