@@ -8,6 +8,7 @@
 typedef struct ledger_entry {
     ifl_rollout_key key;
     uint8_t used, leased, stored, in_flight, twice, conflicting;
+    uint8_t undone;  /* was leased beyond the cursor that a later process went back to */
     uint8_t fate;    /* ifl_fate */
     int16_t reason;  /* index in the balance's list; -1 = none */
     int32_t process; /* number of the learner process that decided the fate or leased it last */
@@ -90,13 +91,19 @@ static ifl_status reason_index(ifl_rollout_ledger *ledger, const char *reason, i
 /* --- One function per record type ----------------------------------------------------------------
  */
 
-/* Steps after the one resumed from never happened: their keys have no fate again. */
+/* Steps after the one resumed from never happened: their keys have no fate again. Nor did the
+ * leases beyond its cursor; a run may end before it comes to them again, and they are not lost. */
 static void on_run_started(ifl_rollout_ledger *ledger, const ifl_record *r) {
     ledger->process++;
     ledger->ended = false;
     for (size_t i = 0; i < ledger->cap; i++) {
         ledger_entry *e = &ledger->entries[i];
         e->in_flight = 0;
+        if (e->leased && e->key.purpose == IFL_PURPOSE_TRAIN &&
+            e->key.task_serial >= r->task_serial) {
+            *e = (ledger_entry){.key = e->key, .used = 1, .undone = 1, .reason = -1};
+            continue;
+        }
         if (e->fate == IFL_FATE_TRAINED && e->step > r->step) {
             e->fate = IFL_FATE_NONE;
             e->step = 0;
@@ -116,6 +123,7 @@ static ifl_status on_leased(ifl_rollout_ledger *ledger, const ifl_record *r, ifl
             e->reason = -1;
         }
         e->leased = 1;
+        e->undone = 0;
         e->process = ledger->process;
     }
     return IFL_OK;
@@ -239,6 +247,7 @@ static void balance_add(ifl_rollout_balance *b, const ifl_rollout_ledger *ledger
         b->eval_stored += e->stored;
         return;
     }
+    if (e->undone) return;
     b->stored += e->stored;
     b->trained_twice += e->twice;
     b->conflicting += e->conflicting;

@@ -3,7 +3,8 @@
  *     leased = trained + masked + dropped(reason) + in flight at the end + lost
  *
  * A key (purpose train) is leased once however often its lease is renewed. Its fate is the last one
- * that stands: a resume from step s undoes what was trained in later steps, and a lease issued by a
+ * that stands: a resume from step s undoes what was trained in later steps and what was leased
+ * beyond its task cursor (such a key counts again once it is leased again), and a lease issued by a
  * later learner process takes back what an earlier one decided about the key. A key without fate is
  * in flight when the last RUN_ENDED names it, or when the log just stops (a crash: nobody has ended
  * the run); else it is lost. */

@@ -148,11 +148,12 @@ static void key_put(ifl_byte_writer *w, ifl_rollout_key key) {
 }
 
 ifl_status ifl_rollout_log_run_started(ifl_rollout_log *log, int64_t seed, int64_t resumed_step,
-                                       ifl_error *err) {
+                                       uint64_t next_serial, ifl_error *err) {
     ifl_byte_writer w;
-    IFL_TRY(meta_begin(log, 16, &w, err));
+    IFL_TRY(meta_begin(log, 24, &w, err));
     ifl_put_u64(&w, (uint64_t)seed);
     ifl_put_u64(&w, (uint64_t)resumed_step);
+    ifl_put_u64(&w, next_serial);
     return meta_end(log, IFL_RECORD_RUN_STARTED, &w, err);
 }
 

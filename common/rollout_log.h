@@ -64,9 +64,9 @@ void ifl_rollout_log_close(ifl_rollout_log *log);
 
 /* The first record of a learner process. `resumed_step`: the step it goes on from, 0 at the start;
  * what a former process trained in later steps is thereby undone, and its keys have no fate any
- * more. */
+ * more. `next_serial`: the task cursor it goes on from; leases of later serials are undone too. */
 ifl_status ifl_rollout_log_run_started(ifl_rollout_log *log, int64_t seed, int64_t resumed_step,
-                                       ifl_error *err);
+                                       uint64_t next_serial, ifl_error *err);
 /* Samples 0 .. group_size - 1 of one task; `attempt` from 0. A later attempt leases the same keys
  * again. */
 ifl_status ifl_rollout_log_leased(ifl_rollout_log *log, uint64_t task_serial, uint8_t purpose,
@@ -109,7 +109,7 @@ typedef struct ifl_record {
     const uint8_t *meta, *payload;
     size_t n_meta, n_payload;
     /* the others, by type */
-    uint64_t task_serial, lease_id;
+    uint64_t task_serial, lease_id; /* run started: task_serial is its next_serial */
     uint8_t purpose;
     int32_t group_size, attempt;
     int64_t step, seed;

@@ -245,6 +245,7 @@ static ifl_status record_parse(ifl_rollout_reader *r, ifl_record *out, ifl_error
     case IFL_RECORD_RUN_STARTED:
         out->seed = (int64_t)ifl_take_u64(&b);
         out->step = (int64_t)ifl_take_u64(&b);
+        out->task_serial = ifl_take_u64(&b);
         good = out->step >= 0;
         break;
     case IFL_RECORD_LEASED:

@@ -622,7 +622,8 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     IFL_TRY(ifl_metrics_open(&l->metrics, run->metrics, 0, err));
     ifl_rollout_log_options log = {0, false};
     IFL_TRY(ifl_rollout_log_open(&l->log, run->rollouts, &log, err));
-    IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0, err));
+    IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0,
+                                        l->next_serial, err));
     char *tokenizer;
     size_t n;
     IFL_TRY(ifl_tokenizer_to_json(l->options->tokenizer, &tokenizer, &n, err));

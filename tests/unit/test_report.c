@@ -80,7 +80,7 @@ static void rollouts_write(const ifl_run_dir *run, bool lose_one) {
     ifl_error err = {0};
     const ifl_rollout_log_options options = {0};
     must(ifl_rollout_log_open(&log, run->rollouts, &options, &err), &err);
-    must(ifl_rollout_log_run_started(log, 1, 0, &err), &err);
+    must(ifl_rollout_log_run_started(log, 1, 0, 0, &err), &err);
     uint64_t serial = 0;
     for (int64_t step = 1; step <= STEPS; step++) {
         ifl_rollout_key keys[GROUPS * GROUP_SIZE];

@@ -97,9 +97,10 @@ static ifl_rollout_balance balance(void) {
     return b;
 }
 
+/* A process that goes on from `resumed`, every serial so far below its cursor. */
 static void started(ifl_rollout_log *log, int64_t resumed) {
     ifl_error err = {0};
-    must(ifl_rollout_log_run_started(log, 1, resumed, &err), &err);
+    must(ifl_rollout_log_run_started(log, 1, resumed, 1000, &err), &err);
 }
 
 static void ended(ifl_rollout_log *log, int64_t step, const ifl_rollout_key *keys, int32_t n) {
@@ -129,6 +130,7 @@ static void test_every_record_reads_back(void **state) {
     must(ifl_rollout_reader_next(reader, &r, &err), &err);
     assert_int_equal(r.type, IFL_RECORD_RUN_STARTED);
     assert_int_equal(r.step, 7);
+    assert_int_equal(r.task_serial, 1000);
     must(ifl_rollout_reader_next(reader, &r, &err), &err);
     assert_int_equal(r.type, IFL_RECORD_LEASED);
     assert_true(r.task_serial == 1ull << 63 && r.lease_id == 99 && r.attempt == 2);
@@ -250,6 +252,41 @@ static void test_resume_undoes_later_steps(void **state) {
     assert_int_equal(b.trained_twice, 0);
     assert_int_equal(b.leased, 12);
     assert_int_equal(b.processes, 2);
+    assert_true(ifl_rollout_balance_holds(&b));
+}
+
+static void test_leases_beyond_the_cursor_of_a_resume_are_undone(void **state) {
+    (void)state;
+    ifl_error err = {0};
+    ifl_rollout_log *log = log_open(0);
+    started(log, 0);
+    for (uint64_t serial = 0; serial < 4; serial++)
+        group_write(log, serial);
+    group_train(log, 0, 1);
+    group_train(log, 1, 2);
+    ifl_rollout_log_close(log); /* killed; the checkpoint is step 1, its cursor 3, and 1 was open */
+    log = log_open(0);
+    must(ifl_rollout_log_run_started(log, 1, 1, 3, &err), &err);
+    must(ifl_rollout_log_leased(log, 1, IFL_PURPOSE_TRAIN, 4, 1000, 0, &err), &err);
+    group_train(log, 1, 2);
+    ended(log, 2, NULL, 0); /* before it comes to serial 3 */
+    ifl_rollout_log_close(log);
+    ifl_rollout_balance b = balance();
+    assert_int_equal(b.leased, 12);
+    assert_int_equal(b.trained, 8);
+    assert_int_equal(b.stored, 12);
+    assert_int_equal(b.lost, 4); /* serial 2 lay below the cursor, and nobody says where it is */
+
+    log = log_open(0);
+    must(ifl_rollout_log_run_started(log, 1, 2, 2, &err), &err);
+    must(ifl_rollout_log_leased(log, 3, IFL_PURPOSE_TRAIN, 4, 2000, 0, &err), &err);
+    trajectory_write(log, 3, 0, IFL_PURPOSE_TRAIN);
+    ended(log, 2, (ifl_rollout_key[]){key_of(3, 0), key_of(3, 1), key_of(3, 2), key_of(3, 3)}, 4);
+    ifl_rollout_log_close(log);
+    b = balance();
+    assert_int_equal(b.leased, 12); /* 2 is undone now, 3 is leased again */
+    assert_int_equal(b.in_flight, 4);
+    assert_int_equal(b.stored, 9);
     assert_true(ifl_rollout_balance_holds(&b));
 }
 
@@ -401,6 +438,7 @@ int main(void) {
         cmocka_unit_test_setup(test_a_key_nobody_names_is_lost_only_in_a_run_that_ended,
                                folder_next),
         cmocka_unit_test_setup(test_resume_undoes_later_steps, folder_next),
+        cmocka_unit_test_setup(test_leases_beyond_the_cursor_of_a_resume_are_undone, folder_next),
         cmocka_unit_test_setup(test_contradictions_are_found, folder_next),
         cmocka_unit_test_setup(test_every_torn_tail_ends_the_reading_quietly, folder_next),
         cmocka_unit_test_setup(test_zeros_at_the_end_are_a_torn_tail, folder_next),
