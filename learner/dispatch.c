@@ -175,8 +175,9 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         ifl_error send_error = {0};
         ifl_status st = ifl_server_send(d->server, peer->peer, &message, &send_error);
         if (st == IFL_PEER || st == IFL_FULL) {
-            /* Its LOST event is on the way, or its queue will empty: the work goes back. */
-            ifl_groups_return_lease(groups, lease_id);
+            /* Its LOST event is on the way, or its queue will empty: the work goes back. Not as
+             * a failed attempt, or a link that is full for a moment would use all of them up. */
+            ifl_groups_unassign(groups, lease_id);
             return IFL_OK;
         }
         if (st != IFL_OK) {
@@ -603,6 +604,19 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
     return st;
 }
 
+/* Members that were given up after too many attempts get their fate in the log when their group ends:
+ * until then a checkpoint still opens them again. */
+static ifl_status desk_log_given_up(ifl_dispatch *d, const ifl_group *group, ifl_error *err) {
+    for (int32_t i = 0; i < group->n_members; i++) {
+        const ifl_member *m = &group->members[i];
+        if (m->state != IFL_MEMBER_DROPPED || m->drop_reason != IFL_DROP_ATTEMPTS) continue;
+        IFL_TRY(ifl_rollout_log_dropped(
+            d->log, (ifl_rollout_key){group->task_serial, i, IFL_PURPOSE_TRAIN},
+            ifl_drop_reason_name(IFL_DROP_ATTEMPTS), err));
+    }
+    return IFL_OK;
+}
+
 ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups, int32_t n,
                               ifl_member_outcome *const *outcomes, const bool *skipped,
                               ifl_error *err) {
@@ -638,6 +652,7 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                 break;
             }
         }
+        if (st == IFL_OK) st = desk_log_given_up(d, group, err);
         if (st == IFL_OK)
             st = ifl_rollout_log_group_closed(d->log, group->task_serial, IFL_PURPOSE_TRAIN,
                                               members, n_members, err);
@@ -793,13 +808,14 @@ ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, i
     ifl_status st = serials && keys ? IFL_OK : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
     if (st == IFL_OK) {
         ifl_groups_serials(d->train, serials, open);
-        for (int32_t i = 0; i < open; i++) {
+        for (int32_t i = 0; i < open && st == IFL_OK; i++) {
             const ifl_group *group = ifl_groups_find(d->train, serials[i]);
+            st = desk_log_given_up(d, group, err);
             for (int32_t m = 0; m < group->n_members; m++)
                 if (group->members[m].state != IFL_MEMBER_DROPPED)
                     keys[n++] = (ifl_rollout_key){group->task_serial, m, IFL_PURPOSE_TRAIN};
         }
-        st = ifl_rollout_log_run_ended(d->log, step, reason, keys, n, err);
+        if (st == IFL_OK) st = ifl_rollout_log_run_ended(d->log, step, reason, keys, n, err);
     }
     if (st == IFL_OK) st = ifl_rollout_log_flush(d->log, err);
     free(serials);

@@ -219,6 +219,18 @@ int32_t ifl_groups_return_lease(ifl_groups *groups, uint64_t lease_id) {
     return groups_requeue(groups, false, lease_id);
 }
 
+void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id) {
+    for (int32_t g = 0; g < groups->n_open; g++) {
+        ifl_group *group = groups->open[g];
+        for (int32_t i = 0; group->n_leased > 0 && i < group->n_members; i++) {
+            ifl_member *member = &group->members[i];
+            if (member->state != IFL_MEMBER_LEASED || member->lease_id != lease_id) continue;
+            member->n_attempts--;
+            member_move(groups, group, member, IFL_MEMBER_PENDING);
+        }
+    }
+}
+
 ifl_store_result ifl_groups_store(ifl_groups *groups, ifl_trajectory *traj) {
     ifl_group *group = ifl_groups_find(groups, traj->task_serial);
     if (!group || traj->sample < 0 || traj->sample >= group->n_members ||

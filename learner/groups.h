@@ -92,6 +92,9 @@ ifl_group *ifl_groups_assign(ifl_groups *groups, uint64_t actor, uint64_t lease_
 int32_t ifl_groups_lose_actor(ifl_groups *groups, uint64_t actor);
 int32_t ifl_groups_return_lease(ifl_groups *groups, uint64_t lease_id);
 
+/* Takes back a lease that never left this process: pending again, and no attempt is counted. */
+void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id);
+
 typedef enum { IFL_STORE_STORED, IFL_STORE_DUPLICATE, IFL_STORE_UNKNOWN } ifl_store_result;
 
 /* Takes the trajectory of an open member, pending or leased to anyone: the key decides, the first

@@ -116,6 +116,22 @@ static void test_a_lost_actor_gives_its_unfinished_members_back(void **state) {
     ifl_groups_free(g);
 }
 
+static void test_a_lease_that_was_never_sent_is_no_attempt(void **state) {
+    (void)state;
+    ifl_groups *g = table(4, 2);
+    int32_t samples[8], n;
+    assert_ok(ifl_groups_open(g, 1, "t", 2, NULL, &err));
+    for (uint64_t lease = 100; lease < 120; lease++) {
+        ifl_groups_assign(g, 5, lease, samples, &n);
+        assert_int_equal(n, 2);
+        ifl_groups_unassign(g, lease);
+    }
+    assert_int_equal(ifl_groups_counts_get(g).pending, 2);
+    assert_int_equal(ifl_groups_counts_get(g).requeued, 0);
+    assert_ok(ifl_groups_check(g, &err));
+    ifl_groups_free(g);
+}
+
 static void test_serial_order_waits_for_the_oldest(void **state) {
     (void)state;
     ifl_groups *g = table(4, 0);
@@ -386,6 +402,7 @@ int main(void) {
         cmocka_unit_test(test_a_group_goes_from_lease_to_trained),
         cmocka_unit_test(test_a_trajectory_is_stored_once),
         cmocka_unit_test(test_a_lost_actor_gives_its_unfinished_members_back),
+        cmocka_unit_test(test_a_lease_that_was_never_sent_is_no_attempt),
         cmocka_unit_test(test_serial_order_waits_for_the_oldest),
         cmocka_unit_test(test_arrival_order_takes_the_first_complete),
         cmocka_unit_test(test_limits_and_misuse_are_refused),
