@@ -11,7 +11,6 @@
 #include "common/log.h"
 #include "common/memory.h"
 
-#define GROUPS_MAX 65536
 #define ATTEMPTS_MAX 8
 #define POLL_MS 20
 #define STALLS_MAX 65536
@@ -436,6 +435,32 @@ static void *desk_thread(void *arg) {
     return NULL;
 }
 
+/* Groups that can be open at one time: what is in flight or ahead, what a step has taken, and what
+ * a checkpoint brings. Members are allocated for each, so the table is no larger than that. */
+static ifl_status desk_tables(ifl_dispatch *d, const ifl_dispatch_options *o, ifl_error *err) {
+    const ifl_config *c = o->config;
+    int64_t per_step = c->rollout.prompts_per_step;
+    int64_t open = c->run.mode == IFL_MODE_PIPELINE ? per_step + c->learner.groups_in_flight
+                                                    : per_step * (1 + c->run.async_k);
+    int64_t n_train = open + per_step + o->n_reopen;
+    int64_t n_tasks = o->eval ? c->eval.tasks : 1,
+            n_held = o->eval ? ifl_task_set_size(o->eval) : 0;
+    if (n_held > 0 && n_held < n_tasks) n_tasks = n_held;
+    int64_t n_eval = n_tasks * (c->eval.samples > 0 ? 2 : 1);
+    if (n_train > IFL_GROUPS_MAX)
+        return ifl_fail(err, IFL_LIMIT,
+                        "rollout.prompts_per_step, learner.groups_in_flight, run.mode: up to %lld "
+                        "groups would be open at a time, limit %d",
+                        (long long)n_train, IFL_GROUPS_MAX);
+    if (n_eval > IFL_GROUPS_MAX)
+        return ifl_fail(err, IFL_LIMIT, "eval.tasks: %lld groups would be open at a time, limit %d",
+                        (long long)n_eval, IFL_GROUPS_MAX);
+    IFL_TRY(
+        ifl_groups_create(&d->train, (int32_t)n_train, c->rollout.group_size, ATTEMPTS_MAX, err));
+    return ifl_groups_create(&d->eval, (int32_t)n_eval, c->eval.samples > 1 ? c->eval.samples : 1,
+                             ATTEMPTS_MAX, err);
+}
+
 /* --- Life
  * ------------------------------------------------------------------------------------------- */
 
@@ -470,8 +495,7 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
         goto done;
     }
-    IFL_TRY_GOTO(st, ifl_groups_create(&d->train, GROUPS_MAX, group_max, ATTEMPTS_MAX, err), done);
-    IFL_TRY_GOTO(st, ifl_groups_create(&d->eval, GROUPS_MAX, group_max, ATTEMPTS_MAX, err), done);
+    IFL_TRY_GOTO(st, desk_tables(d, o, err), done);
     if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
     for (int32_t i = 0; i < o->n_reopen; i++)
         IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], -1, err), done);
@@ -604,15 +628,15 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
     return st;
 }
 
-/* Members that were given up after too many attempts get their fate in the log when their group ends:
- * until then a checkpoint still opens them again. */
+/* Members that were given up after too many attempts get their fate in the log when their group
+ * ends: until then a checkpoint still opens them again. */
 static ifl_status desk_log_given_up(ifl_dispatch *d, const ifl_group *group, ifl_error *err) {
     for (int32_t i = 0; i < group->n_members; i++) {
         const ifl_member *m = &group->members[i];
         if (m->state != IFL_MEMBER_DROPPED || m->drop_reason != IFL_DROP_ATTEMPTS) continue;
-        IFL_TRY(ifl_rollout_log_dropped(
-            d->log, (ifl_rollout_key){group->task_serial, i, IFL_PURPOSE_TRAIN},
-            ifl_drop_reason_name(IFL_DROP_ATTEMPTS), err));
+        IFL_TRY(ifl_rollout_log_dropped(d->log,
+                                        (ifl_rollout_key){group->task_serial, i, IFL_PURPOSE_TRAIN},
+                                        ifl_drop_reason_name(IFL_DROP_ATTEMPTS), err));
     }
     return IFL_OK;
 }
