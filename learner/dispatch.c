@@ -393,11 +393,14 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
         return IFL_OK;
     case IFL_WIRE_STATS:
         if (peer) desk_stats(peer, &event->message.stats);
+        /* Long answers take their time: whoever samples tokens is not idle. */
+        if (peer && peer->tokens_per_s > 0.0) d->last_arrival_s = ifl_clock_s();
         return IFL_OK;
     case IFL_WIRE_WDONE:
         if (peer) {
             bool first = peer->version_done < 0;
             peer->version_done = event->message.wdone.version;
+            d->last_arrival_s = ifl_clock_s();
             if (!first && d->n_stalls < STALLS_MAX)
                 d->stalls[d->n_stalls++] = (float)event->message.wdone.stall_us * 1e-3f;
             pthread_cond_broadcast(&d->changed);

@@ -33,7 +33,7 @@ typedef struct ifl_dispatch_options {
     const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
 } ifl_dispatch_options;
 
-/* Starts the thread. Nothing is leased before ifl_dispatch_start. */
+/* Starts the thread. Nothing is leased before the first request for groups or an evaluation. */
 ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *options,
                                ifl_error *err);
 void ifl_dispatch_free(ifl_dispatch *dispatch); /* NULL is fine; the log must still be open */
@@ -46,8 +46,8 @@ ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t ve
                                    ifl_error *err);
 
 /* Waits for n complete groups and takes them (learner/groups.h). IFL_STOPPED when *stop becomes
- * true; IFL_TIMEOUT when no trajectory has come in for `idle_s`; a fatal error of the desk
- * otherwise. */
+ * true; IFL_TIMEOUT when for `idle_s` no trajectory has come in and no actor has sampled a token; a
+ * fatal error of the desk otherwise. */
 ifl_status ifl_dispatch_take(ifl_dispatch *dispatch, int32_t n, ifl_take_order order, double idle_s,
                              ifl_group **out, ifl_error *err);
 
