@@ -813,11 +813,8 @@ int32_t ifl_dispatch_cursor(ifl_dispatch *d, uint64_t *next_serial, uint64_t *se
     uint64_t *all = malloc(sizeof *all * (size_t)(open + 1));
     if (all) {
         ifl_groups_serials(d->train, all, open);
-        for (int32_t i = 0; i < open; i++)
-            if (!ifl_groups_find(d->train, all[i])->taken) {
-                if (n < max) serials[n] = all[i];
-                n++;
-            }
+        for (int32_t i = 0; i < open; i++, n++)
+            if (n < max) serials[n] = all[i];
     }
     free(all);
     pthread_mutex_unlock(&d->lock);

@@ -88,8 +88,9 @@ ifl_groups_counts ifl_dispatch_counts(ifl_dispatch *dispatch);
 /* p-quantile of all reported swap stalls, ms; 0 when there was none. */
 double ifl_dispatch_stall_ms(ifl_dispatch *dispatch, double p);
 
-/* For checkpoints: the task cursor and the serials of groups that are open now, taken ones not
- * included; returns how many (at most max are written). */
+/* For checkpoints: the task cursor and the serials of groups that are not closed now; returns how
+ * many (at most max are written). Taken ones are among them: a request to stop can come when a step
+ * has taken a part of its groups, and none of these has been trained. */
 int32_t ifl_dispatch_cursor(ifl_dispatch *dispatch, uint64_t *next_serial, uint64_t *serials,
                             int32_t max);
 

@@ -50,7 +50,8 @@ typedef struct learner {
     ifl_status_line *line;
     ifl_status_view view;
     run_totals totals;
-    ifl_audit_counts audit_before; /* of earlier processes of this run */
+    ifl_audit_counts audit_before; /* of earlier processes of this run, as the next */
+    ifl_dispatch_stats desk_before;
     char run_uuid[33];
     uint64_t run_epoch;
     int64_t step;    /* finished */
@@ -64,6 +65,27 @@ typedef struct learner {
     ifl_groups_counts counts;
     bool resumed;
 } learner;
+
+/* Counts of the whole run: those of earlier processes and of this one. */
+static ifl_audit_counts learner_audit_counts(const learner *l) {
+    ifl_audit_counts c = ifl_audit_counts_get(l->audit);
+    c.n_trajectories += l->audit_before.n_trajectories;
+    c.tokens_checked += l->audit_before.tokens_checked;
+    c.tokens_differing += l->audit_before.tokens_differing;
+    c.tokens_after_swap += l->audit_before.tokens_after_swap;
+    c.tokens_not_checkable += l->audit_before.tokens_not_checkable;
+    return c;
+}
+
+static ifl_dispatch_stats learner_desk_stats(const learner *l) {
+    ifl_dispatch_stats s;
+    ifl_dispatch_stats_get(l->dispatch, &s);
+    s.tokens_generated += l->desk_before.tokens_generated;
+    s.tokens_eval += l->desk_before.tokens_eval;
+    s.swaps += l->desk_before.swaps;
+    s.sequences_swapped += l->desk_before.sequences_swapped;
+    return s;
+}
 
 /* --- Checkpoint state
  * --------------------------------------------------------------------------------- */
@@ -91,11 +113,12 @@ static char *learner_state(learner *l) {
         json_array_append_new(open, json_integer((json_int_t)serials[i]));
     free(serials);
     ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
-    ifl_audit_counts audit = ifl_audit_counts_get(l->audit);
+    ifl_audit_counts audit = learner_audit_counts(l);
+    ifl_dispatch_stats desk = learner_desk_stats(l);
     const run_totals *t = &l->totals;
     json_t *root = json_pack(
         "{s:s,s:I,s:I,s:o,s:o,s:{s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f,s:f},s:{s:I,s:I,s:"
-        "I},s:O}",
+        "I,s:I,s:I},s:{s:I,s:I,s:I,s:I},s:O}",
         "run_uuid", l->run_uuid, "run_epoch", (json_int_t)l->run_epoch, "next_serial",
         (json_int_t)next, "open", open, "counts", state_counts(&counts), "totals", "tokens_trained",
         (json_int_t)t->tokens_trained, "tokens_backward", (json_int_t)t->tokens_backward,
@@ -104,9 +127,12 @@ static char *learner_state(learner *l) {
         t->ess_sum, "lag_token_sum", t->lag_token_sum, "reward_sum", t->reward_sum, "ess_n",
         (json_int_t)t->ess_n, "lag_max", (json_int_t)t->lag_max, "n_steps", (json_int_t)t->n_steps,
         "train_s", t->train_s, "wall_s", t->wall_s + (ifl_clock_s() - l->started_s), "parity",
-        "checked", (json_int_t)(l->audit_before.tokens_checked + audit.tokens_checked), "differing",
-        (json_int_t)(l->audit_before.tokens_differing + audit.tokens_differing), "after_swap",
-        (json_int_t)(l->audit_before.tokens_after_swap + audit.tokens_after_swap), "evals",
+        "trajectories", (json_int_t)audit.n_trajectories, "checked",
+        (json_int_t)audit.tokens_checked, "differing", (json_int_t)audit.tokens_differing,
+        "after_swap", (json_int_t)audit.tokens_after_swap, "not_checkable",
+        (json_int_t)audit.tokens_not_checkable, "actors", "tokens",
+        (json_int_t)desk.tokens_generated, "tokens_eval", (json_int_t)desk.tokens_eval, "swaps",
+        (json_int_t)desk.swaps, "sequences_swapped", (json_int_t)desk.sequences_swapped, "evals",
         l->evals);
     if (!root) return NULL;
     if (isfinite(t->accuracy_before))
@@ -125,6 +151,7 @@ static ifl_status learner_restore(learner *l, const char *text, ifl_error *err) 
     json_t *root = json_loads(text, 0, &problem);
     json_t *open = json_object_get(root, "open"), *counts = json_object_get(root, "counts");
     json_t *totals = json_object_get(root, "totals"), *parity = json_object_get(root, "parity");
+    json_t *actors = json_object_get(root, "actors");
     const char *uuid = json_string_value(json_object_get(root, "run_uuid"));
     if (!root || !json_is_array(open) || !json_is_object(counts) || !json_is_object(totals) ||
         !uuid || strlen(uuid) != 32) {
@@ -172,9 +199,15 @@ static ifl_status learner_restore(learner *l, const char *text, ifl_error *err) 
     t->wall_s = json_number_value(json_object_get(totals, "wall_s"));
     json_t *before = json_object_get(root, "accuracy_before");
     if (before) t->accuracy_before = json_number_value(before);
+    l->audit_before.n_trajectories = state_int(parity, "trajectories");
     l->audit_before.tokens_checked = state_int(parity, "checked");
     l->audit_before.tokens_differing = state_int(parity, "differing");
     l->audit_before.tokens_after_swap = state_int(parity, "after_swap");
+    l->audit_before.tokens_not_checkable = state_int(parity, "not_checkable");
+    l->desk_before.tokens_generated = state_int(actors, "tokens");
+    l->desk_before.tokens_eval = state_int(actors, "tokens_eval");
+    l->desk_before.swaps = state_int(actors, "swaps");
+    l->desk_before.sequences_swapped = state_int(actors, "sequences_swapped");
     json_t *evals = json_object_get(root, "evals");
     if (json_is_array(evals)) {
         json_decref(l->evals);
@@ -288,8 +321,7 @@ static ifl_status learner_evaluate(learner *l, int32_t n_tasks, const char *when
  * ------------------------------------------------------------------------------------------ */
 
 static void learner_update_view(learner *l, const ifl_step_report *r, double step_s) {
-    ifl_dispatch_stats desk;
-    ifl_dispatch_stats_get(l->dispatch, &desk);
+    ifl_dispatch_stats desk = learner_desk_stats(l);
     ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
     ifl_status_view *v = &l->view;
     v->step = l->step;
@@ -314,9 +346,8 @@ static void learner_update_view(learner *l, const ifl_step_report *r, double ste
 static ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s,
                                   double wait_s, double publish_s, ifl_error *err) {
     ifl_metrics *m = l->metrics;
-    ifl_dispatch_stats desk;
-    ifl_dispatch_stats_get(l->dispatch, &desk);
-    ifl_audit_counts audit = ifl_audit_counts_get(l->audit);
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    ifl_audit_counts audit = learner_audit_counts(l);
     ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
     double b = r->n_trajectories > 0 ? (double)r->n_trajectories : 1.0;
     ifl_metrics_begin(m, "step", r->step);
@@ -359,10 +390,8 @@ static ifl_status learner_metrics(learner *l, const ifl_step_report *r, double s
     ifl_metrics_add_int(m, "swap/count", desk.swaps);
     ifl_metrics_add(m, "actor/decode_step_ms_p50", desk.decode_step_ms_p50);
     ifl_metrics_add_int(m, "actor/sequences", counts.leased);
-    ifl_metrics_add_int(m, "parity/tokens_checked",
-                        l->audit_before.tokens_checked + audit.tokens_checked);
-    ifl_metrics_add_int(m, "parity/tokens_differing",
-                        l->audit_before.tokens_differing + audit.tokens_differing);
+    ifl_metrics_add_int(m, "parity/tokens_checked", audit.tokens_checked);
+    ifl_metrics_add_int(m, "parity/tokens_differing", audit.tokens_differing);
     ifl_metrics_add(m, "time/step", step_s);
     ifl_metrics_add(m, "time/wait_for_batch", wait_s);
     ifl_metrics_add(m, "time/forward_backward", r->forward_backward_s);
@@ -539,9 +568,8 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
 
 static ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     const run_totals *t = &l->totals;
-    ifl_dispatch_stats desk;
-    ifl_dispatch_stats_get(l->dispatch, &desk);
-    ifl_audit_counts audit = ifl_audit_counts_get(l->audit);
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    ifl_audit_counts audit = learner_audit_counts(l);
     /* The books come from the log alone, not from the learner's own counters. */
     ifl_rollout_ledger *ledger;
     ifl_rollout_balance balance;
@@ -587,10 +615,9 @@ static ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_REAL("ess_mean", t->ess_n > 0 ? t->ess_sum / (double)t->ess_n : 1.0);
     PUT_REAL("reward_mean", t->n_steps > 0 ? t->reward_sum / (double)t->n_steps : 0.0);
     PUT_INT("parity_trajectories", audit.n_trajectories);
-    PUT_INT("parity_tokens_checked", l->audit_before.tokens_checked + audit.tokens_checked);
-    PUT_INT("parity_tokens_differing", l->audit_before.tokens_differing + audit.tokens_differing);
-    PUT_INT("parity_tokens_after_swap",
-            l->audit_before.tokens_after_swap + audit.tokens_after_swap);
+    PUT_INT("parity_tokens_checked", audit.tokens_checked);
+    PUT_INT("parity_tokens_differing", audit.tokens_differing);
+    PUT_INT("parity_tokens_after_swap", audit.tokens_after_swap);
     PUT_INT("parity_tokens_not_checkable", audit.tokens_not_checkable);
     PUT_INT("steps_refused", t->steps_refused);
     PUT_INT("trajectories_leased", balance.leased);
