@@ -17,6 +17,12 @@ check_resumed() {
     has books.txt '"trained_twice": 0'
     has books.txt '"ended": true'
     [ "$(number "$run/summary.json" parity_tokens_differing)" = 0 ] || fail "$run: parity differs"
+    # Counts are those of the whole run, not of its last process.
+    holds "$(number "$run/summary.json" tokens_trained) >= 32 * $steps"
+    holds "$(number "$run/summary.json" tokens_generated) >= $(number "$run/summary.json" tokens_trained)"
+    holds "$(number "$run/summary.json" parity_tokens_checked) == $(number "$run/summary.json" tokens_trained)"
+    holds "$(number "$run/summary.json" parity_trajectories) == 32 * $steps"
+    holds "$(number "$run/summary.json" swaps) >= $steps - 3" "three processes at most, whose first version is no swap"
     [ -z "$(ls "$run/checkpoints" | grep -v '^step_[0-9]*$')" ] || fail "$run: $(ls "$run/checkpoints") in checkpoints"
 }
 
