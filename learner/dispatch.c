@@ -49,7 +49,7 @@ struct ifl_dispatch {
     ifl_error failure;
     bool leasing;
     ifl_groups *train, *eval;
-    uint64_t next_serial, next_eval_serial, next_lease;
+    uint64_t next_serial, next_lease;
     int32_t in_flight;
     int64_t version;
     desk_peer peers[IFL_PEERS_MAX];
@@ -711,11 +711,13 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
         return ifl_fail(err, IFL_USAGE, "evaluation: no eval tasks are configured (data.eval)");
     int32_t rounds = n_samples > 0 ? 2 : 1;
     pthread_mutex_lock(&d->lock);
-    uint64_t base = d->next_eval_serial;
+    /* Named by the version, so that a resumed run does not give the numbers of one evaluation to
+     * the answers of another: the log would hold two trajectories of one key. */
+    uint64_t base = (uint64_t)version * IFL_GROUPS_MAX, serial = base;
     ifl_status st = IFL_OK;
     for (int32_t round = 0; round < rounds && st == IFL_OK; round++)
         for (int32_t i = 0; i < n_tasks && st == IFL_OK; i++)
-            st = desk_open(d, d->eval, d->eval_set, d->next_eval_serial++, (uint64_t)i,
+            st = desk_open(d, d->eval, d->eval_set, serial++, (uint64_t)i,
                            round == 0 ? 1 : n_samples, version,
                            round == 0 ? 0.0f : (float)d->config->rollout.temperature, err);
     d->leasing = true;
