@@ -22,7 +22,8 @@ expect() { # status, text in the error, command...
     grep -q -- "$text" err.txt || fail "$*: no \"$text\" in: $(cat err.txt)"
 }
 
-"$inflight" sft --config small.yaml --dry-run | grep -q "steps: 6" || fail "dry run shows no steps"
+"$inflight" sft --config small.yaml --dry-run > dry.txt
+grep -q "steps: 6" dry.txt || fail "dry run shows no steps"
 [ ! -e runs ] || fail "a dry run wrote something"
 
 "$inflight" sft --config small.yaml learner.threads=1 sft.out=one > one.txt

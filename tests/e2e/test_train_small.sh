@@ -41,7 +41,7 @@ check_run() {
     # Trajectories can be read, and those that span versions say so.
     "$inflight" rollouts "$run" --json >rollouts.txt
     [ "$(wc -l <rollouts.txt)" -ge "$(number "$summary" trajectories_trained)" ] || fail "$run: too few rollouts"
-    grep '"fate":"trained"' rollouts.txt | grep -q '"versions":\[{[^]]*},{' || fail "$run: no rollout has two versions"
+    grep -q '"fate":"trained".*"versions":\[{[^]]*},{' rollouts.txt || fail "$run: no rollout has two versions"
     "$inflight" rollouts "$run" --eval --json >rollouts.txt
     [ "$(wc -l <rollouts.txt)" = 64 ] || fail "$run: wanted 2 x 32 evaluation answers"
 
