@@ -356,9 +356,12 @@ static void slot_receive(ifl_reward_pool *pool, slot *s) {
     slot_take(pool, s);
 }
 
+/* The thread of the pool may itself have been away for longer than the limit, in one slow decode
+ * step: an answer that has come meanwhile is taken, and only a worker without one is late. */
 static void slot_check_deadline(ifl_reward_pool *pool, slot *s, int64_t now) {
     char text[128];
     if (now < s->deadline_ns) return;
+    slot_receive(pool, s);
     if (s->state == SLOT_STARTING) {
         snprintf(text, sizeof text, "no hello within %d ms", START_MS);
         slot_fail(pool, s, text);
