@@ -1,4 +1,4 @@
-/* inflight export: writes a checkpoint as a Hugging Face folder. */
+/* inflight export: writes a checkpoint or a model file as a Hugging Face folder. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,8 @@
 #include "learner/checkpoint.h"
 
 typedef struct export_args {
-    const char *checkpoint, *out;
+    const char *checkpoint, *model; /* one of them */
+    const char *out;
     const char *tokenizer; /* NULL: the run's */
     const char *base;      /* NULL: model.path of the run's configuration */
     bool overwrite;
@@ -21,6 +22,7 @@ typedef struct export_args {
 
 enum {
     KEY_CHECKPOINT = 'c',
+    KEY_MODEL = 'm',
     KEY_OUT = 'o',
     KEY_TOKENIZER = 't',
     KEY_BASE = 'b',
@@ -29,8 +31,11 @@ enum {
 
 static const struct argp_option export_options[] = {
     {"checkpoint", KEY_CHECKPOINT, "FOLDER", 0, "runs/NAME/checkpoints/step_S", 0},
+    {"model", KEY_MODEL, "MODEL", 0,
+     "instead of a checkpoint: a GGUF file or a folder, rounded to bf16 as at every load", 0},
     {"out", KEY_OUT, "FOLDER", 0, "where the model folder is written", 0},
-    {"tokenizer", KEY_TOKENIZER, "FILE", 0, "tokenizer.json (default: the run's own)", 0},
+    {"tokenizer", KEY_TOKENIZER, "FILE", 0,
+     "tokenizer.json (default: the run's or the model's own)", 0},
     {"base", KEY_BASE, "MODEL", 0,
      "model the run started from, for its position limit (default: model.path of the run)", 0},
     {"overwrite", KEY_OVERWRITE, NULL, 0, "move an existing folder aside", 0},
@@ -42,6 +47,9 @@ static ifl_status export_option(int key, const char *arg, void *user, ifl_error 
     switch (key) {
     case KEY_CHECKPOINT:
         a->checkpoint = arg;
+        return IFL_OK;
+    case KEY_MODEL:
+        a->model = arg;
         return IFL_OK;
     case KEY_OUT:
         a->out = arg;
@@ -121,9 +129,33 @@ static ifl_status masters_round(const ifl_model *model, const char *checkpoint, 
     return st;
 }
 
-static ifl_status export_work(const export_args *a, ifl_error *err) {
-    if (!a->checkpoint || !a->out)
-        return ifl_fail(err, IFL_USAGE, "wanted --checkpoint FOLDER and --out FOLDER");
+static ifl_status export_model(const export_args *a, ifl_error *err) {
+    ifl_status st = IFL_OK;
+    ifl_model_file *file = NULL;
+    char *tokenizer = NULL;
+    size_t n_tokenizer = 0;
+    ifl_rounding_stats rounding = {0};
+    if (!a->overwrite) IFL_TRY_GOTO(st, ifl_export_model_room(a->out, false, err), done);
+    IFL_TRY_GOTO(st, ifl_model_file_open(&file, a->model, err), done);
+    if (a->tokenizer)
+        st = ifl_file_read_text(a->tokenizer, IFL_TOKENIZER_JSON_BYTES_MAX, &tokenizer,
+                                &n_tokenizer, err);
+    else
+        st = ifl_export_file_tokenizer(file, &tokenizer, &n_tokenizer, err);
+    if (st != IFL_OK) goto done;
+    /* Behind all reading by name: the folder moved aside may be the model itself. */
+    IFL_TRY_GOTO(st, ifl_export_model_room(a->out, a->overwrite, err), done);
+    IFL_TRY_GOTO(st, ifl_export_file_write(a->out, file, tokenizer, n_tokenizer, &rounding, err),
+                 done);
+    printf("export: %s, %lld of %lld parameters changed by rounding to bf16 -> %s\n", a->model,
+           (long long)rounding.n_changed, (long long)rounding.n_values, a->out);
+done:
+    free(tokenizer);
+    ifl_model_file_close(file);
+    return st;
+}
+
+static ifl_status export_checkpoint(const export_args *a, ifl_error *err) {
     ifl_status st = IFL_OK;
     char base[IFL_PATH_MAX];
     char *tokenizer = NULL;
@@ -162,13 +194,22 @@ done:
     return st;
 }
 
+static ifl_status export_work(const export_args *a, ifl_error *err) {
+    if (!a->out || !a->checkpoint == !a->model)
+        return ifl_fail(err, IFL_USAGE,
+                        "wanted --out FOLDER and one of --checkpoint FOLDER and --model MODEL");
+    if (a->model && a->base)
+        return ifl_fail(err, IFL_USAGE, "--base goes with --checkpoint, not with --model");
+    return a->model ? export_model(a, err) : export_checkpoint(a, err);
+}
+
 int ifl_cmd_export(int argc, char **argv) {
     export_args a = {0};
     ifl_error err = {0};
     ifl_options options = {0};
     const ifl_options_spec spec = {
-        .doc = "Writes a checkpoint's policy as a Hugging Face folder (bf16 safetensors, config, "
-               "tokenizer) that transformers loads.",
+        .doc = "Writes a checkpoint's policy, or a model file, as a Hugging Face folder (bf16 "
+               "safetensors, config, tokenizer) that transformers loads.",
         .extra = export_options,
         .on_option = export_option,
         .user = &a,

@@ -12,7 +12,7 @@
     X(score, "score", "run a checker on answers")                                                  \
     X(parity, "parity", "prove that log-probs have the same bits on every path")                   \
     X(bench, "bench", "measure tokens per second: decode, train")                                  \
-    X(export, "export", "write a checkpoint as a Hugging Face folder")                             \
+    X(export, "export", "write a checkpoint or a model file as a Hugging Face folder")             \
     X(rollouts, "rollouts", "read a run's trajectories; --check balances its books")               \
     X(report, "report", "write a run's report.html")                                               \
     X(learner, "learner", "the learner process alone, for actors elsewhere")                       \

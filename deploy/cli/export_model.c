@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "common/model_file.h"
 #include "common/run_dir.h"
 #include "common/tokenizer.h"
 
@@ -77,6 +76,68 @@ ifl_status ifl_export_model_write(const char *out, const ifl_export_model *sourc
         .eos_token = token_spelling(tokenizer, config.n_eos > 0 ? config.eos_ids[0] : -1, eos),
     };
     ifl_status st = ifl_model_export(out, &to_write, err);
+    ifl_tokenizer_free(tokenizer);
+    return st;
+}
+
+/* Walks the tensors while the writer asks for the flat order's ascending ranges. */
+typedef struct file_cursor {
+    const ifl_model_file *file;
+    int32_t tensor;
+    int64_t tensor_begin; /* of that tensor, in the flat order */
+    ifl_rounding_stats *stats;
+} file_cursor;
+
+static ifl_status file_read(void *context, int64_t begin, int64_t n, uint16_t *bf16,
+                            ifl_error *err) {
+    file_cursor *at = context;
+    for (; at->tensor < ifl_model_file_count(at->file); at->tensor++) {
+        const ifl_tensor_spec *spec = ifl_model_file_spec(at->file, at->tensor);
+        int64_t n_tensor = spec->rows * spec->cols;
+        if (begin < at->tensor_begin + n_tensor) break;
+        at->tensor_begin += n_tensor;
+    }
+    IFL_ASSERT(begin >= at->tensor_begin && at->tensor < ifl_model_file_count(at->file));
+    return ifl_model_file_read_bf16(at->file, at->tensor, begin - at->tensor_begin, n, bf16,
+                                    at->stats, err);
+}
+
+ifl_status ifl_export_file_tokenizer(const ifl_model_file *file, char **out, size_t *n_bytes,
+                                     ifl_error *err) {
+    ifl_tokenizer *tokenizer = NULL;
+    *out = NULL;
+    *n_bytes = 0;
+    ifl_status st = ifl_model_file_tokenizer_json(file, out, n_bytes, err);
+    if (st != IFL_NOTFOUND) return st;
+    st = ifl_model_file_tokenizer(file, &tokenizer, err);
+    if (st == IFL_OK) st = ifl_tokenizer_to_json(tokenizer, out, n_bytes, err);
+    ifl_tokenizer_free(tokenizer);
+    return st == IFL_NOTFOUND ? IFL_OK : st;
+}
+
+ifl_status ifl_export_file_write(const char *out, const ifl_model_file *file,
+                                 const char *tokenizer_json, size_t n_tokenizer_json,
+                                 ifl_rounding_stats *stats, ifl_error *err) {
+    const ifl_model_config *config = ifl_model_file_config(file);
+    ifl_status st = IFL_OK;
+    ifl_tokenizer *tokenizer = NULL;
+    char bos[SPELLING_MAX], eos[SPELLING_MAX];
+    file_cursor cursor = {.file = file, .stats = stats};
+    IFL_TRY_GOTO(st, parents_create(out, err), done);
+    if (tokenizer_json)
+        IFL_TRY_GOTO(st, ifl_tokenizer_from_json(&tokenizer, tokenizer_json, n_tokenizer_json, err),
+                     done);
+    ifl_model_export_source to_write = {
+        .config = config,
+        .read = file_read,
+        .context = &cursor,
+        .tokenizer_json = tokenizer_json,
+        .n_tokenizer_json = n_tokenizer_json,
+        .bos_token = token_spelling(tokenizer, config->bos_id, bos),
+        .eos_token = token_spelling(tokenizer, config->n_eos > 0 ? config->eos_ids[0] : -1, eos),
+    };
+    st = ifl_model_export(out, &to_write, err);
+done:
     ifl_tokenizer_free(tokenizer);
     return st;
 }

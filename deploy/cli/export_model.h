@@ -1,7 +1,8 @@
-/* Writing a policy as a Hugging Face folder; shared by `sft` and `export`. */
+/* Writing a policy or a model file as a Hugging Face folder; shared by `sft` and `export`. */
 #ifndef IFL_CLI_EXPORT_MODEL_H
 #define IFL_CLI_EXPORT_MODEL_H
 
+#include "common/model_file.h"
 #include "kernels/model.h"
 
 typedef struct ifl_export_model {
@@ -15,6 +16,18 @@ typedef struct ifl_export_model {
 
 /* Writes the folder `out`, making its parents. It must not exist, or be empty (IFL_USAGE). */
 ifl_status ifl_export_model_write(const char *out, const ifl_export_model *source, ifl_error *err);
+
+/* The tokenizer.json of a model file: what a folder has verbatim, what GGUF metadata says written
+ * anew. Owned, free(); NULL when the file has no tokenizer. */
+ifl_status ifl_export_file_tokenizer(const ifl_model_file *file, char **out, size_t *n_bytes,
+                                     ifl_error *err);
+
+/* Writes what is in `file`, rounded to bf16 as at every load: the weights a run on that file starts
+ * from. `tokenizer_json` NULL: the folder gets none. `stats` (may be NULL) adds up what the
+ * rounding changed. Same conditions on `out`. */
+ifl_status ifl_export_file_write(const char *out, const ifl_model_file *file,
+                                 const char *tokenizer_json, size_t n_tokenizer_json,
+                                 ifl_rounding_stats *stats, ifl_error *err);
 
 /* IFL_USAGE when `out` exists and is not an empty folder: asked before the work, not after it. With
  * `move_aside` such a folder is renamed to <out>.1, .2, ... instead. */
