@@ -190,13 +190,33 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
     }
 }
 
+/* Is work pinned to a version before the newest still to be done? */
+static bool desk_older_pinned(ifl_dispatch *d) {
+    bool any = false;
+    int32_t open = ifl_groups_n_open(d->train);
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
+    if (!serials) return false;
+    ifl_groups_serials(d->train, serials, open);
+    for (int32_t i = 0; i < open && !any; i++) {
+        const ifl_group *group = ifl_groups_find(d->train, serials[i]);
+        const desk_work *work = group->user;
+        any = group->n_pending + group->n_leased > 0 && work->required_version >= 0 &&
+              work->required_version < d->version;
+    }
+    free(serials);
+    return any;
+}
+
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     if (!d->leasing) return IFL_OK;
     if (d->in_flight > 0) {
         for (int32_t open = desk_not_taken(d); open < d->in_flight; open++)
             IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
     }
-    IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
+    /* async:k: an actor that swaps for an evaluation could not do the older batches any more, and
+     * their lag would not be k. */
+    if (ifl_groups_counts_get(d->eval).pending > 0 && !desk_older_pinned(d))
+        IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
     return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
 }
 

@@ -6,7 +6,7 @@
  * by
  *
  * Evaluation is a lease with purpose `eval` under one required version; its tasks go out before any
- * training task. Every function is thread-safe; one lock guards everything inside. */
+ * training task, except for those of async:k that are pinned to an older version. Every function is thread-safe; one lock guards everything inside. */
 #ifndef IFL_LEARNER_DISPATCH_H
 #define IFL_LEARNER_DISPATCH_H
 
