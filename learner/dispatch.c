@@ -261,6 +261,10 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
         memcmp(traj->tokens, work->task.prompt, (size_t)n_prompt * sizeof *traj->tokens) != 0)
         return ifl_fail(err, IFL_MISMATCH, "trajectory %llu/%d has another prompt than its task",
                         (unsigned long long)traj->task_serial, traj->sample);
+    if (traj->group_size != group->n_members)
+        return ifl_fail(err, IFL_MISMATCH, "trajectory %llu/%d is of a group of %d, leased were %d",
+                        (unsigned long long)traj->task_serial, traj->sample, traj->group_size,
+                        group->n_members);
     if (traj->seed != (uint64_t)d->config->run.seed)
         return ifl_fail(err, IFL_MISMATCH,
                         "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
@@ -302,9 +306,16 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     if (valid != IFL_OK) {
         d->totals.rejected++;
         ifl_warn("refused: %s", refused.text);
-        bool invalid =
-            valid != IFL_STALE; /* a stale one is generated again, under this run's versions */
-        if (invalid && ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID) &&
+        /* Only who has the lease can give the member up: a late answer to an earlier lease, or one
+         * to another's, must not. */
+        const ifl_member *m =
+            traj->sample < group->n_members ? &group->members[traj->sample] : NULL;
+        bool lessee = m && m->state == IFL_MEMBER_LEASED && m->actor == from;
+        bool invalid = valid != IFL_STALE;
+        /* A stale one is generated again, under this run's versions. */
+        if (!invalid && lessee) ifl_groups_return_lease(groups, m->lease_id);
+        if (invalid && lessee &&
+            ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID) &&
             traj->purpose == IFL_PURPOSE_TRAIN)
             IFL_TRY(ifl_rollout_log_dropped(
                 d->log, (ifl_rollout_key){key.task_serial, key.sample, key.purpose},
