@@ -588,6 +588,12 @@ ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, 
     return st;
 }
 
+void ifl_dispatch_report(ifl_dispatch *d, const char *task_id, double pass_rate) {
+    pthread_mutex_lock(&d->lock); /* the desk's thread draws tasks from the set */
+    ifl_task_set_report(d->train_set, task_id, pass_rate);
+    pthread_mutex_unlock(&d->lock);
+}
+
 void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
     pthread_mutex_lock(&d->lock);
     d->version = version;

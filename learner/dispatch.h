@@ -56,6 +56,9 @@ ifl_status ifl_dispatch_close(ifl_dispatch *dispatch, int64_t step, ifl_group **
                               ifl_member_outcome *const *outcomes, const bool *skipped,
                               ifl_error *err);
 
+/* For the pass_rate sampler: what share of a task's answers was right. */
+void ifl_dispatch_report(ifl_dispatch *dispatch, const char *task_id, double pass_rate);
+
 /* Tells the desk the newest announced version (trajectories of unheard-of ones are refused). */
 void ifl_dispatch_set_version(ifl_dispatch *dispatch, int64_t version);
 

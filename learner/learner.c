@@ -415,7 +415,7 @@ static ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t 
             right += m->traj->reward.reward > 0.0f;
         }
         double rate = scored > 0 ? (double)right / scored : (double)NAN;
-        if (scored > 0) ifl_task_set_report(l->train_set, groups[g]->task_id, rate);
+        if (scored > 0) ifl_dispatch_report(l->dispatch, groups[g]->task_id, rate);
         ifl_metrics_begin(l->metrics, "group", l->step + 1);
         ifl_metrics_add_text(l->metrics, "task/id", groups[g]->task_id);
         ifl_metrics_add(l->metrics, "task/pass_rate", rate);
