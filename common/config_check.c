@@ -30,14 +30,15 @@ static ifl_status check_source(const char *list, int index, const ifl_source_con
     return IFL_OK;
 }
 
-/* Which CPUs a text like "0,2-3" names is decided where they are pinned; here only its form. */
-static ifl_status check_cpus(const char *key, const char *text, ifl_error *err) {
+/* Which CPUs a text like "0,2-3" names is decided where they are pinned; here only its form. With
+ * `lists`, several of them with ';' between. */
+static ifl_status check_cpus(const char *key, const char *text, bool lists, ifl_error *err) {
     int number_digits = 0;
     bool good = true, dash = false;
     for (const char *p = text; *p && good; p++) {
         if (*p >= '0' && *p <= '9') {
             good = ++number_digits <= 4;
-        } else if ((*p == '-' && !dash) || *p == ',') {
+        } else if ((*p == '-' && !dash) || *p == ',' || (*p == ';' && lists)) {
             good = number_digits > 0;
             dash = *p == '-';
             number_digits = 0;
@@ -46,8 +47,8 @@ static ifl_status check_cpus(const char *key, const char *text, ifl_error *err) 
         }
     }
     if (*text && (!good || !number_digits))
-        return ifl_fail(err, IFL_FORMAT, "key %s: got \"%s\", wanted CPU numbers such as 0,2-3",
-                        key, text);
+        return ifl_fail(err, IFL_FORMAT, "key %s: got \"%s\", wanted CPU numbers such as %s", key,
+                        text, lists ? "0,2-3, or a list for each actor, 0;1" : "0,2-3");
     return IFL_OK;
 }
 
@@ -98,8 +99,8 @@ ifl_status ifl_config_check(const ifl_config *config, ifl_error *err) {
                         "key actor.kv_tokens: got %d tokens, wanted more than "
                         "rollout.max_new_tokens (%d) and a page (%d): one trajectory must fit",
                         config->actor.kv_tokens, config->rollout.max_new_tokens, page);
-    IFL_TRY(check_cpus("actor.cpus", config->actor.cpus, err));
-    IFL_TRY(check_cpus("learner.cpus", config->learner.cpus, err));
+    IFL_TRY(check_cpus("actor.cpus", config->actor.cpus, true, err));
+    IFL_TRY(check_cpus("learner.cpus", config->learner.cpus, false, err));
     if (config->eval.tasks_mid > config->eval.tasks)
         return ifl_fail(err, IFL_FORMAT,
                         "key eval.tasks_mid: got %d prompts, wanted at most eval.tasks "

@@ -96,7 +96,9 @@ const ifl_config_row ifl_config_rows[] = {
           "most prompt or rebuild rows of one decode step"),
     ENUM("actor.kv", actor.kv, "keep", "keep|recompute",
          "KV at a swap: goes on as it is | is rebuilt under the new weights"),
-    TEXT("actor.cpus", actor.cpus, "", "CPUs to pin actors to, e.g. 1-3; empty: none"),
+    TEXT("actor.cpus", actor.cpus, "",
+         "CPUs to pin actors to, e.g. 1-3; with ; between, one list for each, e.g. 1;2; empty: "
+         "none"),
 
     TEXT("reward.checker", reward.checker, "exact", "checker of tasks that name none"),
     INT32("reward.workers", reward.workers, 1, 256, "1", "processes", "reward workers per actor"),

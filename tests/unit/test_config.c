@@ -165,6 +165,9 @@ static void test_rules_between_keys(void **state) {
     refused("data: {train: [{path: x, template: hello}]}\n", "{prompt}");
     refused("actor: {cpus: \"1-2-3\"}\n", "CPU numbers");
     accepted("actor: {cpus: \"0,2-3\"}\n");
+    accepted("actor: {cpus: \"0,2;3\"}\n");
+    refused("actor: {cpus: \"0;;3\"}\n", "CPU numbers");
+    refused("learner: {cpus: \"0;3\"}\n", "CPU numbers");
     refused("rollout: {max_new_tokens: 256}\n", "model.max_positions");
 }
 
