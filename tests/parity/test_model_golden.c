@@ -1,5 +1,9 @@
 /* The forward and the backward against references that tests/golden/make_models.py made with
- * Hugging Face transformers and PyTorch in float32, on the same bf16 weights. */
+ * Hugging Face transformers and PyTorch in float32, on the same bf16 weights.
+ *
+ * "logits MODEL REQUESTS OUT" as arguments makes it the driver of compare_transformers.py: REQUESTS
+ * holds sequences of token ids, each an int32 count and its int32 ids; OUT gets the float32 logits
+ * of every position, in that order. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +15,7 @@
 
 #include "common/file_map.h"
 #include "common/memory.h"
+#include "common/model_file.h"
 #include "common/safetensors.h"
 #include "kernels/model.h"
 
@@ -355,7 +360,119 @@ static void test_gradients_do_not_depend_on_threads_or_instruction_set(void **st
     }
 }
 
-int main(void) {
+/* --- Driver of compare_transformers.py --- */
+
+static ifl_status driver_load(ifl_model **model, ifl_weights **weights, const char *path,
+                              ifl_error *err) {
+    ifl_model_file *file = NULL;
+    uint16_t *bf16 = NULL;
+    ifl_status st = IFL_OK;
+    IFL_TRY_GOTO(st, ifl_model_file_open(&file, path, err), done);
+    IFL_TRY_GOTO(st, ifl_model_create(model, ifl_model_file_config(file), 0, err), done);
+    IFL_TRY_GOTO(st, ifl_weights_create(weights, *model, err), done);
+    for (int32_t i = 0; i < (*model)->n_params; i++) {
+        const ifl_param *p = &(*model)->params[i];
+        int64_t n = p->spec.rows * p->spec.cols;
+        ifl_free(bf16);
+        bf16 = ifl_alloc((size_t)n, sizeof *bf16);
+        if (!bf16) {
+            st = ifl_fail(err, IFL_NOMEM, "%s: out of memory", p->spec.name);
+            goto done;
+        }
+        IFL_TRY_GOTO(st, ifl_model_file_read_bf16(file, i, 0, n, bf16, NULL, err), done);
+        ifl_weights_put(*weights, p->offset, n, bf16);
+    }
+done:
+    ifl_free(bf16);
+    ifl_model_file_close(file);
+    return st;
+}
+
+/* One sequence; the head goes in blocks, since 1,000 rows of 262,144 logits are a gigabyte. */
+static ifl_status driver_sequence(const ifl_model *model, const ifl_weights *weights,
+                                  ifl_thread_pool *pool, const int32_t *ids, int32_t n, FILE *out,
+                                  ifl_error *err) {
+    enum { HEAD_ROWS = 32 };
+    int64_t d = model->config.d_model, v = model->config.vocab_size;
+    ifl_workspace *ws = NULL;
+    ifl_kv_store *kv = NULL;
+    ifl_status st = IFL_OK;
+    float *kept = ifl_alloc((size_t)(n * d), sizeof *kept);
+    float *logits = ifl_alloc((size_t)(HEAD_ROWS * v), sizeof *logits);
+    int32_t *rows = ifl_alloc((size_t)n, sizeof *rows);
+    if (!kept || !logits || !rows) {
+        st = ifl_fail(err, IFL_NOMEM, "%d rows: out of memory", n);
+        goto done;
+    }
+    for (int32_t i = 0; i < n; i++)
+        rows[i] = i;
+    IFL_TRY_GOTO(st, ifl_workspace_create(&ws, model, n, pool, NULL, err), done);
+    IFL_TRY_GOTO(st, ifl_kv_store_create(&kv, model, n, 1, err), done);
+    ifl_batch_seq seq = {0, n, 0, rows};
+    ifl_batch batch = {n, 1, n, ids, &seq, rows};
+    const float *hidden;
+    IFL_TRY_GOTO(st, ifl_forward(ws, weights, kv, &batch, &hidden, err), done);
+    memcpy(kept, hidden, (size_t)(n * d) * sizeof *kept); /* hidden lives until the next call */
+    for (int32_t at = 0; at < n; at += HEAD_ROWS) {
+        int32_t m = n - at < HEAD_ROWS ? n - at : HEAD_ROWS;
+        IFL_TRY_GOTO(st, ifl_head_logits(ws, weights, kept + at * d, m, logits, err), done);
+        if (fwrite(logits, sizeof *logits, (size_t)(m * v), out) != (size_t)(m * v)) {
+            st = ifl_fail(err, IFL_IO, "the logits could not be written");
+            goto done;
+        }
+    }
+done:
+    ifl_kv_store_free(kv);
+    ifl_workspace_free(ws);
+    ifl_free(rows);
+    ifl_free(logits);
+    ifl_free(kept);
+    return st;
+}
+
+static int driver_logits(const char *model_path, const char *requests, const char *out_path) {
+    ifl_error error = {0}, *err = &error;
+    ifl_model *model = NULL;
+    ifl_weights *weights = NULL;
+    ifl_thread_pool *pool = NULL;
+    int32_t *ids = NULL, n;
+    ifl_status st = IFL_OK;
+    FILE *in = fopen(requests, "rb"), *out = fopen(out_path, "wb");
+    if (!in || !out) {
+        st = ifl_fail(err, IFL_IO, "%s or %s: cannot open", requests, out_path);
+        goto done;
+    }
+    IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, 0, err), done);
+    IFL_TRY_GOTO(st, driver_load(&model, &weights, model_path, err), done);
+    ids = ifl_alloc((size_t)model->config.max_positions, sizeof *ids);
+    if (!ids) {
+        st = ifl_fail(err, IFL_NOMEM, "out of memory");
+        goto done;
+    }
+    while (fread(&n, sizeof n, 1, in) == 1) {
+        if (n < 1 || n > model->config.max_positions ||
+            fread(ids, sizeof *ids, (size_t)n, in) != (size_t)n) {
+            st = ifl_fail(err, IFL_FORMAT, "%s: a sequence of %d ids, wanted 1 .. %d", requests, n,
+                          model->config.max_positions);
+            goto done;
+        }
+        IFL_TRY_GOTO(st, driver_sequence(model, weights, pool, ids, n, out, err), done);
+    }
+done:
+    ifl_free(ids);
+    ifl_weights_free(weights);
+    ifl_model_free(model);
+    ifl_thread_pool_free(pool);
+    if (in) fclose(in);
+    if (out && fclose(out) != 0 && st == IFL_OK)
+        st = ifl_fail(err, IFL_IO, "%s: cannot write", out_path);
+    if (st != IFL_OK) fprintf(stderr, "logits: %s\n", error.text);
+    return st == IFL_OK ? 0 : 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 5 && strcmp(argv[1], "logits") == 0)
+        return driver_logits(argv[2], argv[3], argv[4]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits_match_transformers),
         cmocka_unit_test(test_greedy_continuation_matches_transformers),
