@@ -22,7 +22,7 @@ steps=400
 "$inflight" learner --config small.yaml model.path=start run.name=apart "run.steps=$steps" \
     transport.bind=tcp://127.0.0.1:0 "${quiet[@]}" >learner.txt 2>&1 &
 learner=$!
-until_true 30 "the learner to listen" grep -q "listening on" learner.txt
+until_true 30 "the learner to listen" grep -sq "listening on" learner.txt
 endpoint=$(sed -n 's/.*listening on \(tcp:[^ ]*\).*/\1/p' learner.txt)
 [[ $endpoint =~ ^tcp://127\.0\.0\.1:[1-9][0-9]*$ ]] || fail "the learner listens on '$endpoint'"
 
@@ -31,7 +31,7 @@ one=$actor
 until_true 60 "step 3" has_row runs/apart 3
 actor_start late
 late=$actor
-until_true 30 "the late actor to join" grep -q "late joined" learner.txt
+until_true 30 "the late actor to join" grep -sq "late joined" learner.txt
 actor_start seed run.seed=2
 ended "$actor" 65 seed
 "$inflight" sft --config small.yaml model.n_layers=1 'data.train=[{name: ladder, generator: ladder, split: train, steps_max: 3}]' \

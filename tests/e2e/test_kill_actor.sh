@@ -12,11 +12,11 @@ until_true 60 "step 3" has_row runs/killed 3
 victim=$(processes ' actor .*--name actor-1 ')
 [ -n "$victim" ] || fail "no process of actor-1"
 kill -KILL "$victim"
-until_true 60 "actor-1 to be started again" grep -q "starting it again" killed.err.txt
+until_true 60 "actor-1 to be started again" grep -sq "starting it again" killed.err.txt
 sleeper=$(processes ' actor .*--name actor-2 ')
 [ -n "$sleeper" ] || fail "no process of actor-2"
 kill -STOP "$sleeper"
-until_true 60 "the frozen actor to be given up" grep -q "actor-2 is gone" killed.err.txt
+until_true 60 "the frozen actor to be given up" grep -sq "actor-2 is gone" killed.err.txt
 kill -CONT "$sleeper"
 status=0
 wait "$trainer" || status=$?

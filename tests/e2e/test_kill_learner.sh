@@ -77,7 +77,7 @@ done
 "$inflight" learner --config small.yaml model.path=start run.name=alone "transport.bind=ipc://$work/alone.sock" \
     >alone.out.txt 2>alone.err.txt &
 learner=$!
-until_true 30 "the learner to listen" grep -q "listening on" alone.err.txt
+until_true 30 "the learner to listen" grep -sq "listening on" alone.err.txt
 asked=$SECONDS
 kill -TERM "$learner"
 status=0
