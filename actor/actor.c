@@ -163,16 +163,17 @@ static ifl_status actor_lease_in(actor *a, ifl_message *message, ifl_error *err)
 /* --- Answers
  * ---------------------------------------------------------------------------------------- */
 
-/* Text of what the policy said, a stop string and all behind it cut off. */
+/* Text of what the policy said, a stop string and all behind it cut off. NULL when it cannot be
+ * had. */
 static char *answer_text(const actor *a, const ifl_trajectory *traj, const ifl_wire_lease *w) {
     ifl_token_text text = {0};
-    for (int32_t s = 0; s < traj->n_spans; s++)
+    bool whole = true;
+    for (int32_t s = 0; s < traj->n_spans && whole; s++)
         if (traj->spans[s].source == IFL_SOURCE_POLICY)
-            if (ifl_tokenizer_decode(a->options->tokenizer, traj->tokens + traj->spans[s].begin,
-                                     (size_t)traj->spans[s].n_tokens, IFL_DECODE_SKIP_SPECIAL,
-                                     &text, NULL) != IFL_OK)
-                break;
-    char *out = malloc(text.n + 1);
+            whole = ifl_tokenizer_decode(a->options->tokenizer, traj->tokens + traj->spans[s].begin,
+                                         (size_t)traj->spans[s].n_tokens, IFL_DECODE_SKIP_SPECIAL,
+                                         &text, NULL) == IFL_OK;
+    char *out = whole ? malloc(text.n + 1) : NULL;
     if (out) {
         if (text.n > 0) memcpy(out, text.bytes, text.n);
         out[text.n] = '\0';
@@ -207,13 +208,18 @@ static ifl_status actor_collect_finished(actor *a, ifl_error *err) {
 }
 
 static void answer_score(actor *a, actor_answer *answer) {
+    if (!answer->text) { /* no text to judge is not a wrong answer */
+        answer->traj->reward.status = IFL_REWARD_UNAVAILABLE;
+        answer->state = ANSWER_SCORED;
+        return;
+    }
     const ifl_wire_lease *w = &answer->lease->message.lease;
     ifl_reward_request request = {
         .id = answer->id,
         .checker = w->checker,
         .prompt = w->text ? w->text : "",
-        .completion = answer->text ? answer->text : "",
-        .n_completion = answer->text ? strlen(answer->text) : 0,
+        .completion = answer->text,
+        .n_completion = strlen(answer->text),
         .answer = w->answer ? w->answer : "",
         .meta = w->meta ? w->meta : "",
         .finish = answer->traj->finish,
@@ -436,6 +442,8 @@ static void actor_drain(actor *a) {
 static ifl_status actor_loop(actor *a, ifl_error *err) {
     bool credited = false;
     while (!a->done) {
+        /* Progress of this loop, idle or not: what stands still is stuck. */
+        ifl_client_progress(a->client, ++a->n_progress, 0, ifl_engine_queued(a->engine));
         if (atomic_load(a->options->stop)) {
             actor_drain(a);
             return IFL_OK;
@@ -466,8 +474,6 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
             a->step_end_s = ifl_clock_s();
             if (n_decoded > 0)
                 a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((a->step_end_s - begin) * 1e3);
-            a->n_progress++;
-            ifl_client_progress(a->client, a->n_progress, 0, ifl_engine_queued(a->engine));
         }
         IFL_TRY(actor_collect_finished(a, err));
         IFL_TRY(actor_rewards(a, err));

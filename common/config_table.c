@@ -165,7 +165,7 @@ const ifl_config_row ifl_config_rows[] = {
     INT32("transport.heartbeat_misses", transport.heartbeat_misses, 1, 1000, "10", "pings",
           "silent for so many intervals: gone"),
     INT32("transport.lease_s", transport.lease_s, 1, 86400, "60", "s",
-          "a lease not renewed for so long is given to another actor"),
+          "an actor whose engine stands still for so long loses its leases"),
     INT32("transport.chunk_kib", transport.chunk_kib, 4, 16384, "4096", "KiB",
           "size of a chunk of weights"),
 

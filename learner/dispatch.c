@@ -20,6 +20,7 @@ typedef struct desk_peer {
     char name[IFL_WIRE_NAME_MAX];
     int32_t capacity, outstanding; /* sequences */
     int64_t version_done;
+    bool too_small; /* it has handed back work that can never fit there */
     double tokens_per_s, step_ms_p50, pages_used;
     int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
 } desk_peer;
@@ -37,7 +38,6 @@ struct ifl_dispatch {
     ifl_server *server;
     ifl_task_set *train_set, *eval_set;
     ifl_rollout_log *log;
-    int32_t vocab_size;
     pthread_t thread;
     bool thread_started;
     atomic_bool quit;
@@ -55,6 +55,8 @@ struct ifl_dispatch {
     desk_peer peers[IFL_PEERS_MAX];
     int32_t n_peers;
     double last_arrival_s;
+    double stall_check_s;
+    ifl_peer_info *infos;      /* [IFL_PEERS_MAX] scratch */
     ifl_dispatch_stats totals; /* of peers that have gone, and what the desk counts itself */
     float *stalls;
     int32_t n_stalls;
@@ -70,7 +72,7 @@ static void work_free(desk_work *work) {
     free(work);
 }
 
-static ifl_status desk_open(ifl_dispatch *d, ifl_groups *groups, ifl_task_set *set, uint64_t serial,
+static ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial,
                             uint64_t task_number, int32_t n_members, int64_t version,
                             float temperature, ifl_error *err) {
     desk_work *work = calloc(1, sizeof *work);
@@ -80,14 +82,13 @@ static ifl_status desk_open(ifl_dispatch *d, ifl_groups *groups, ifl_task_set *s
     ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
     if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
     if (st != IFL_OK) work_free(work);
-    (void)d;
     return st;
 }
 
 static ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version,
                                   ifl_error *err) {
-    return desk_open(d, d->train, d->train_set, serial, serial, d->config->rollout.group_size,
-                     version, (float)d->config->rollout.temperature, err);
+    return desk_open(d->train, d->train_set, serial, serial, d->config->rollout.group_size, version,
+                     (float)d->config->rollout.temperature, err);
 }
 
 static int32_t desk_not_taken(ifl_dispatch *d) {
@@ -390,10 +391,32 @@ static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_r
     if (r->reason == IFL_RETURN_VERSION) desk_release_version(d, r->lease_id);
     ifl_groups_return_lease(d->train, r->lease_id);
     ifl_groups_return_lease(d->eval, r->lease_id);
-    if (r->reason == IFL_RETURN_CAPACITY)
-        return ifl_fail(err, IFL_LIMIT, "actor %s cannot run a task: %s", peer ? peer->name : "?",
-                        r->text);
-    return IFL_OK;
+    if (r->reason != IFL_RETURN_CAPACITY || !peer) return IFL_OK;
+    /* This actor is too small for the run's tasks. Others may do, as long as there are any. */
+    ifl_warn("%s gets no more work: %s", peer->name, r->text);
+    peer->capacity = 0;
+    peer->too_small = true;
+    for (int32_t i = 0; i < d->n_peers; i++)
+        if (!d->peers[i].too_small) return IFL_OK;
+    return ifl_fail(err, IFL_LIMIT, "no actor can run the tasks: %s: %s", peer->name, r->text);
+}
+
+/* A transport thread that answers pings proves no live engine: an actor whose loop has stood still
+ * for lease_s while it has work is given up. */
+static void desk_find_stalled(ifl_dispatch *d) {
+    double now = ifl_clock_s();
+    if (now - d->stall_check_s < 1.0) return;
+    d->stall_check_s = now;
+    int32_t n = ifl_server_peers(d->server, d->infos, IFL_PEERS_MAX);
+    for (int32_t i = 0; i < n && i < IFL_PEERS_MAX; i++) {
+        const desk_peer *p = desk_find_peer(d, d->infos[i].peer);
+        if (!p || p->outstanding == 0 || d->infos[i].progress_age_s < d->config->transport.lease_s)
+            continue;
+        char text[128];
+        snprintf(text, sizeof text, "its engine has not moved for %.0f s (transport.lease_s)",
+                 d->infos[i].progress_age_s);
+        ifl_server_close_peer(d->server, p->peer, IFL_WIRE_E_FENCED, text);
+    }
 }
 
 static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error *err) {
@@ -420,7 +443,7 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
     case IFL_WIRE_RETURN:
         return desk_returned(d, event->peer, &event->message.returned, err);
     case IFL_WIRE_CREDIT:
-        if (peer) peer->capacity = event->message.credit.n_sequences;
+        if (peer && !peer->too_small) peer->capacity = event->message.credit.n_sequences;
         return IFL_OK;
     case IFL_WIRE_STATS:
         if (peer) desk_stats(peer, &event->message.stats);
@@ -455,6 +478,7 @@ static void *desk_thread(void *arg) {
         else if (st == IFL_AGAIN)
             st = IFL_OK;
         if (st == IFL_OK) st = desk_lease(d, &err);
+        desk_find_stalled(d);
         if (st != IFL_OK) desk_fail(d, &err);
         pthread_mutex_unlock(&d->lock);
         if (got) ifl_server_event_clear(&event);
@@ -510,7 +534,6 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     d->log = o->log;
     d->stop = o->stop;
     d->hopeless = o->hopeless;
-    d->vocab_size = o->vocab_size;
     d->next_serial = o->next_serial;
     d->next_lease = 1;
     d->version = -1;
@@ -524,15 +547,16 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     int32_t group_max = o->config->rollout.group_size;
     if (o->config->eval.samples > group_max) group_max = o->config->eval.samples;
     d->stalls = ifl_alloc(STALLS_MAX, sizeof *d->stalls);
+    d->infos = ifl_alloc(IFL_PEERS_MAX, sizeof *d->infos);
     d->samples = ifl_alloc((size_t)group_max, sizeof *d->samples);
-    if (!d->stalls || !d->samples) {
+    if (!d->stalls || !d->samples || !d->infos) {
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
         goto done;
     }
     IFL_TRY_GOTO(st, desk_tables(d, o, err), done);
     if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
     for (int32_t i = 0; i < o->n_reopen; i++)
-        IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], -1, err), done);
+        IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], o->reopen_version, err), done);
     if (pthread_create(&d->thread, NULL, desk_thread, d) != 0) {
         st = ifl_fail(err, IFL_NOMEM, "learner: cannot start a thread");
         goto done;
@@ -568,6 +592,7 @@ void ifl_dispatch_free(ifl_dispatch *d) {
     pthread_mutex_destroy(&d->lock);
     ifl_free(d->stalls);
     ifl_free(d->samples);
+    ifl_free(d->infos);
     ifl_free(d);
 }
 
@@ -754,9 +779,8 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
     ifl_status st = IFL_OK;
     for (int32_t round = 0; round < rounds && st == IFL_OK; round++)
         for (int32_t i = 0; i < n_tasks && st == IFL_OK; i++)
-            st = desk_open(d, d->eval, d->eval_set, serial++, (uint64_t)i,
-                           round == 0 ? 1 : n_samples, version,
-                           round == 0 ? 0.0f : (float)d->config->rollout.temperature, err);
+            st = desk_open(d->eval, d->eval_set, serial++, (uint64_t)i, round == 0 ? 1 : n_samples,
+                           version, round == 0 ? 0.0f : (float)d->config->rollout.temperature, err);
     d->leasing = true;
     d->last_arrival_s = ifl_clock_s();
     int32_t n = rounds * n_tasks;
@@ -858,6 +882,13 @@ int32_t ifl_dispatch_cursor(ifl_dispatch *d, uint64_t *next_serial, uint64_t *se
     free(all);
     pthread_mutex_unlock(&d->lock);
     return n;
+}
+
+ifl_status ifl_dispatch_log_checkpoint(ifl_dispatch *d, int64_t step, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = ifl_rollout_log_checkpoint(d->log, step, err);
+    pthread_mutex_unlock(&d->lock);
+    return st;
 }
 
 ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, ifl_error *err) {

@@ -6,7 +6,8 @@
  * by
  *
  * Evaluation is a lease with purpose `eval` under one required version; its tasks go out before any
- * training task, except for those of async:k that are pinned to an older version. Every function is thread-safe; one lock guards everything inside. */
+ * training task, except for those of async:k that are pinned to an older version. Every function is
+ * thread-safe; one lock guards everything inside. */
 #ifndef IFL_LEARNER_DISPATCH_H
 #define IFL_LEARNER_DISPATCH_H
 
@@ -24,12 +25,12 @@ typedef struct ifl_dispatch_options {
     ifl_server *server;
     ifl_task_set *train, *eval; /* eval may be NULL */
     ifl_rollout_log *log;
-    int32_t vocab_size;
     uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
     const uint64_t *reopen; /* serials that were open at the checkpoint */
     int32_t n_reopen;
-    const atomic_bool *stop;         /* true: waits for groups and evaluations end; NULL = never */
-    const atomic_bool *hopeless;     /* true: no actor will ever come (again); NULL = never */
+    int64_t reopen_version;      /* that they must be made by: lock-step modes repeat; -1 = any */
+    const atomic_bool *stop;     /* true: waits for groups and evaluations end; NULL = never */
+    const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
     const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
 } ifl_dispatch_options;
 
@@ -96,6 +97,9 @@ double ifl_dispatch_stall_ms(ifl_dispatch *dispatch, double p);
  * has taken a part of its groups, and none of these has been trained. */
 int32_t ifl_dispatch_cursor(ifl_dispatch *dispatch, uint64_t *next_serial, uint64_t *serials,
                             int32_t max);
+
+/* Puts "this step can be resumed from" into the log, which belongs to the desk while it lives. */
+ifl_status ifl_dispatch_log_checkpoint(ifl_dispatch *dispatch, int64_t step, ifl_error *err);
 
 /* Stops leasing and writes the run's end with every key that is in flight to the log. */
 ifl_status ifl_dispatch_end(ifl_dispatch *dispatch, int64_t step, const char *reason,

@@ -225,6 +225,7 @@ static ifl_status learner_checkpoint(learner *l, ifl_error *err) {
                                         l->optimizer, state, l->config->checkpoint.keep, err);
     free(state);
     IFL_TRY(st);
+    IFL_TRY(ifl_dispatch_log_checkpoint(l->dispatch, l->step, err));
     ifl_debug("checkpoint of step %lld in %.2f s", (long long)l->step, ifl_clock_s() - begin);
     return IFL_OK;
 }
@@ -496,6 +497,12 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
         learner_train(l, step, newest, groups, outcomes, skipped, &wait_s, &report, err);
     ifl_version_store_release(l->store, newest);
     IFL_TRY(st);
+    if (report.n_trajectories == 0 && report.n_masked > 0)
+        return ifl_fail(
+            err, IFL_PEER,
+            "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "
+            "bad); the actors' logs say why",
+            (long long)step, report.n_masked);
     double publish_begin = ifl_clock_s();
     if (l->async_k > 0) /* an actor must not skip a version that a later batch is pinned to */
         IFL_TRY(ifl_dispatch_wait_applied(l->dispatch, l->step, IDLE_S, err));
@@ -685,15 +692,18 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
             if (st == IFL_OK) ifl_info("resumed from step %lld", (long long)l->step);
         } else if (st == IFL_NOTFOUND) {
             ifl_info("no checkpoint yet: starting from the beginning");
-            ifl_optimizer_start(l->optimizer, l->options->start);
+            ifl_optimizer_start(l->optimizer, *l->options->start);
             l->step = 0;
             st = IFL_OK;
         }
         free(state);
         IFL_TRY(st);
     } else {
-        ifl_optimizer_start(l->optimizer, l->options->start);
+        ifl_optimizer_start(l->optimizer, *l->options->start);
     }
+    /* The masters hold them now; a large model's memory is wanted elsewhere. */
+    ifl_weights_free(*l->options->start);
+    *l->options->start = NULL;
     int64_t bytes = (int64_t)(c->parity.versions_gib * 1073741824.0);
     IFL_TRY(ifl_version_store_create(&l->store, l->model, c->parity.versions_kept, bytes, err));
     ifl_audit_options audit = {c->parity.audit, (uint64_t)c->run.seed, c->parity.flip_bit};
@@ -725,12 +735,12 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .train = l->train_set,
         .eval = l->eval_set,
         .log = l->log,
-        .vocab_size = l->model->config.vocab_size,
         .stop = l->options->stop,
         .hopeless = l->options->hopeless,
         .next_serial = l->next_serial,
         .reopen = l->open_serials,
         .n_reopen = l->n_open_serials,
+        .reopen_version = l->async_k >= 0 ? l->step : -1,
         .counts = l->resumed ? &l->counts : NULL,
     };
     IFL_TRY(ifl_dispatch_create(&l->dispatch, &dispatch, err));
@@ -804,7 +814,6 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err) {
         bool stopped = st == IFL_STOPPED;
         const char *end = stopped ? "stopped" : "finished";
         st = learner_checkpoint(&l, err);
-        if (st == IFL_OK) st = ifl_rollout_log_checkpoint(l.log, l.step, err);
         if (st == IFL_OK) st = ifl_dispatch_end(l.dispatch, l.step, end, err);
         if (st == IFL_OK) st = learner_summary(&l, end, err);
         if (st == IFL_OK && stopped)

@@ -17,7 +17,7 @@
 typedef struct ifl_learner_options {
     const ifl_config *config; /* borrowed, as all below */
     const ifl_model *model;
-    const ifl_weights *start; /* version 0; not used when resuming */
+    ifl_weights **start; /* version 0; freed and set to NULL once the masters are made */
     const ifl_tokenizer *tokenizer;
     const ifl_run_dir *run; /* created and locked */
     const char *bind;

@@ -14,6 +14,7 @@
 #include "deploy/cli/signals.h"
 #include "learner/checkpoint.h"
 #include "learner/learner.h"
+#include "rewards/reward.h"
 
 static int threads_of(int32_t configured) {
     if (configured > 0) return configured;
@@ -69,9 +70,29 @@ static ifl_status inputs_check(const ifl_config *config, const char *endpoint,
     return IFL_OK;
 }
 
+/* A name that no checker has would mask every answer of the run: better said at once. */
+static ifl_status checker_names(const ifl_config *config, ifl_error *err) {
+    if (!ifl_checker_find(config->reward.checker))
+        return ifl_fail(err, IFL_USAGE,
+                        "reward.checker: there is no checker \"%s\" (see inflight score --list)",
+                        config->reward.checker);
+    for (int32_t i = 0; i < config->data.n_train + config->data.n_eval; i++) {
+        bool train = i < config->data.n_train;
+        const ifl_source_config *source =
+            train ? &config->data.train[i] : &config->data.eval[i - config->data.n_train];
+        if (source->checker[0] && !ifl_checker_find(source->checker))
+            return ifl_fail(
+                err, IFL_USAGE,
+                "data.%s, source %s: there is no checker \"%s\" (see inflight score --list)",
+                train ? "train" : "eval", source->name, source->checker);
+    }
+    return IFL_OK;
+}
+
 ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err) {
     const ifl_config *config = options->config;
     IFL_TRY(ifl_config_check_training(config, err));
+    IFL_TRY(checker_names(config, err));
     ifl_log_setup("learner", options->verbose ? IFL_LOG_DEBUG : IFL_LOG_INFO);
     const atomic_bool *stop = ifl_signals_install();
     cpu_set_t mask;
@@ -111,7 +132,7 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     ifl_learner_options learner = {
         .config = config,
         .model = loaded.model,
-        .start = loaded.weights,
+        .start = &loaded.weights,
         .tokenizer = loaded.tokenizer,
         .run = &run,
         .bind = endpoint,
