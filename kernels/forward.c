@@ -71,8 +71,10 @@ static void workspace_cut(ifl_cut *a, ifl_workspace *ws, const ifl_model *model,
     shape.tasks = ifl_cut_take(a, shape.tasks_max, sizeof(ifl_attention_task));
     shape.hidden = ifl_cut_take(a, r * d, 4);
     shape.hidden_r = ifl_cut_take(a, r, 4);
-    shape.head_logits = ifl_cut_take(a, (int64_t)n_threads * IFL_HEAD_ROWS * IFL_VOCAB_BLOCK, 4);
-    shape.head_p = ifl_cut_take(a, (int64_t)n_threads * IFL_VOCAB_BLOCK, 4);
+    shape.head_tile_rows = r < IFL_HEAD_ROWS ? r : IFL_HEAD_ROWS;
+    shape.head_tile_ld = ifl_vocab_block_ld(model);
+    shape.head_logits = ifl_cut_take(a, n_threads * shape.head_tile_rows * shape.head_tile_ld, 4);
+    shape.head_p = ifl_cut_take(a, n_threads * shape.head_tile_ld, 4);
     shape.head_blocks = ifl_cut_take(a, r * ifl_vocab_blocks(model), sizeof(ifl_head_block));
     if (!ws) return;
     shape.model = model;
@@ -207,7 +209,12 @@ typedef struct layer_pass {
     float *x_out;
 } layer_pass;
 
-#define ROW_GRAIN 8
+/* Rows that one range of a loop takes, so that it holds some microseconds of elementwise work: a
+ * wake-up of another thread costs as much. */
+static int64_t row_grain(int64_t floats_per_row) {
+    int64_t rows = 16384 / floats_per_row;
+    return rows < 1 ? 1 : rows;
+}
 
 static float norm_offset(const ifl_model *model) {
     return model->config.norm_plus_one ? 1.0f : 0.0f;
@@ -371,28 +378,29 @@ void ifl_layer_forward(ifl_workspace *ws, const ifl_weights *w, ifl_kv_store *kv
     const ifl_model_config *c = &ws->model->config;
     const ifl_layer_params *p = &ws->model->layers[l];
     layer_pass lp = {ws, w, kv, batch, l, p, tape, x_in, x_out};
-    int64_t m = batch->n_rows;
-    ifl_parallel_for(ws->pool, m, ROW_GRAIN, rows_norm_in, &lp);
+    int64_t m = batch->n_rows, d_grain = row_grain(c->d_model);
+    int64_t qkv_grain = row_grain((c->n_heads + 2 * c->n_kv_heads) * c->head_dim);
+    ifl_parallel_for(ws->pool, m, d_grain, rows_norm_in, &lp);
     ifl_matmul_job qkv[3] = {
         ifl_matmul_job_of(w, p->q, c->qk_norm ? tape->q_raw : tape->q, tape->norm_in),
         ifl_matmul_job_of(w, p->k, c->qk_norm ? tape->k_raw : tape->k, tape->norm_in),
         ifl_matmul_job_of(w, p->v, tape->v, tape->norm_in),
     };
     ifl_matmul_jobs(ws, qkv, 3, m);
-    ifl_parallel_for(ws->pool, m, ROW_GRAIN, rows_qkv, &lp);
+    ifl_parallel_for(ws->pool, m, qkv_grain, rows_qkv, &lp);
     ifl_parallel_for(ws->pool, ws->n_tasks, 1, attention_range, &lp);
     ifl_matmul_job o = ifl_matmul_job_of(w, p->o, tape->o, tape->attention);
     ifl_matmul_jobs(ws, &o, 1, m);
-    ifl_parallel_for(ws->pool, m, ROW_GRAIN, rows_after_attention, &lp);
+    ifl_parallel_for(ws->pool, m, d_grain, rows_after_attention, &lp);
     ifl_matmul_job gate_up[2] = {
         ifl_matmul_job_of(w, p->gate, tape->gate, tape->norm_mlp),
         ifl_matmul_job_of(w, p->up, tape->up, tape->norm_mlp),
     };
     ifl_matmul_jobs(ws, gate_up, 2, m);
-    ifl_parallel_for(ws->pool, m, ROW_GRAIN, rows_activation, &lp);
+    ifl_parallel_for(ws->pool, m, row_grain(c->d_ff), rows_activation, &lp);
     ifl_matmul_job down = ifl_matmul_job_of(w, p->down, tape->down, tape->act);
     ifl_matmul_jobs(ws, &down, 1, m);
-    ifl_parallel_for(ws->pool, m, ROW_GRAIN, rows_after_mlp, &lp);
+    ifl_parallel_for(ws->pool, m, d_grain, rows_after_mlp, &lp);
 }
 
 /* --- The pass
@@ -474,7 +482,8 @@ static void embed_range(void *context, int64_t begin, int64_t end, int thread) {
 
 void ifl_embed(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, float *x) {
     embed_loop e = {w, batch->tokens, x};
-    ifl_parallel_for(ws->pool, batch->n_rows, ROW_GRAIN, embed_range, &e);
+    ifl_parallel_for(ws->pool, batch->n_rows, row_grain(4 * w->model->config.d_model), embed_range,
+                     &e);
 }
 
 void ifl_final_norm(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch,

@@ -61,16 +61,20 @@ struct ifl_workspace {
     float *hidden_r;  /* [R] */
     float *hidden_in; /* [R, D] what the final norm read (trainer), else NULL */
     /* Head: per thread one tile of logits, per row and block one record. */
-    float *head_logits;                 /* [n_threads][HEAD_ROWS][IFL_VOCAB_BLOCK] */
-    float *head_p;                      /* [n_threads][IFL_VOCAB_BLOCK] */
+    int64_t head_tile_rows;             /* IFL_HEAD_ROWS, or rows_max when that is less */
+    int64_t head_tile_ld;               /* floats from one row of a tile to the next */
+    float *head_logits;                 /* [n_threads][head_tile_rows][head_tile_ld] */
+    float *head_p;                      /* [n_threads][head_tile_ld] */
     struct ifl_head_block *head_blocks; /* [R][n_vocab_blocks] */
     struct ifl_top_entry *head_top;     /* grown on first truncated sampling */
     size_t head_top_cap;
     void *arena; /* owns the buffers above */
 };
 
-#define IFL_HEAD_ROWS                                                                              \
-    16 /* rows of one head tile: logits of a tile stay in the second-level cache */
+/* Rows of one head tile: as many as a matrix product copies at a time, so that the weights of a
+ * block are read once for all of them. Their logits (16 KiB a row) go out to the last-level cache
+ * and come back, which costs little beside the products. */
+#define IFL_HEAD_ROWS 192
 
 typedef struct ifl_head_block {
     ifl_lse lse;
@@ -86,6 +90,15 @@ typedef struct ifl_top_entry {
 
 static inline int64_t ifl_vocab_blocks(const ifl_model *model) {
     return (model->config.vocab_size + IFL_VOCAB_BLOCK - 1) / IFL_VOCAB_BLOCK;
+}
+
+/* Floats between rows of logits of one block. The odd number of cache lines keeps rows out of each
+ * other's cache sets, where a power of two would put them all into the same ones. */
+static inline int64_t ifl_vocab_block_ld(const ifl_model *model) {
+    int64_t n = model->config.vocab_size < IFL_VOCAB_BLOCK
+                    ? ifl_panels(model->config.vocab_size) * IFL_PANEL
+                    : IFL_VOCAB_BLOCK;
+    return n + 16;
 }
 
 static inline const float *ifl_weights_vector(const ifl_weights *w, int32_t param) {

@@ -152,7 +152,8 @@ static void head_row_block(const head_pass *hp, int32_t row, int64_t block, floa
                         softcap, n);
         return;
     }
-    ws->ops->temper(x, x, head_temperature(hp, row), softcap, n);
+    float temperature = head_temperature(hp, row);
+    if (temperature != 1.0f || softcap > 0.0f) ws->ops->temper(x, x, temperature, softcap, n);
     ifl_head_block *record = &ws->head_blocks[row * ifl_vocab_blocks(ws->model) + block];
     bool need_p = hp->kind == HEAD_SAMPLE || hp->want_entropy;
     record->lse = ws->ops->block_lse(x, n, need_p ? p : NULL);
@@ -188,21 +189,21 @@ static void head_range(void *context, int64_t begin, int64_t end, int thread) {
     const head_pass *hp = context;
     ifl_workspace *ws = hp->ws;
     const ifl_model_config *c = &ws->model->config;
-    int64_t d = c->d_model, n_tiles = (hp->n + IFL_HEAD_ROWS - 1) / IFL_HEAD_ROWS;
-    float *x = ws->head_logits + (int64_t)thread * IFL_HEAD_ROWS * IFL_VOCAB_BLOCK;
-    float *p = ws->head_p + (int64_t)thread * IFL_VOCAB_BLOCK;
+    int64_t d = c->d_model, ld = ws->head_tile_ld;
+    int64_t n_tiles = (hp->n + ws->head_tile_rows - 1) / ws->head_tile_rows;
+    float *x = ws->head_logits + (int64_t)thread * ws->head_tile_rows * ld;
+    float *p = ws->head_p + (int64_t)thread * ld;
     const uint16_t *panels = ifl_weights_panels(hp->w, ws->model->head);
     for (int64_t task = begin; task < end; task++) {
-        int64_t block = task / n_tiles;
-        int32_t row = (int32_t)(task % n_tiles) * IFL_HEAD_ROWS;
-        int32_t rows = hp->n - row < IFL_HEAD_ROWS ? hp->n - row : IFL_HEAD_ROWS;
+        int64_t block = task / n_tiles, row = task % n_tiles * ws->head_tile_rows;
+        int64_t rows = hp->n - row < ws->head_tile_rows ? hp->n - row : ws->head_tile_rows;
         int64_t first = block * IFL_VOCAB_BLOCK;
         int64_t n =
             c->vocab_size - first < IFL_VOCAB_BLOCK ? c->vocab_size - first : IFL_VOCAB_BLOCK;
-        ws->ops->matmul(x, IFL_VOCAB_BLOCK, hp->hidden + row * d, d, panels + first * d, rows, n, d,
-                        0, ifl_panels(n));
-        for (int32_t i = 0; i < rows; i++)
-            head_row_block(hp, row + i, block, x + (int64_t)i * IFL_VOCAB_BLOCK, p, n);
+        ws->ops->matmul(x, ld, hp->hidden + row * d, d, panels + first * d, rows, n, d, 0,
+                        ifl_panels(n));
+        for (int64_t i = 0; i < rows; i++)
+            head_row_block(hp, (int32_t)(row + i), block, x + i * ld, p, n);
     }
 }
 
@@ -217,7 +218,7 @@ static ifl_status head_run(head_pass *hp, ifl_error *err) {
         IFL_TRY(ifl_grow(&grown, &ws->head_top_cap, need, sizeof *ws->head_top, err));
         ws->head_top = grown;
     }
-    int64_t tiles = (hp->n + IFL_HEAD_ROWS - 1) / IFL_HEAD_ROWS;
+    int64_t tiles = (hp->n + ws->head_tile_rows - 1) / ws->head_tile_rows;
     ifl_parallel_for(ws->pool, tiles * ifl_vocab_blocks(ws->model), 1, head_range, hp);
     return IFL_OK;
 }

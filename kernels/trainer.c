@@ -9,9 +9,9 @@
 #include "common/memory.h"
 #include "kernels/forward_internal.h"
 
-#define NORM_CHUNK 64                /* rows of one partial norm-weight gradient */
-#define ATTENTION_TILE 32            /* query tokens of one backward attention tile */
-#define TAPE_BYTES_MAX (768ll << 20) /* beyond it, layers are run again in the backward */
+#define NORM_CHUNK 64                 /* rows of one partial norm-weight gradient */
+#define ATTENTION_TILE 32             /* query tokens of one backward attention tile */
+#define TAPE_BYTES_MAX (1024ll << 20) /* beyond it, layers are run again in the backward */
 
 struct ifl_trainer {
     const ifl_model *model;
@@ -30,7 +30,7 @@ struct ifl_trainer {
     float *norm_partials;      /* [chunks][max(D, 2 * heads * head_dim)] */
     float *pack_a;             /* f32 panels of activations: [R, max(D, F, Hq)] */
     float *pack_w;             /* f32 panels of weights */
-    float *dlogits;            /* [R, IFL_VOCAB_BLOCK] */
+    float *dlogits;            /* [R, ifl_vocab_block_ld] */
     float *sin_negative, *sin_local_negative;
     float *scratch; /* per thread, attention */
     int64_t scratch_floats;
@@ -96,9 +96,7 @@ static void trainer_cut(ifl_cut *a, ifl_trainer *tr, const ifl_model *model, int
             w_floats = max64(w_floats, s->rows * round_up(s->cols, IFL_PANEL));
     }
     t.pack_w = ifl_cut_take(a, w_floats, 4);
-    int64_t block =
-        c->vocab_size < IFL_VOCAB_BLOCK ? round_up(c->vocab_size, IFL_PANEL) : IFL_VOCAB_BLOCK;
-    t.dlogits = ifl_cut_take(a, r * block, 4);
+    t.dlogits = ifl_cut_take(a, r * ifl_vocab_block_ld(model), 4);
     t.sin_negative = ifl_cut_take(a, positions * half, 4);
     t.sin_local_negative = ifl_cut_take(a, positions * half, 4);
     t.scratch_floats = round_up(attention_scratch_floats(t.positions_max, hd), 16);
@@ -229,7 +227,8 @@ typedef struct product {
     bool accumulate;
 } product;
 
-#define PRODUCT_ROWS 96
+/* Rows of C of one task: what matmul_f32 copies of A at a time. */
+#define PRODUCT_ROWS 192
 
 static void product_range(void *context, int64_t begin, int64_t end, int thread) {
     (void)thread;
@@ -249,11 +248,11 @@ static void product_run(ifl_trainer *tr, product p) {
     if (p.m == 0 || p.n == 0) return;
     p.ops = tr->ws->ops;
     p.row_tiles = (p.m + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
-    int64_t panels = ifl_panels(p.n);
-    p.panels_per_task = panels * p.row_tiles / (8 * tr->ws->n_threads);
-    if (tr->ws->n_threads == 1) p.panels_per_task = panels;
-    if (p.panels_per_task < 1) p.panels_per_task = 1;
-    int64_t chunks = (panels + p.panels_per_task - 1) / p.panels_per_task;
+    /* Rows are split first: each task copies its rows of A again for its span of panels. */
+    int64_t panels = ifl_panels(p.n), want = 4 * tr->ws->n_threads;
+    int64_t chunks = tr->ws->n_threads == 1 ? 1 : (want + p.row_tiles - 1) / p.row_tiles;
+    p.panels_per_task = (panels + chunks - 1) / chunks;
+    chunks = (panels + p.panels_per_task - 1) / p.panels_per_task;
     ifl_parallel_for(tr->ws->pool, chunks * p.row_tiles, 1, product_range, &p);
 }
 
@@ -629,7 +628,7 @@ static void head_backward_rows(void *context, int64_t begin, int64_t end, int th
     for (int64_t i = begin; i < end; i++) {
         float *x = hb->tr->dlogits + i * hb->ld;
         float temperature = hb->pack->temperatures[i];
-        ops->temper(x, x, temperature, 0.0f, hb->n);
+        if (temperature != 1.0f) ops->temper(x, x, temperature, 0.0f, hb->n);
         ops->logprob_backward(x, x, hb->coefficients[i] / temperature, hb->tr->logprobs[i].lse,
                               hb->pack->target_tokens[i] - hb->begin, hb->n);
     }
@@ -641,15 +640,15 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
     const ifl_model_config *c = &tr->model->config;
     const ifl_param *param = &tr->model->params[tr->model->head];
     const ifl_ops *ops = tr->ws->ops;
-    int64_t d = c->d_model, m = pack->n_targets;
+    int64_t d = c->d_model, m = pack->n_targets, ld = ifl_vocab_block_ld(tr->model);
     pack_activations(tr, tr->ws->hidden, m, d);
     for (int64_t begin = 0; begin < c->vocab_size; begin += IFL_VOCAB_BLOCK) {
         int64_t n =
             c->vocab_size - begin < IFL_VOCAB_BLOCK ? c->vocab_size - begin : IFL_VOCAB_BLOCK;
         const uint16_t *panels = ifl_weights_panels(w, tr->model->head) + begin * d;
-        ifl_matmul_job logits = {tr->dlogits, n, tr->ws->hidden, d, panels, n, d};
+        ifl_matmul_job logits = {tr->dlogits, ld, tr->ws->hidden, d, panels, n, d};
         ifl_matmul_jobs(tr->ws, &logits, 1, m);
-        head_backward hb = {tr, pack, coefficients, begin, n, n};
+        head_backward hb = {tr, pack, coefficients, begin, n, ld};
         ifl_parallel_for(tr->ws->pool, m, 4, head_backward_rows, &hb);
         packing unpack = {
             .ops = ops, .out = tr->pack_w, .w = panels, .rows = n, .cols = d, .n_total = n};
@@ -657,7 +656,7 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
         product_run(tr, (product){.c = tr->dhidden,
                                   .ldc = d,
                                   .a = tr->dlogits,
-                                  .a_row = n,
+                                  .a_row = ld,
                                   .a_col = 1,
                                   .b_panels = tr->pack_w,
                                   .m = m,
@@ -669,7 +668,7 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
                                       .ldc = d,
                                       .a = tr->dlogits,
                                       .a_row = 1,
-                                      .a_col = n,
+                                      .a_col = ld,
                                       .b_panels = tr->pack_a,
                                       .m = n,
                                       .n = d,

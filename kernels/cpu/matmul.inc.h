@@ -169,9 +169,12 @@ static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
     }
 }
 
+#define MATMUL_PACK_DEPTH 8 /* rows of A^T copied together */
+
 /* Copies a block of A for reuse by all columns: it then lies dense in L2, whatever its strides
  * were. Rows contiguous in k become [m][MATMUL_K_TILE]; others (A^T, for dW) [depth][rows] per row
- * tile. */
+ * tile, a few k at a time: their lines are then read once, also where a power of two between them
+ * puts them into one cache set. */
 static void matmul_pack_a(float *tiles, const float *a, int64_t a_row, int64_t a_col, int64_t m,
                           int64_t depth) {
     if (a_col == 1) {
@@ -179,16 +182,20 @@ static void matmul_pack_a(float *tiles, const float *a, int64_t a_row, int64_t a
             memcpy(tiles + i * MATMUL_K_TILE, a + i * a_row, (size_t)depth * sizeof *tiles);
         return;
     }
-    for (int64_t i = 0, rows; i < m; i += rows) {
-        rows = matmul_rows_of_tile(m - i);
-        float *out = tiles + i * depth;
-        if (a_row == 1 && rows == IFL_TILE_ROWS) { /* a constant size copies fast */
-            for (int64_t kk = 0; kk < depth; kk++)
-                memcpy(out + kk * IFL_TILE_ROWS, a + i + kk * a_col, IFL_TILE_ROWS * sizeof *out);
-        } else {
-            for (int64_t kk = 0; kk < depth; kk++)
-                for (int64_t r = 0; r < rows; r++)
-                    out[kk * rows + r] = a[(i + r) * a_row + kk * a_col];
+    for (int64_t k0 = 0; k0 < depth; k0 += MATMUL_PACK_DEPTH) {
+        int64_t k1 = matmul_min(depth, k0 + MATMUL_PACK_DEPTH);
+        for (int64_t i = 0, rows; i < m; i += rows) {
+            rows = matmul_rows_of_tile(m - i);
+            float *out = tiles + i * depth;
+            if (a_row == 1 && rows == IFL_TILE_ROWS) { /* a constant size copies fast */
+                for (int64_t kk = k0; kk < k1; kk++)
+                    memcpy(out + kk * IFL_TILE_ROWS, a + i + kk * a_col,
+                           IFL_TILE_ROWS * sizeof *out);
+            } else {
+                for (int64_t kk = k0; kk < k1; kk++)
+                    for (int64_t r = 0; r < rows; r++)
+                        out[kk * rows + r] = a[(i + r) * a_row + kk * a_col];
+            }
         }
     }
 }
