@@ -42,6 +42,7 @@ wrong 64 'unexpected argument "extra"' train --config small.yaml extra
 wrong 64 "did you mean run.name?" train --config small.yaml rum.name=x
 wrong 64 'got "many", wanted an integer' train --config small.yaml run.steps=many
 wrong 64 "wanted an integer 1 .." train --config small.yaml run.steps=-1
+wrong 64 "inflight score --list" train --config small.yaml reward.checker=nosuch
 wrong 64 "none|frozen|shuffled" train --config small.yaml learner.control=nothing
 wrong 64 "async:K" train --config small.yaml run.mode=async:0
 wrong 64 "give --model PATH" generate --prompt 1
