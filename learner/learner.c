@@ -718,6 +718,8 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .heartbeat_ms = c->transport.heartbeat_ms,
         .heartbeat_misses = c->transport.heartbeat_misses,
         .lease_s = c->transport.lease_s,
+        .linger_ms =
+            3000, /* for the BYE: an actor that misses it waits long for a learner that is gone */
         .fingerprint = l->model->fingerprint,
         .profile = l->model->profile,
         .tokenizer = ifl_tokenizer_hash(l->options->tokenizer),
