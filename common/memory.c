@@ -3,15 +3,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM (4 * HUGE_PAGE) /* smaller blocks would waste what alignment costs */
+
+/* Large blocks ask for huge pages: one fault in place of 512, and weights that are read from end to
+ * end at every step keep to few address translations. A kernel that has none to give ignores it. */
 void *ifl_alloc(size_t n, size_t size) {
     size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64) return NULL;
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - HUGE_PAGE) return NULL;
     bytes = (bytes + 63) & ~(size_t)63;
     if (bytes == 0) bytes = 64;
-    void *p = aligned_alloc(64, bytes);
-    if (p) memset(p, 0, bytes);
+    bool huge = bytes >= HUGE_FROM;
+    void *p = aligned_alloc(huge ? HUGE_PAGE : 64, bytes);
+    if (!p) return NULL;
+    if (huge) madvise(p, bytes & ~(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    memset(p, 0, bytes);
     return p;
 }
 

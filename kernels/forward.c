@@ -14,12 +14,14 @@ static int32_t attention_tile_tokens(const ifl_model_config *c) {
     return tokens < 1 ? 1 : tokens;
 }
 
+/* `shared` (may be NULL): the tape whose cheap buffers this one uses too. They are what a norm or
+ * an activation makes of other parts of the tape; ifl_layer_refresh makes them again. */
 static void workspace_cut_tape(ifl_cut *a, const ifl_model_config *c, int64_t r,
-                               ifl_layer_tape *t) {
+                               const ifl_layer_tape *shared, ifl_layer_tape *t) {
     int64_t d = c->d_model, f = c->d_ff, hd = c->head_dim;
     int64_t hq = c->n_heads * hd, hk = c->n_kv_heads * hd;
     ifl_layer_tape tape = {0};
-    tape.norm_in = ifl_cut_take(a, r * d, 4);
+    tape.norm_in = shared ? shared->norm_in : ifl_cut_take(a, r * d, 4);
     tape.r_in = ifl_cut_take(a, r, 4);
     if (c->qk_norm) {
         tape.q_raw = ifl_cut_take(a, r * hq, 4);
@@ -34,17 +36,17 @@ static void workspace_cut_tape(ifl_cut *a, const ifl_model_config *c, int64_t r,
     tape.lse = ifl_cut_take(a, r * c->n_heads, sizeof(ifl_lse));
     tape.o = ifl_cut_take(a, r * d, 4);
     tape.x_mid = ifl_cut_take(a, r * d, 4);
-    tape.norm_mlp = ifl_cut_take(a, r * d, 4);
+    tape.norm_mlp = shared ? shared->norm_mlp : ifl_cut_take(a, r * d, 4);
     tape.r_mlp = ifl_cut_take(a, r, 4);
     tape.gate = ifl_cut_take(a, r * f, 4);
     tape.up = ifl_cut_take(a, r * f, 4);
-    tape.act = ifl_cut_take(a, r * f, 4);
+    tape.act = shared ? shared->act : ifl_cut_take(a, r * f, 4);
     tape.down = ifl_cut_take(a, r * d, 4);
     if (c->sandwich_norms) {
         tape.r_o = ifl_cut_take(a, r, 4);
         tape.r_down = ifl_cut_take(a, r, 4);
     }
-    if (t) *t = tape;
+    *t = tape;
 }
 
 static void workspace_cut(ifl_cut *a, ifl_workspace *ws, const ifl_model *model, int64_t r,
@@ -53,8 +55,13 @@ static void workspace_cut(ifl_cut *a, ifl_workspace *ws, const ifl_model *model,
     int64_t d = c->d_model;
     ifl_workspace shape = {0};
     shape.tapes = ifl_cut_take(a, n_tapes, sizeof(ifl_layer_tape));
-    for (int32_t i = 0; i < n_tapes; i++)
-        workspace_cut_tape(a, c, r, shape.tapes ? &shape.tapes[i] : NULL);
+    ifl_layer_tape first = {0};
+    for (int32_t i = 0; i < n_tapes; i++) {
+        ifl_layer_tape tape;
+        workspace_cut_tape(a, c, r, i > 0 ? &first : NULL, &tape);
+        if (i == 0) first = tape;
+        if (shape.tapes) shape.tapes[i] = tape;
+    }
     if (keep_inputs) {
         shape.layer_inputs = ifl_cut_take(a, c->n_layers + 1, sizeof(float *));
         for (int32_t l = 0; l <= c->n_layers; l++) {
@@ -401,6 +408,26 @@ void ifl_layer_forward(ifl_workspace *ws, const ifl_weights *w, ifl_kv_store *kv
     ifl_matmul_job down = ifl_matmul_job_of(w, p->down, tape->down, tape->act);
     ifl_matmul_jobs(ws, &down, 1, m);
     ifl_parallel_for(ws->pool, m, d_grain, rows_after_mlp, &lp);
+}
+
+static void rows_norm_mlp(void *context, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    const layer_pass *lp = context;
+    const ifl_model_config *c = &lp->ws->model->config;
+    const ifl_layer_tape *t = lp->tape;
+    int64_t d = c->d_model, at = begin * d;
+    lp->ws->ops->rmsnorm(t->norm_mlp + at, d, t->x_mid + at, d,
+                         ifl_weights_vector(lp->w, lp->p->norm_mlp_in), norm_offset(lp->ws->model),
+                         c->norm_eps, end - begin, d, t->r_mlp + begin);
+}
+
+void ifl_layer_refresh(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, int32_t l,
+                       ifl_layer_tape *tape, const float *x_in) {
+    const ifl_model_config *c = &ws->model->config;
+    layer_pass lp = {ws, w, NULL, batch, l, &ws->model->layers[l], tape, x_in, NULL};
+    ifl_parallel_for(ws->pool, batch->n_rows, row_grain(c->d_model), rows_norm_in, &lp);
+    ifl_parallel_for(ws->pool, batch->n_rows, row_grain(c->d_model), rows_norm_mlp, &lp);
+    ifl_parallel_for(ws->pool, batch->n_rows, row_grain(c->d_ff), rows_activation, &lp);
 }
 
 /* --- The pass

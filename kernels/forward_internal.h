@@ -138,6 +138,11 @@ void ifl_layer_forward(ifl_workspace *ws, const ifl_weights *w, ifl_kv_store *kv
                        const ifl_batch *batch, int32_t l, ifl_layer_tape *tape, const float *x_in,
                        float *x_out);
 
+/* Makes again what the tapes of a workspace with one for each layer share: norm_in, norm_mlp, act.
+ */
+void ifl_layer_refresh(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, int32_t l,
+                       ifl_layer_tape *tape, const float *x_in);
+
 /* Final norm of the out rows of x into ws->hidden. */
 void ifl_final_norm(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch,
                     const float *x);

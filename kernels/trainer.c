@@ -9,9 +9,9 @@
 #include "common/memory.h"
 #include "kernels/forward_internal.h"
 
-#define NORM_CHUNK 64                 /* rows of one partial norm-weight gradient */
-#define ATTENTION_TILE 32             /* query tokens of one backward attention tile */
-#define TAPE_BYTES_MAX (1024ll << 20) /* beyond it, layers are run again in the backward */
+#define NORM_CHUNK 64                /* rows of one partial norm-weight gradient */
+#define ATTENTION_TILE 32            /* query tokens of one backward attention tile */
+#define TAPE_BYTES_MAX (768ll << 20) /* beyond it, layers are run again in the backward */
 
 struct ifl_trainer {
     const ifl_model *model;
@@ -716,10 +716,14 @@ ifl_status ifl_trainer_backward(ifl_trainer *tr, const ifl_weights *weights, con
     for (int32_t l = model->config.n_layers - 1; l >= 0; l--) {
         ifl_layer_tape *tape = &ws->tapes[ws->n_tapes > 1 ? l : 0];
         const float *x_in = ws->layer_inputs[l];
-        /* The last layer's tape is still there; the others' was overwritten when there is only one.
-         * Its output goes to dnorm, which is free here. */
-        if (ws->n_tapes == 1 && l < model->config.n_layers - 1)
-            ifl_layer_forward(ws, weights, tr->kv, &batch, l, tape, x_in, tr->dnorm);
+        /* The last layer's tape is still there; the others' was overwritten, wholly when there is
+         * only one. Its output goes to dnorm, which is free here. */
+        if (l < model->config.n_layers - 1) {
+            if (ws->n_tapes == 1)
+                ifl_layer_forward(ws, weights, tr->kv, &batch, l, tape, x_in, tr->dnorm);
+            else
+                ifl_layer_refresh(ws, weights, &batch, l, tape, x_in);
+        }
         layer_backward_mlp(tr, weights, &model->layers[l], tape, pack->n_rows);
         layer_backward_attention(tr, weights, &model->layers[l], tape, x_in, l, pack);
     }

@@ -839,7 +839,7 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
     return (ifl_learner_plan){
         .optimizer = ifl_optimizer_bytes(model),
         .trainer = ifl_stepper_bytes(config, model, n_threads),
-        .versions = ring + version, /* one more is being made while the ring is full */
+        .versions = ring > version ? ring : 2 * version, /* the newest stays while one is made */
         .publisher = ifl_publisher_bytes(model),
         .audit = config->parity.audit > 0
                      ? ifl_workspace_bytes(model, 256, n_threads) +

@@ -16,7 +16,7 @@ struct ifl_optimizer {
     const ifl_ops *ops;
     ifl_optimizer_options options;
     float *masters, *moment1, *moment2; /* [n_elements] */
-    uint16_t *bf16;                     /* [n_elements] */
+    uint16_t *bf16;                     /* [n_elements], or NULL until somebody asks for it */
     int64_t n_chunks;
     double *chunk_squares; /* [n_chunks] */
     int64_t n_updates, n_refused;
@@ -56,7 +56,7 @@ double ifl_optimizer_rate(const ifl_optimizer_options *options, int64_t t) {
 }
 
 int64_t ifl_optimizer_bytes(const ifl_model *model) {
-    return model->n_elements * (int64_t)(3 * sizeof(float) + sizeof(uint16_t));
+    return model->n_elements * (int64_t)(3 * sizeof(float));
 }
 
 ifl_status ifl_optimizer_create(ifl_optimizer **out, const ifl_model *model,
@@ -78,9 +78,8 @@ ifl_status ifl_optimizer_create(ifl_optimizer **out, const ifl_model *model,
     optimizer->masters = ifl_alloc(n, sizeof(float));
     optimizer->moment1 = ifl_alloc(n, sizeof(float));
     optimizer->moment2 = ifl_alloc(n, sizeof(float));
-    optimizer->bf16 = ifl_alloc(n, sizeof(uint16_t));
     optimizer->chunk_squares = ifl_alloc((size_t)optimizer->n_chunks, sizeof(double));
-    if (!optimizer->masters || !optimizer->moment1 || !optimizer->moment2 || !optimizer->bf16 ||
+    if (!optimizer->masters || !optimizer->moment1 || !optimizer->moment2 ||
         !optimizer->chunk_squares) {
         ifl_optimizer_free(optimizer);
         return ifl_fail(err, IFL_NOMEM,
@@ -125,17 +124,11 @@ static int64_t param_piece_end(const ifl_param *p, int64_t end) {
     return param_end < end ? param_end : end;
 }
 
-static void round_range(void *context, int64_t begin, int64_t end, int thread) {
-    (void)thread;
-    ifl_optimizer *optimizer = context;
-    for (int64_t i = begin; i < end; i++)
-        optimizer->bf16[i] = ifl_bf16_from_f32(optimizer->masters[i]);
-}
-
 void ifl_optimizer_refresh(ifl_optimizer *optimizer, int64_t n_updates) {
     optimizer->n_updates = n_updates;
-    ifl_parallel_for(optimizer->pool, optimizer->model->n_elements, CHUNK, round_range, optimizer);
 }
+
+#define ROUNDED 8192 /* elements rounded at a time, on the stack */
 
 static void optimizer_clear_moments(ifl_optimizer *optimizer) {
     size_t bytes = (size_t)optimizer->model->n_elements * sizeof(float);
@@ -145,9 +138,13 @@ static void optimizer_clear_moments(ifl_optimizer *optimizer) {
 
 void ifl_optimizer_start(ifl_optimizer *optimizer, const ifl_weights *weights) {
     int64_t n = optimizer->model->n_elements;
-    ifl_weights_get(weights, 0, n, optimizer->bf16);
-    for (int64_t i = 0; i < n; i++)
-        optimizer->masters[i] = ifl_bf16_to_f32(optimizer->bf16[i]);
+    uint16_t piece[ROUNDED];
+    for (int64_t at = 0; at < n; at += ROUNDED) {
+        int64_t n_piece = n - at < ROUNDED ? n - at : ROUNDED;
+        ifl_weights_get(weights, at, n_piece, piece);
+        for (int64_t i = 0; i < n_piece; i++)
+            optimizer->masters[at + i] = ifl_bf16_to_f32(piece[i]);
+    }
     optimizer_clear_moments(optimizer);
     optimizer->n_updates = 0;
 }
@@ -198,9 +195,9 @@ static void update_range(void *context, int64_t begin, int64_t end, int thread) 
         int64_t piece_end = param_piece_end(param, end);
         if (param->trainable)
             optimizer->ops->adamw(optimizer->masters + begin, optimizer->moment1 + begin,
-                                  optimizer->moment2 + begin, optimizer->bf16 + begin,
-                                  work->gradients + begin, work->grad_scale, work->rate,
-                                  (float)o->beta1, (float)o->beta2, (float)o->eps,
+                                  optimizer->moment2 + begin, NULL, work->gradients + begin,
+                                  work->grad_scale, work->rate, (float)o->beta1, (float)o->beta2,
+                                  (float)o->eps,
                                   param->spec.is_matrix ? (float)o->weight_decay : 0.0f,
                                   work->bias1, work->bias2, piece_end - begin);
         begin = piece_end;
@@ -264,6 +261,11 @@ ifl_status ifl_optimizer_step(ifl_optimizer *optimizer, const float *gradients,
     return st;
 }
 
+static void round_piece(uint16_t *out, const float *masters, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        out[i] = ifl_bf16_from_f32(masters[i]);
+}
+
 typedef struct publish_work {
     const ifl_optimizer *optimizer;
     ifl_weights *weights;
@@ -272,7 +274,12 @@ typedef struct publish_work {
 static void publish_range(void *context, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const publish_work *work = context;
-    ifl_weights_put(work->weights, begin, end - begin, work->optimizer->bf16 + begin);
+    uint16_t piece[ROUNDED];
+    for (int64_t at = begin; at < end; at += ROUNDED) {
+        int64_t n = end - at < ROUNDED ? end - at : ROUNDED;
+        round_piece(piece, work->optimizer->masters + at, n);
+        ifl_weights_put(work->weights, at, n, piece);
+    }
 }
 
 void ifl_optimizer_publish(ifl_optimizer *optimizer, ifl_weights *weights, int64_t version) {
@@ -282,7 +289,10 @@ void ifl_optimizer_publish(ifl_optimizer *optimizer, ifl_weights *weights, int64
     weights->version = version;
 }
 
-const uint16_t *ifl_optimizer_bf16(const ifl_optimizer *optimizer) {
+const uint16_t *ifl_optimizer_bf16(ifl_optimizer *optimizer) {
+    int64_t n = optimizer->model->n_elements;
+    if (!optimizer->bf16) optimizer->bf16 = ifl_alloc((size_t)n, sizeof(uint16_t));
+    if (optimizer->bf16) round_piece(optimizer->bf16, optimizer->masters, n);
     return optimizer->bf16;
 }
 

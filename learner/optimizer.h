@@ -59,12 +59,12 @@ ifl_status ifl_optimizer_step(ifl_optimizer *optimizer, const float *gradients,
 /* Writes the rounded masters into `weights` (fresh or recycled) and stamps them with `version`. */
 void ifl_optimizer_publish(ifl_optimizer *optimizer, ifl_weights *weights, int64_t version);
 
-/* The rounded masters, canonical, [n_elements]; valid until the next step. For publishers and
- * export. */
-const uint16_t *ifl_optimizer_bf16(const ifl_optimizer *optimizer);
+/* The masters rounded now, canonical, [n_elements]; valid until the next call. For export: takes
+ * memory that training does without, 2 bytes an element, when first called. NULL: out of memory. */
+const uint16_t *ifl_optimizer_bf16(ifl_optimizer *optimizer);
 
-/* State, for checkpoints; canonical, [n_elements] each. After writing to the masters call
- * ifl_optimizer_refresh, which rounds them again. */
+/* State, for checkpoints; canonical, [n_elements] each. After writing to them call
+ * ifl_optimizer_refresh with the number of updates that they stand for. */
 float *ifl_optimizer_masters(ifl_optimizer *optimizer);
 float *ifl_optimizer_moment1(ifl_optimizer *optimizer);
 float *ifl_optimizer_moment2(ifl_optimizer *optimizer);

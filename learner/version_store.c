@@ -57,14 +57,6 @@ void ifl_version_store_free(ifl_version_store *store) {
     ifl_free(store);
 }
 
-ifl_status ifl_version_store_spare(ifl_version_store *store, ifl_weights **out, ifl_error *err) {
-    pthread_mutex_lock(&store->lock);
-    *out = store->spare;
-    store->spare = NULL;
-    pthread_mutex_unlock(&store->lock);
-    return *out ? IFL_OK : ifl_weights_create(out, store->model, err);
-}
-
 static void store_remove(ifl_version_store *store, int32_t i) {
     ifl_weights *weights = store->entries[i].weights;
     for (int32_t j = i + 1; j < store->n_entries; j++)
@@ -76,15 +68,16 @@ static void store_remove(ifl_version_store *store, int32_t i) {
         store->spare = weights;
 }
 
-/* Oldest first, until the bounds hold for what is left. A held version counts as gone already
- * (nobody new can get it) and its memory follows at the last release. */
-static void store_evict(ifl_version_store *store) {
+/* Oldest first, until the bounds hold for what is left and `n_coming` more. A held version counts as
+ * gone already (nobody new can get it) and its memory follows at the last release. */
+static void store_evict(ifl_version_store *store, int32_t n_coming) {
     int32_t n_live = 0;
     for (int32_t i = 0; i < store->n_entries; i++)
         n_live += !store->entries[i].evicted;
     for (int32_t i = 0; i < store->n_entries && n_live > 1;) {
-        bool over = n_live > store->n_max ||
-                    (store->bytes_max > 0 && n_live * store->version_bytes > store->bytes_max);
+        int32_t n = n_live + n_coming;
+        bool over = n > store->n_max ||
+                    (store->bytes_max > 0 && n * store->version_bytes > store->bytes_max);
         if (!over) break;
         if (store->entries[i].evicted) {
             i++;
@@ -97,6 +90,15 @@ static void store_evict(ifl_version_store *store) {
         else
             store_remove(store, i);
     }
+}
+
+ifl_status ifl_version_store_spare(ifl_version_store *store, ifl_weights **out, ifl_error *err) {
+    pthread_mutex_lock(&store->lock);
+    store_evict(store, 1); /* the next version is made where the oldest was */
+    *out = store->spare;
+    store->spare = NULL;
+    pthread_mutex_unlock(&store->lock);
+    return *out ? IFL_OK : ifl_weights_create(out, store->model, err);
 }
 
 ifl_status ifl_version_store_put(ifl_version_store *store, ifl_weights *weights, ifl_error *err) {
@@ -119,7 +121,7 @@ ifl_status ifl_version_store_put(ifl_version_store *store, ifl_weights *weights,
                  done);
     store->n_entries_cap = (int32_t)cap;
     store->entries[store->n_entries++] = (stored_version){.weights = weights};
-    store_evict(store);
+    store_evict(store, 0);
 done:
     pthread_mutex_unlock(&store->lock);
     return st;

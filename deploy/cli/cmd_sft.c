@@ -149,13 +149,17 @@ static ifl_status sft_memory_check(const ifl_config *config, const ifl_model *mo
 }
 
 static ifl_status sft_export(const ifl_config *config, const sft_paths *paths,
-                             const ifl_loaded_model *loaded, const ifl_optimizer *optimizer,
+                             const ifl_loaded_model *loaded, ifl_optimizer *optimizer,
                              ifl_error *err) {
     char *json = NULL;
     size_t n_json = 0;
+    const uint16_t *bf16 = ifl_optimizer_bf16(optimizer);
+    if (!bf16)
+        return ifl_fail(err, IFL_NOMEM, "sft: out of memory for the %lld weights to export",
+                        (long long)loaded->model->n_elements);
     IFL_TRY(ifl_tokenizer_to_json(loaded->tokenizer, &json, &n_json, err));
     const ifl_export_model source = {.model = loaded->model,
-                                     .bf16 = ifl_optimizer_bf16(optimizer),
+                                     .bf16 = bf16,
                                      .tokenizer_json = json,
                                      .n_tokenizer_json = n_json,
                                      .base = config->model.path};

@@ -26,8 +26,9 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
                                ifl_error *err) {
     ifl_learner_plan plan =
         ifl_learner_memory(config, loaded->model, threads_of(config->learner.threads));
+    /* The initial weights are given back once the masters hold them, before anything else is
+     * taken: they don't add to the peak. */
     ifl_memory_plan items = {0};
-    ifl_memory_plan_add(&items, "initial weights", ifl_weights_bytes(loaded->model));
     ifl_memory_plan_add(&items, "masters and AdamW moments", plan.optimizer);
     ifl_memory_plan_add(&items, "gradients and activations", plan.trainer);
     ifl_memory_plan_add(&items, "versions kept for the audit", plan.versions);

@@ -187,8 +187,14 @@ static void matmul_pack_a(float *tiles, const float *a, int64_t a_row, int64_t a
         for (int64_t i = 0, rows; i < m; i += rows) {
             rows = matmul_rows_of_tile(m - i);
             float *out = tiles + i * depth;
-            if (a_row == 1 && rows == IFL_TILE_ROWS) { /* a constant size copies fast */
-                for (int64_t kk = k0; kk < k1; kk++)
+            if (a_row == 1 && rows == IFL_TILE_ROWS) {
+                /* A constant size copies fast. WIDE floats go in whole registers; what is too much
+                 * is written again by the next k, so the last k copies its own alone. */
+                enum { WIDE = (IFL_TILE_ROWS + 7) / 8 * 8 };
+                int64_t k_wide = i + WIDE <= m ? matmul_min(k1, depth - 1) : k0, kk = k0;
+                for (; kk < k_wide; kk++)
+                    memcpy(out + kk * IFL_TILE_ROWS, a + i + kk * a_col, WIDE * sizeof *out);
+                for (; kk < k1; kk++)
                     memcpy(out + kk * IFL_TILE_ROWS, a + i + kk * a_col,
                            IFL_TILE_ROWS * sizeof *out);
             } else {
