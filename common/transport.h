@@ -59,8 +59,8 @@ typedef struct ifl_server_event {
  * endpoint: IFL_USAGE (malformed, or not loopback), IFL_IO (address in use, ...). */
 ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options, ifl_error *err);
 
-/* Sends BYE (DONE) to all peers, flushes for at most linger_ms, stops the thread. NULL is fine.
- * Detach the weight source (free the publisher) first. */
+/* Sends BYE (DONE) to all peers, waits at most linger_ms for their answers, stops the thread. NULL
+ * is fine. Detach the weight source (free the publisher) first. */
 void ifl_server_free(ifl_server *server);
 
 /* What was bound, with the real port. Valid as long as the server. `connect` of an actor is the

@@ -175,6 +175,17 @@ static void client_ping(ifl_client *c, int64_t now) {
     c->next_ns = now + (int64_t)c->welcome.heartbeat_ms * 1000000;
 }
 
+/* Our last word, also as the answer to the learner's BYE: it waits for that before it closes. */
+static void client_send_bye(ifl_client *c) {
+    ifl_message m = ifl_message_make(IFL_WIRE_BYE);
+    m.bye.code = IFL_BYE_DRAINED;
+    snprintf(m.bye.text, sizeof m.bye.text, "the actor is done");
+    pthread_mutex_lock(&c->lock);
+    client_send_now(c, c->control, &c->control_counters, &m);
+    pthread_mutex_unlock(&c->lock);
+    client_close_sockets(c, c->options.linger_ms);
+}
+
 static bool client_flush_list(ifl_client *c, void *socket, transport_counters *counters,
                               transport_out_list *list) {
     while (list->head) {
@@ -298,6 +309,7 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         client_push(&c->events, IFL_CLIENT_MESSAGE, NULL, m, n_bytes);
         if (done) {
             client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
+            client_send_bye(c);
             client_forget_session(c);
             c->state = CLIENT_FINAL;
         } else {
@@ -422,12 +434,7 @@ static void client_say_goodbye(ifl_client *c) {
     int64_t until = ifl_clock_ns() + (int64_t)c->options.linger_ms * 1000000;
     while (client_flush(c, ifl_clock_ns()) && ifl_clock_ns() < until)
         ifl_sleep_ms(1);
-    ifl_message m = ifl_message_make(IFL_WIRE_BYE);
-    m.bye.code = IFL_BYE_DRAINED;
-    snprintf(m.bye.text, sizeof m.bye.text, "the actor is done");
-    pthread_mutex_lock(&c->lock);
-    client_send_now(c, c->control, &c->control_counters, &m);
-    pthread_mutex_unlock(&c->lock);
+    client_send_bye(c);
 }
 
 void *transport_client_run(void *context) {

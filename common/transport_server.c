@@ -3,6 +3,7 @@
  * message or one flush at a time, the application for one send or look. Sockets are touched by the
  * transport thread alone. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,49 +74,54 @@ static int server_flush(ifl_server *s) {
     return blocked ? 2 : tick < 1 ? 1 : tick > 250 ? 250 : tick;
 }
 
+/* Sends, waits for a message or a wake-up, and receives. False: the transport has failed. */
+static bool server_turn(ifl_server *s, int wait_max_ms) {
+    int wait_ms = server_flush(s);
+    zmq_pollitem_t items[3] = {{s->control, 0, ZMQ_POLLIN, 0},
+                               {s->weights, 0, ZMQ_POLLIN, 0},
+                               {NULL, s->wake_fd, ZMQ_POLLIN, 0}};
+    if (zmq_poll(items, 3, wait_ms < wait_max_ms ? wait_ms : wait_max_ms) < 0 &&
+        zmq_errno() != EINTR) {
+        pthread_mutex_lock(&s->lock);
+        snprintf(s->failed, sizeof s->failed, "zmq_poll: %s", zmq_strerror(zmq_errno()));
+        pthread_mutex_unlock(&s->lock);
+        return false;
+    }
+    if (items[2].revents) transport_wake_clear(s->wake_fd);
+    for (int i = 0; i < BURST_MAX && transport_server_receive(s, false); i++) {
+    }
+    for (int i = 0; i < BURST_MAX && transport_server_receive(s, true); i++) {
+    }
+    return true;
+}
+
+/* Every actor answers BYE with its own, and the sockets stay open until all have: a link that
+ * closes right behind a message can take the message with it (libzmq drops what the application
+ * hasn't read yet when ZMQ_IMMEDIATE is set; TCP drops what is under way when the closing side had
+ * data unread). */
 static void server_say_goodbye(ifl_server *s) {
     pthread_mutex_lock(&s->lock);
-    ifl_message m = ifl_message_make(IFL_WIRE_BYE);
-    m.bye.code = IFL_BYE_DONE;
-    snprintf(m.bye.text, sizeof m.bye.text, "the learner has ended");
+    s->ending = true;
     for (int32_t i = 0; i < s->n_peers; i++)
-        transport_server_queue(s->peers[i], &m);
+        transport_server_bye(s->peers[i]);
     pthread_mutex_unlock(&s->lock);
     int64_t until = ifl_clock_ns() + (int64_t)s->options.linger_ms * 1000000;
-    bool waiting = true;
-    while (waiting && ifl_clock_ns() < until) {
-        server_flush(s);
-        waiting = false;
+    while (ifl_clock_ns() < until && server_turn(s, 20)) {
         pthread_mutex_lock(&s->lock);
-        for (int32_t i = 0; i < s->n_peers; i++)
-            waiting |= s->peers[i]->out.n > 0;
+        int32_t n = s->n_peers;
         pthread_mutex_unlock(&s->lock);
-        if (waiting) ifl_sleep_ms(1);
+        if (n == 0) return;
     }
 }
 
 static void *server_run(void *context) {
     ifl_server *s = context;
-    for (;;) {
-        int wait_ms = server_flush(s);
+    bool stop = false;
+    while (!stop) {
+        if (!server_turn(s, INT_MAX)) return NULL;
         pthread_mutex_lock(&s->lock);
-        bool stop = s->stop || s->failed[0];
+        stop = s->stop;
         pthread_mutex_unlock(&s->lock);
-        if (stop) break;
-        zmq_pollitem_t items[3] = {{s->control, 0, ZMQ_POLLIN, 0},
-                                   {s->weights, 0, ZMQ_POLLIN, 0},
-                                   {NULL, s->wake_fd, ZMQ_POLLIN, 0}};
-        if (zmq_poll(items, 3, wait_ms) < 0 && zmq_errno() != EINTR) {
-            pthread_mutex_lock(&s->lock);
-            snprintf(s->failed, sizeof s->failed, "zmq_poll: %s", zmq_strerror(zmq_errno()));
-            pthread_mutex_unlock(&s->lock);
-            break;
-        }
-        if (items[2].revents) transport_wake_clear(s->wake_fd);
-        for (int i = 0; i < BURST_MAX && transport_server_receive(s, false); i++) {
-        }
-        for (int i = 0; i < BURST_MAX && transport_server_receive(s, true); i++) {
-        }
     }
     server_say_goodbye(s);
     return NULL;

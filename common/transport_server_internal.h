@@ -50,6 +50,7 @@ struct ifl_server {
     uint64_t progress;
     int32_t phase;
     bool stop, announce;
+    bool ending;      /* BYE has been said: whoever still joins is told so */
     char failed[256]; /* why the thread ended before it was told to */
     ifl_server_stats stats;
     server_offender offenders[OFFENDERS_MAX];
@@ -63,6 +64,7 @@ struct ifl_server {
 /* Sessions. Dropping and expelling free the peer. */
 server_peer *transport_server_find_session(ifl_server *s, uint64_t session);
 bool transport_server_queue(server_peer *peer, const ifl_message *message); /* control plane */
+void transport_server_bye(server_peer *peer);
 void transport_server_drop(ifl_server *s, server_peer *peer, const char *why);
 /* Tells the peer why, then ends its session. */
 void transport_server_expel(ifl_server *s, server_peer *peer, int32_t code, uint64_t seq,

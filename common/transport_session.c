@@ -101,6 +101,13 @@ bool transport_server_queue(server_peer *peer, const ifl_message *message) {
     return true;
 }
 
+void transport_server_bye(server_peer *peer) {
+    ifl_message m = ifl_message_make(IFL_WIRE_BYE);
+    m.bye.code = IFL_BYE_DONE;
+    snprintf(m.bye.text, sizeof m.bye.text, "the learner has ended");
+    transport_server_queue(peer, &m);
+}
+
 /* --- Offenders -------------------------------------------------------------------------------- */
 
 static server_offender *server_offender_find(ifl_server *s, const uint8_t *identity) {
@@ -224,6 +231,7 @@ static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *me
     s->peers[s->n_peers++] = peer;
     s->stats.joined++;
     server_welcome(s, peer, h->nonce);
+    if (s->ending) transport_server_bye(peer);
     server_push_event(s, peer, IFL_SERVER_JOINED, NULL, message, 0);
 }
 

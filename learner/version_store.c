@@ -68,8 +68,8 @@ static void store_remove(ifl_version_store *store, int32_t i) {
         store->spare = weights;
 }
 
-/* Oldest first, until the bounds hold for what is left and `n_coming` more. A held version counts as
- * gone already (nobody new can get it) and its memory follows at the last release. */
+/* Oldest first, until the bounds hold for what is left and `n_coming` more. A held version counts
+ * as gone already (nobody new can get it) and its memory follows at the last release. */
 static void store_evict(ifl_version_store *store, int32_t n_coming) {
     int32_t n_live = 0;
     for (int32_t i = 0; i < store->n_entries; i++)
