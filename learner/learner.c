@@ -483,7 +483,7 @@ static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *wei
         IFL_TRY(ifl_stepper_add(l->stepper, weights, groups + at, now, outcomes + at, skipped + at,
                                 err));
     }
-    return ifl_stepper_end(l->stepper, report, err);
+    return ifl_stepper_end(l->stepper, weights, report, err);
 }
 
 static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcome **outcomes,

@@ -11,6 +11,11 @@
 #include "learner/advantage.h"
 #include "learner/pack.h"
 
+/* Rows that are worth a forward and backward of their own. Every pack reads and widens all weights
+ * and reads and writes all gradients, which costs as much as some 15 to 40 rows, whatever the
+ * model; so groups that come in one by one wait for each other, up to this. */
+#define PART_ROWS 256
+
 typedef struct step_sums {
     double reward, reward2, advantage, length, lag;
     double correct_length, wrong_length;
@@ -24,7 +29,9 @@ struct ifl_stepper {
     ifl_optimizer *optimizer;
     ifl_trainer *trainer;
     int32_t rows_max, items_max;
-    ifl_pack_item *items; /* [items_max] */
+    ifl_pack_item *items; /* [items_max] of the step; the first n_done have been trained on */
+    int32_t n_items, n_done;
+    int64_t rows_waiting; /* of the items behind n_done, about */
     float *rewards;       /* [items_max], as trained (a control may permute them) */
     ifl_reward_status *statuses;
     float *advantages; /* [items_max] */
@@ -163,11 +170,11 @@ static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *
     }
 }
 
-/* Decides every member's outcome and gathers the items that train; returns their number. */
-static int32_t step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups,
-                            ifl_member_outcome **outcomes, bool *skipped, ifl_step_report *r,
-                            step_sums *sums) {
-    int32_t at = 0, n_items = 0;
+/* Decides every member's outcome and gathers the items that train. */
+static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups,
+                         ifl_member_outcome **outcomes, bool *skipped, ifl_step_report *r,
+                         step_sums *sums) {
+    int32_t at = 0;
     for (int32_t g = 0; g < n_groups; at += groups[g]->n_members, g++) {
         ifl_group *group = groups[g];
         ifl_advantage_stats stats =
@@ -191,26 +198,37 @@ static int32_t step_members(ifl_stepper *s, int64_t step, ifl_group **groups, in
                 step_trajectory(s, step, m->traj, s->rewards[at + i], s->advantages[at + i], r,
                                 sums);
                 if (!stats.zero_variance) sums->n_loss_tokens += ifl_pack_loss_tokens(m->traj);
-                s->items[n_items++] = (ifl_pack_item){m->traj, s->advantages[at + i]};
+                bool first = s->n_items == s->n_done ||
+                             s->items[s->n_items - 1].traj->task_serial != m->traj->task_serial;
+                if (s->advantages[at + i] != 0.0f)
+                    s->rows_waiting +=
+                        m->traj->n_tokens - (first ? 0 : ifl_trajectory_n_prompt(m->traj));
+                s->items[s->n_items++] = (ifl_pack_item){m->traj, s->advantages[at + i]};
             }
         }
     }
-    return n_items;
 }
 
 /* --- The step
  * ---------------------------------------------------------------------------------------- */
 
-static ifl_status step_packs(ifl_stepper *s, int64_t step, const ifl_weights *weights,
-                             int32_t n_items, const ifl_loss_counts *counts, ifl_loss_sums *sums,
-                             ifl_error *err) {
+/* Trains on the items that wait. */
+static ifl_status step_packs(ifl_stepper *s, const ifl_weights *weights, ifl_error *err) {
+    double begin = ifl_clock_s();
+    ifl_pack_item *items = s->items + s->n_done;
+    int32_t n_items = s->n_items - s->n_done;
+    s->n_done = s->n_items;
+    s->rows_waiting = 0;
+    /* What the loss averages over is known at the end of the step only: sums here, one division
+     * there. */
+    const ifl_loss_counts counts = {1, 1};
     ifl_loss_options loss = {s->config->learner.loss, s->config->learner.importance_cap,
                              s->config->learner.clip_low, s->config->learner.clip_high,
                              s->config->rollout.max_new_tokens};
     ifl_pack_options options = {s->config->learner.pack_tokens, s->rows_max, false};
     ifl_pack_set *set = NULL;
-    ifl_pack_sort(s->items, n_items);
-    ifl_status st = ifl_pack_build(&set, s->items, n_items, &options, err);
+    ifl_pack_sort(items, n_items);
+    ifl_status st = ifl_pack_build(&set, items, n_items, &options, err);
     if (st != IFL_OK) return st;
     for (int32_t p = 0; p < set->n_packs && st == IFL_OK; p++) {
         ifl_packed *packed = &set->packs[p];
@@ -218,14 +236,17 @@ static ifl_status step_packs(ifl_stepper *s, int64_t step, const ifl_weights *we
         if (st != IFL_OK) break;
         ifl_loss_tokens tokens = packed->loss_tokens;
         tokens.logprobs = s->logprobs;
-        ifl_loss_coefficients(&loss, counts, &tokens, step, s->coefficients, sums);
+        ifl_loss_coefficients(&loss, &counts, &tokens, s->report.step, s->coefficients, &s->loss);
         st = ifl_trainer_backward(s->trainer, weights, &packed->pack, s->coefficients, err);
     }
     ifl_pack_set_free(set);
+    s->report.forward_backward_s += ifl_clock_s() - begin;
     return st;
 }
 
 void ifl_stepper_begin(ifl_stepper *s, int64_t step) {
+    s->n_items = s->n_done = 0;
+    s->rows_waiting = 0;
     s->report = (ifl_step_report){.step = step};
     s->sums = (step_sums){0};
     s->loss = (ifl_loss_sums){0};
@@ -235,17 +256,10 @@ void ifl_stepper_begin(ifl_stepper *s, int64_t step) {
 ifl_status ifl_stepper_add(ifl_stepper *s, const ifl_weights *weights, ifl_group **groups,
                            int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
                            ifl_error *err) {
-    double begin = ifl_clock_s();
     int64_t step = s->report.step;
     step_rewards(s, step, groups, n_groups);
-    int32_t n_items =
-        step_members(s, step, groups, n_groups, outcomes, skipped, &s->report, &s->sums);
-    /* What the loss averages over is known at the end of the step only: sums here, one division
-     * there. */
-    ifl_loss_counts counts = {1, 1};
-    IFL_TRY(step_packs(s, step, weights, n_items, &counts, &s->loss, err));
-    s->report.forward_backward_s += ifl_clock_s() - begin;
-    return IFL_OK;
+    step_members(s, step, groups, n_groups, outcomes, skipped, &s->report, &s->sums);
+    return s->rows_waiting >= PART_ROWS ? step_packs(s, weights, err) : IFL_OK;
 }
 
 typedef struct step_scale {
@@ -261,7 +275,9 @@ static void step_scale_range(void *context, int64_t begin, int64_t end, int thre
                       end - begin);
 }
 
-ifl_status ifl_stepper_end(ifl_stepper *s, ifl_step_report *out, ifl_error *err) {
+ifl_status ifl_stepper_end(ifl_stepper *s, const ifl_weights *weights, ifl_step_report *out,
+                           ifl_error *err) {
+    IFL_TRY(step_packs(s, weights, err));
     ifl_step_report *r = &s->report;
     const step_sums *sums = &s->sums;
     double begin = ifl_clock_s();

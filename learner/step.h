@@ -38,13 +38,17 @@ int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int 
  * new work all through the step and not in one burst. */
 void ifl_stepper_begin(ifl_stepper *stepper, int64_t step);
 
-/* Forward and backward of these groups (ascending serial) under `weights`, the newest version (step
- * - 1). outcomes[g][i] and skipped[g] are filled in for ifl_dispatch_close. */
+/* Takes in these groups (ascending serial): forward and backward of them and of those that wait,
+ * under `weights`, the newest version (step - 1), as soon as that is worth it. The groups are
+ * borrowed until ifl_stepper_end. outcomes[g][i] and skipped[g] are filled in for
+ * ifl_dispatch_close. */
 ifl_status ifl_stepper_add(ifl_stepper *stepper, const ifl_weights *weights, ifl_group **groups,
                            int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
                            ifl_error *err);
 
-/* Divides by what the loss averages over, clips, and moves the masters. */
-ifl_status ifl_stepper_end(ifl_stepper *stepper, ifl_step_report *report, ifl_error *err);
+/* The rest of the groups; then divides by what the loss averages over, clips, and moves the
+ * masters. */
+ifl_status ifl_stepper_end(ifl_stepper *stepper, const ifl_weights *weights,
+                           ifl_step_report *report, ifl_error *err);
 
 #endif
