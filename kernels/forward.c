@@ -483,6 +483,7 @@ ifl_status ifl_batch_check(ifl_workspace *ws, const ifl_kv_store *kv, const ifl_
 }
 
 typedef struct embed_loop {
+    const ifl_ops *ops;
     const ifl_weights *w;
     const int32_t *tokens;
     float *x;
@@ -500,15 +501,14 @@ static void embed_range(void *context, int64_t begin, int64_t end, int thread) {
         const uint16_t *column = panels + token / IFL_PANEL * IFL_PANEL * d + token % IFL_PANEL;
         for (int64_t i = 0; i < d; i++) {
             uint32_t bits = (uint32_t)column[i * IFL_PANEL] << 16;
-            float value;
-            memcpy(&value, &bits, sizeof value);
-            e->x[row * d + i] = value * scale;
+            memcpy(&e->x[row * d + i], &bits, sizeof bits);
         }
+        if (scale != 1.0f) e->ops->scale(e->x + row * d, e->x + row * d, scale, d);
     }
 }
 
 void ifl_embed(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, float *x) {
-    embed_loop e = {w, batch->tokens, x};
+    embed_loop e = {ws->ops, w, batch->tokens, x};
     ifl_parallel_for(ws->pool, batch->n_rows, row_grain(4 * w->model->config.d_model), embed_range,
                      &e);
 }

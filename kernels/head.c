@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "kernels/cpu/rounding.h"
 #include "kernels/forward_internal.h"
 
 typedef enum { HEAD_TARGET, HEAD_SAMPLE, HEAD_LOGITS } head_kind;
@@ -33,11 +34,19 @@ static float head_temperature(const head_pass *hp, int32_t row) {
     return t > 0.0f ? t : 1.0f; /* greedy: the untempered distribution */
 }
 
+/* Not inline: the compiler knows nothing of MXCSR and could move arithmetic over its setting. */
+__attribute__((noinline)) static float logprob_body(float x, float max, float log_sum) {
+    return (x - max) - log_sum;
+}
+
 /* log p = (x - max) - log(sum): the one definition. */
 static float logprob_of(const ifl_ops *ops, float x, ifl_lse lse) {
     float log_sum;
     ops->log(&log_sum, &lse.sum, 1);
-    return (x - lse.max) - log_sum;
+    uint32_t rounding = ifl_rounding_enter();
+    float logprob = logprob_body(x, lse.max, log_sum);
+    ifl_rounding_leave(rounding);
+    return logprob;
 }
 
 /* Lowest index of the largest value. */
@@ -188,6 +197,7 @@ static void head_row_block(const head_pass *hp, int32_t row, int64_t block, floa
 static void head_range(void *context, int64_t begin, int64_t end, int thread) {
     const head_pass *hp = context;
     ifl_workspace *ws = hp->ws;
+    uint32_t rounding = ifl_rounding_enter();
     const ifl_model_config *c = &ws->model->config;
     int64_t d = c->d_model, ld = ws->head_tile_ld;
     int64_t n_tiles = (hp->n + ws->head_tile_rows - 1) / ws->head_tile_rows;
@@ -205,6 +215,7 @@ static void head_range(void *context, int64_t begin, int64_t end, int thread) {
         for (int64_t i = 0; i < rows; i++)
             head_row_block(hp, (int32_t)(row + i), block, x + i * ld, p, n);
     }
+    ifl_rounding_leave(rounding);
 }
 
 static ifl_status head_run(head_pass *hp, ifl_error *err) {
@@ -253,6 +264,7 @@ ifl_status ifl_head_logprobs(ifl_workspace *ws, const ifl_weights *weights, cons
                     .targets = targets,
                     .want_entropy = true};
     IFL_TRY(head_run(&hp, err));
+    uint32_t rounding = ifl_rounding_enter();
     int64_t n_blocks = ifl_vocab_blocks(ws->model);
     for (int32_t i = 0; i < n; i++) {
         const ifl_head_block *records = &ws->head_blocks[i * n_blocks];
@@ -273,6 +285,7 @@ ifl_status ifl_head_logprobs(ifl_workspace *ws, const ifl_weights *weights, cons
         ws->ops->log(&log_sum, &lse.sum, 1);
         out[i].entropy = (float)((double)log_sum - dot / (double)lse.sum);
     }
+    ifl_rounding_leave(rounding);
     return IFL_OK;
 }
 
@@ -357,6 +370,7 @@ ifl_status ifl_head_sample(ifl_workspace *ws, const ifl_weights *weights, const 
                     .positions = positions,
                     .n_top = n_top};
     IFL_TRY(head_run(&hp, err));
+    uint32_t rounding = ifl_rounding_enter();
     int64_t n_blocks = ifl_vocab_blocks(ws->model);
     for (int32_t i = 0; i < n; i++) {
         const ifl_head_block *records = &ws->head_blocks[i * n_blocks];
@@ -384,6 +398,7 @@ ifl_status ifl_head_sample(ifl_workspace *ws, const ifl_weights *weights, const 
         out[i] = (ifl_sample){records[block].target,
                               logprob_of(ws->ops, records[block].target_x, lse), 0.0f, 0};
     }
+    ifl_rounding_leave(rounding);
     return IFL_OK;
 }
 
