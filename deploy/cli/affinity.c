@@ -53,3 +53,9 @@ void ifl_cpu_list_part(char *out, size_t n_out, const char *lists, int i) {
     memcpy(out, lists, n);
     out[n] = '\0';
 }
+
+int ifl_cpu_threads(int32_t configured) {
+    cpu_set_t set;
+    if (configured > 0) return configured;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}

@@ -16,4 +16,7 @@ ifl_status ifl_cpu_pin(const char *list, const char *key, ifl_error *err);
 /* Part i of a ';'-separated list of lists (the last part serves all further i), into out[n_out]. */
 void ifl_cpu_list_part(char *out, size_t n_out, const char *lists, int i);
 
+/* A configured number of threads; 0 means one for each CPU the calling thread may use. */
+int ifl_cpu_threads(int32_t configured);
+
 #endif

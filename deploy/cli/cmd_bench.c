@@ -7,7 +7,7 @@
 #include "common/clock.h"
 #include "common/memory.h"
 #include "deploy/cli/commands.h"
-#include "deploy/cli/load_model.h"
+#include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
 #include "kernels/bench_ops.h"
 #include "learner/optimizer.h"
@@ -15,15 +15,17 @@
 enum { BATCHES_MAX = 16, REPEATS_MAX = 100 };
 
 typedef struct bench_args {
-    const char *model, *isa;
+    const ifl_config *config;
+    const char *model, *isa; /* model: what it is called in the output */
     int32_t n_batches, batches[BATCHES_MAX];
-    int64_t prompt_tokens, new_tokens, chunk_tokens, threads, repeat, sequences, sequence_tokens,
-        pack_tokens;
-    double trained_share, memory_gib, seconds;
+    int64_t prompt_tokens, new_tokens, repeat, sequences, sequence_tokens;
+    double trained_share, seconds;
     bool json;
 } bench_args;
 
 enum {
+    KEY_MODEL = 'm',
+    KEY_THREADS = 't',
     KEY_BATCH = 'b',
     KEY_PROMPT = 'p',
     KEY_NEW = 'n',
@@ -40,28 +42,39 @@ enum {
 };
 
 static const struct argp_option bench_options[] = {
-    {"model", 'm', "PATH", 0,
-     "Hugging Face folder, GGUF file, or a shape for random weights: gemma-3-270m (default), "
-     "tiny-llama, ...",
+    {"model", KEY_MODEL, "PATH", 0,
+     "model.path: Hugging Face folder, GGUF file, or a shape for random weights: gemma-3-270m "
+     "(default), tiny-llama, ...",
      0},
     {"batch", KEY_BATCH, "N,N,...", 0, "decode: sequences at once (default 1,8,32); prefill: 1", 0},
     {"prompt-tokens", KEY_PROMPT, "N", 0, "decode: 32, prefill: 512", 0},
     {"new-tokens", KEY_NEW, "N", 0, "decode: tokens of each sequence that are timed (default 32)",
      0},
-    {"chunk-tokens", KEY_CHUNK, "N", 0, "prefill: rows of one forward (default 256)", 0},
+    {"chunk-tokens", KEY_CHUNK, "N", 0,
+     "actor.prefill_chunk_tokens: rows of one forward of prefill (default 256)", 0},
     {"sequences", KEY_SEQUENCES, "N", 0, "train: sequences of one optimizer step (default 8)", 0},
     {"sequence-tokens", KEY_LENGTH, "N", 0, "train: tokens of each (default 256)", 0},
-    {"pack-tokens", KEY_PACK, "N", 0, "train: most rows of one forward and backward (default 1024)",
-     0},
+    {"pack-tokens", KEY_PACK, "N", 0,
+     "learner.pack_tokens: most rows of one forward and backward of train (default 1024)", 0},
     {"trained-share", KEY_SHARE, "X", 0,
      "train: share of positions whose log-prob trains (default 1)", 0},
     {"repeat", KEY_REPEAT, "N", 0, "measurements, after one that does not count (default 3)", 0},
-    {"threads", 't', "N", 0, "default: one per CPU", 0},
+    {"threads", KEY_THREADS, "N", 0,
+     "actor.threads and, for train, learner.threads (default 0: one per CPU)", 0},
     {"isa", KEY_ISA, "NAME", 0, "ref, generic, avx2 or avx512 (default: the best)", 0},
-    {"memory-gib", KEY_MEMORY, "X", 0, "refuse to hold more than X GiB (default 0: no limit)", 0},
+    {"memory-gib", KEY_MEMORY, "X", 0,
+     "memory.limit_gib: refuse to hold more than X GiB (default 0: no limit)", 0},
     {"seconds", KEY_SECONDS, "X", 0, "ops: time of each case (default 0.3)", 0},
     {"json", KEY_JSON, NULL, 0, "one JSON object a line", 0},
     {0}};
+
+static const ifl_option_key bench_keys[] = {{KEY_MODEL, "model.path", NULL},
+                                            {KEY_CHUNK, "actor.prefill_chunk_tokens", NULL},
+                                            {KEY_PACK, "learner.pack_tokens", NULL},
+                                            {KEY_THREADS, "actor.threads", NULL},
+                                            {KEY_THREADS, "learner.threads", NULL},
+                                            {KEY_MEMORY, "memory.limit_gib", NULL},
+                                            {0}};
 
 static ifl_status batches_parse(bench_args *a, const char *arg, ifl_error *err) {
     a->n_batches = 0;
@@ -81,34 +94,23 @@ static ifl_status batches_parse(bench_args *a, const char *arg, ifl_error *err) 
 static ifl_status bench_option(int key, const char *arg, void *user, ifl_error *err) {
     bench_args *a = user;
     switch (key) {
-    case 'm':
-        a->model = arg;
-        return IFL_OK;
     case KEY_BATCH:
         return batches_parse(a, arg, err);
     case KEY_PROMPT:
         return ifl_options_int("prompt-tokens", arg, 1, 1 << 20, &a->prompt_tokens, err);
     case KEY_NEW:
         return ifl_options_int("new-tokens", arg, 1, 1 << 16, &a->new_tokens, err);
-    case KEY_CHUNK:
-        return ifl_options_int("chunk-tokens", arg, 1, 1 << 16, &a->chunk_tokens, err);
     case KEY_SEQUENCES:
         return ifl_options_int("sequences", arg, 1, 4096, &a->sequences, err);
     case KEY_LENGTH:
         return ifl_options_int("sequence-tokens", arg, 2, 1 << 16, &a->sequence_tokens, err);
-    case KEY_PACK:
-        return ifl_options_int("pack-tokens", arg, 2, 1 << 16, &a->pack_tokens, err);
     case KEY_SHARE:
         return ifl_options_double("trained-share", arg, 0.001, 1, &a->trained_share, err);
     case KEY_REPEAT:
         return ifl_options_int("repeat", arg, 1, REPEATS_MAX, &a->repeat, err);
-    case 't':
-        return ifl_options_int("threads", arg, 1, IFL_THREADS_MAX, &a->threads, err);
     case KEY_ISA:
         a->isa = arg;
         return IFL_OK;
-    case KEY_MEMORY:
-        return ifl_options_double("memory-gib", arg, 0, 1e6, &a->memory_gib, err);
     case KEY_SECONDS:
         return ifl_options_double("seconds", arg, 0.01, 60, &a->seconds, err);
     case KEY_JSON:
@@ -208,14 +210,15 @@ static ifl_status bench_engine(const bench_args *a, const ifl_loaded_model *m, b
     int32_t *prompt = ifl_alloc((size_t)n_prompt, sizeof *prompt);
     if (!prompt) return ifl_fail(err, IFL_NOMEM, "bench: out of memory");
     ifl_engine_options eo = {.sequences_max = batch,
-                             .kv_tokens = (batch + 1) * (positions + 32),
-                             .page_tokens = 16,
-                             .prefill_chunk_tokens = (int32_t)a->chunk_tokens};
+                             .kv_tokens =
+                                 (batch + 1) * (positions + 2 * a->config->actor.page_tokens),
+                             .page_tokens = a->config->actor.page_tokens,
+                             .prefill_chunk_tokens = a->config->actor.prefill_chunk_tokens};
     ifl_memory_plan plan = {0};
     ifl_memory_plan_add(&plan, "weights", ifl_weights_bytes(m->model));
     ifl_memory_plan_add(&plan, "engine with KV cache",
                         ifl_engine_bytes(m->model, &eo, ifl_thread_pool_size(pool)));
-    IFL_TRY_GOTO(st, ifl_memory_plan_check(&plan, a->memory_gib, stderr, err), done);
+    IFL_TRY_GOTO(st, ifl_memory_plan_check(&plan, a->config->memory.limit_gib, stderr, err), done);
     IFL_TRY_GOTO(st, ifl_engine_create(&engine, m->model, NULL, &eo, pool, NULL, err), done);
     IFL_TRY_GOTO(st, ifl_engine_swap(engine, m->weights, err), done);
     for (int64_t i = -1; i < a->repeat; i++) { /* the first warms up */
@@ -267,7 +270,7 @@ static void train_bench_clear(train_bench *t) {
 static ifl_status train_bench_open(train_bench *t, const bench_args *a, const ifl_loaded_model *m,
                                    ifl_thread_pool *pool, ifl_error *err) {
     *t = (train_bench){.a = a, .weights = m->weights};
-    t->seqs_each = (int32_t)(a->pack_tokens / a->sequence_tokens);
+    t->seqs_each = (int32_t)(a->config->learner.pack_tokens / a->sequence_tokens);
     if (t->seqs_each < 1) t->seqs_each = 1;
     if (t->seqs_each > a->sequences) t->seqs_each = (int32_t)a->sequences;
     t->n_rows_max = t->seqs_each * (int32_t)a->sequence_tokens;
@@ -276,7 +279,7 @@ static ifl_status train_bench_open(train_bench *t, const bench_args *a, const if
     ifl_memory_plan_add(&plan, "trainer",
                         ifl_trainer_bytes(m->model, t->n_rows_max, ifl_thread_pool_size(pool)));
     ifl_memory_plan_add(&plan, "optimizer", ifl_optimizer_bytes(m->model));
-    IFL_TRY(ifl_memory_plan_check(&plan, a->memory_gib, stderr, err));
+    IFL_TRY(ifl_memory_plan_check(&plan, a->config->memory.limit_gib, stderr, err));
     IFL_TRY(ifl_trainer_create(&t->trainer, m->model, t->n_rows_max, pool, NULL, err));
     ifl_optimizer_options oo = {
         .learning_rate = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1};
@@ -367,22 +370,25 @@ static ifl_status bench_model(const bench_args *a, const char *what, ifl_error *
     int64_t largest = 1;
     for (int32_t i = 0; i < a->n_batches; i++)
         largest = a->batches[i] > largest ? a->batches[i] : largest;
-    int64_t positions = n_prompt + a->new_tokens + 8 + largest * (2 + n_prompt / a->chunk_tokens);
+    int64_t positions = n_prompt + a->new_tokens + 8 +
+                        largest * (2 + n_prompt / a->config->actor.prefill_chunk_tokens);
     if (train) positions = a->sequence_tokens;
     ifl_loaded_model m = {0};
     ifl_thread_pool *pool = NULL;
-    ifl_load_options lo = {.max_positions = positions < (1 << 24) ? (int32_t)positions : 0,
-                           .seed = 1,
-                           .allow_random = true,
-                           .notes = stderr};
+    const ifl_config *c = a->config;
     ifl_status st;
-    IFL_TRY_GOTO(st, ifl_load_model(&m, a->model, &lo, err), done);
+    IFL_TRY_GOTO(
+        st,
+        ifl_config_model_bare(&m, c, positions < (1 << 24) ? (int32_t)positions : 0, stderr, err),
+        done);
     if (m.model->config.max_positions < positions) {
         st = ifl_fail(err, IFL_LIMIT, "bench: needs %lld positions, the model has %d",
                       (long long)positions, m.model->config.max_positions);
         goto done;
     }
-    IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, (int)a->threads, err), done);
+    IFL_TRY_GOTO(st,
+                 ifl_thread_pool_create(&pool, train ? c->learner.threads : c->actor.threads, err),
+                 done);
     if (train) {
         st = bench_train(a, &m, pool, err);
         goto done;
@@ -396,8 +402,12 @@ done:
     return st;
 }
 
-static ifl_status bench_run(bench_args *a, const char *what, ifl_error *err) {
+static ifl_status bench_work(const ifl_options *options, void *user, ifl_error *err) {
+    bench_args *a = user;
+    const char *what = options->args[0];
     static const int32_t defaults[] = {1, 8, 32};
+    a->config = options->config;
+    a->model = ifl_config_model_name(options->config);
     if (a->n_batches == 0) {
         /* Prefill alone: with more than one sequence the early ones decode beside it. */
         a->n_batches = strcmp(what, "prefill") == 0 ? 1 : 3;
@@ -406,7 +416,7 @@ static ifl_status bench_run(bench_args *a, const char *what, ifl_error *err) {
     if (a->isa && !ifl_ops_force(a->isa))
         return ifl_fail(err, IFL_USAGE, "--isa %s: this host cannot run it", a->isa);
     if (strcmp(what, "ops") == 0)
-        return ifl_bench_ops(stdout, a->json, (int)a->threads, a->seconds, err);
+        return ifl_bench_ops(stdout, a->json, a->config->actor.threads, a->seconds, err);
     if (strcmp(what, "decode") != 0 && strcmp(what, "prefill") != 0 && strcmp(what, "train") != 0)
         return ifl_fail(err, IFL_USAGE,
                         "bench: got \"%.40s\", wanted decode, prefill, train or ops", what);
@@ -414,17 +424,14 @@ static ifl_status bench_run(bench_args *a, const char *what, ifl_error *err) {
 }
 
 int ifl_cmd_bench(int argc, char **argv) {
-    bench_args a = {.model = "gemma-3-270m",
-                    .new_tokens = 32,
-                    .chunk_tokens = 256,
+    static const char *const presets[] = {"model.path=gemma-3-270m", "actor.threads=0",
+                                          "learner.threads=0", "learner.pack_tokens=1024", NULL};
+    bench_args a = {.new_tokens = 32,
                     .repeat = 3,
                     .sequences = 8,
                     .sequence_tokens = 256,
-                    .pack_tokens = 1024,
                     .trained_share = 1,
                     .seconds = 0.3};
-    ifl_error err = {0};
-    ifl_options options = {0};
     const ifl_options_spec spec = {
         .doc =
             "Measures tokens per second: decode and prefill through the engine, train as forward, "
@@ -433,14 +440,13 @@ int ifl_cmd_bench(int argc, char **argv) {
             "host's peaks.",
         .args_doc = "decode|prefill|train|ops",
         .extra = bench_options,
+        .keys = bench_keys,
+        .presets = presets,
         .on_option = bench_option,
         .user = &a,
         .n_args_min = 1,
         .n_args_max = 1,
-        .no_config = true,
+        .work = bench_work,
     };
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK) st = bench_run(&a, options.args[0], &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

@@ -13,11 +13,12 @@
 #include "learner/checkpoint.h"
 
 typedef struct export_args {
-    const char *checkpoint, *model; /* one of them */
+    const char *checkpoint; /* NULL: model.path is what is exported */
     const char *out;
     const char *tokenizer; /* NULL: the run's */
-    const char *base;      /* NULL: model.path of the run's configuration */
-    bool overwrite;
+    const char *model;     /* model.path. With a checkpoint, "" stands for that of the run */
+    bool overwrite, has_model, has_base;
+    ifl_options *options;
 } export_args;
 
 enum {
@@ -32,25 +33,30 @@ enum {
 static const struct argp_option export_options[] = {
     {"checkpoint", KEY_CHECKPOINT, "FOLDER", 0, "runs/NAME/checkpoints/step_S", 0},
     {"model", KEY_MODEL, "MODEL", 0,
-     "instead of a checkpoint: a GGUF file or a folder, rounded to bf16 as at every load", 0},
+     "model.path, instead of a checkpoint: a GGUF file or a folder, rounded to bf16 as at every "
+     "load",
+     0},
     {"out", KEY_OUT, "FOLDER", 0, "where the model folder is written", 0},
     {"tokenizer", KEY_TOKENIZER, "FILE", 0,
      "tokenizer.json (default: the run's or the model's own)", 0},
     {"base", KEY_BASE, "MODEL", 0,
-     "model the run started from, for its position limit (default: model.path of the run)", 0},
-    {"overwrite", KEY_OVERWRITE, NULL, 0, "move an existing folder aside", 0},
+     "model.path, with a checkpoint: the model the run started from, for its position limit "
+     "(default: what the run's configuration says)",
+     0},
+    {"overwrite", KEY_OVERWRITE, NULL, 0, "run.overwrite: move an existing folder aside", 0},
     {0}};
 
+static const ifl_option_key export_keys[] = {{KEY_OVERWRITE, "run.overwrite", "true"}, {0}};
+
 static ifl_status export_option(int key, const char *arg, void *user, ifl_error *err) {
-    (void)err;
     export_args *a = user;
     switch (key) {
     case KEY_CHECKPOINT:
         a->checkpoint = arg;
         return IFL_OK;
     case KEY_MODEL:
-        a->model = arg;
-        return IFL_OK;
+        a->has_model = true;
+        return ifl_options_set(a->options, "model.path", arg, err);
     case KEY_OUT:
         a->out = arg;
         return IFL_OK;
@@ -58,11 +64,8 @@ static ifl_status export_option(int key, const char *arg, void *user, ifl_error 
         a->tokenizer = arg;
         return IFL_OK;
     case KEY_BASE:
-        a->base = arg;
-        return IFL_OK;
-    case KEY_OVERWRITE:
-        a->overwrite = true;
-        return IFL_OK;
+        a->has_base = true;
+        return ifl_options_set(a->options, "model.path", arg, err);
     default:
         return IFL_USAGE;
     }
@@ -173,7 +176,7 @@ static ifl_status export_checkpoint(const export_args *a, ifl_error *err) {
     IFL_TRY_GOTO(st, ifl_model_create(&model, &config, 0, err), done);
     IFL_TRY_GOTO(st, masters_round(model, a->checkpoint, &bf16, err), done);
     IFL_TRY_GOTO(st, base_of_run(base, a->checkpoint, err), done);
-    if (a->base) snprintf(base, sizeof base, "%s", a->base);
+    if (a->model[0]) snprintf(base, sizeof base, "%s", a->model);
     IFL_TRY_GOTO(st, tokenizer_text(&tokenizer, &n_tokenizer, a, base, err), done);
     const ifl_export_model source = {.model = model,
                                      .bf16 = bf16,
@@ -194,29 +197,43 @@ done:
     return st;
 }
 
-static ifl_status export_work(const export_args *a, ifl_error *err) {
-    if (!a->out || !a->checkpoint == !a->model)
+static ifl_status export_check(const ifl_options *options, export_args *a, ifl_error *err) {
+    a->model = options->config->model.path;
+    a->overwrite = options->config->run.overwrite;
+    if (!a->out || (a->checkpoint ? a->has_model : !a->model[0]))
         return ifl_fail(err, IFL_USAGE,
                         "wanted --out FOLDER and one of --checkpoint FOLDER and --model MODEL");
-    if (a->model && a->base)
+    if (!a->checkpoint && a->has_base)
         return ifl_fail(err, IFL_USAGE, "--base goes with --checkpoint, not with --model");
-    return a->model ? export_model(a, err) : export_checkpoint(a, err);
+    return IFL_OK;
+}
+
+static ifl_status export_work(const ifl_options *options, void *user, ifl_error *err) {
+    export_args *a = user;
+    IFL_TRY(export_check(options, a, err));
+    return a->checkpoint ? export_checkpoint(a, err) : export_model(a, err);
+}
+
+static ifl_status export_dry_run(const ifl_options *options, void *user, ifl_error *err) {
+    export_args *a = user;
+    ifl_options_print(options, stdout);
+    IFL_TRY(export_check(options, a, err));
+    printf("# reads   %s\n# writes  %s/\n", a->checkpoint ? a->checkpoint : a->model, a->out);
+    return a->overwrite ? IFL_OK : ifl_export_model_room(a->out, false, err);
 }
 
 int ifl_cmd_export(int argc, char **argv) {
     export_args a = {0};
-    ifl_error err = {0};
-    ifl_options options = {0};
     const ifl_options_spec spec = {
         .doc = "Writes a checkpoint's policy, or a model file, as a Hugging Face folder (bf16 "
                "safetensors, config, tokenizer) that transformers loads.",
         .extra = export_options,
+        .keys = export_keys,
         .on_option = export_option,
+        .parsing = &a.options,
         .user = &a,
-        .no_config = true,
+        .work = export_work,
+        .dry_run = export_dry_run,
     };
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK) st = export_work(&a, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

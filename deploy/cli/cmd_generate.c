@@ -7,19 +7,24 @@
 #include "common/clock.h"
 #include "common/memory.h"
 #include "deploy/cli/commands.h"
-#include "deploy/cli/load_model.h"
+#include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
 
 typedef struct generate_args {
-    const char *model, *prompt, *tokens, *isa;
-    double temperature, top_p, memory_gib;
-    int64_t top_k, max_new_tokens, n, seed, threads, page_tokens;
+    const char *prompt, *tokens, *isa;
+    int64_t n;
     int32_t n_stops;
-    char stops[IFL_STOPS_MAX][64];
-    bool logprobs, json, greedy;
+    bool logprobs, json;
+    ifl_options *options;
 } generate_args;
 
 enum {
+    KEY_MODEL = 'm',
+    KEY_PROMPT = 'p',
+    KEY_TEMPERATURE = 'T',
+    KEY_MAX_NEW = 'n',
+    KEY_N = 'N',
+    KEY_THREADS = 't',
     KEY_TOP_K = 1,
     KEY_TOP_P,
     KEY_STOP,
@@ -34,94 +39,91 @@ enum {
 };
 
 static const struct argp_option generate_options[] = {
-    {"model", 'm', "PATH", 0,
-     "Hugging Face folder, GGUF file, or a random shape such as tiny-llama", 0},
-    {"prompt", 'p', "TEXT", 0, "prompt; special tokens written in it become those tokens", 0},
+    {"model", KEY_MODEL, "PATH", 0,
+     "model.path: Hugging Face folder, GGUF file, or a random shape such as tiny-llama", 0},
+    {"prompt", KEY_PROMPT, "TEXT", 0, "prompt; special tokens written in it become those tokens",
+     0},
     {"tokens", KEY_TOKENS, "IDS", 0, "prompt as token ids, separated by commas or spaces", 0},
-    {"temperature", 'T', "X", 0, "0 is greedy (default 1)", 0},
+    {"temperature", KEY_TEMPERATURE, "X", 0, "rollout.temperature; 0 is greedy (default 1)", 0},
     {"greedy", KEY_GREEDY, NULL, 0, "the same as --temperature 0", 0},
-    {"top-k", KEY_TOP_K, "N", 0, "sample among the N best tokens (default 0: all)", 0},
-    {"top-p", KEY_TOP_P, "X", 0, "sample among the best tokens of mass X (default 1: all)", 0},
-    {"max-new-tokens", 'n', "N", 0, "most tokens of one answer (default 256)", 0},
-    {"stop", KEY_STOP, "TEXT", 0, "end after this string, \\n for a new line; up to 8 times", 0},
-    {"n", 'N', "N", 0, "answers, sharing the prompt's prefill (default 1)", 0},
-    {"seed", KEY_SEED, "N", 0, "with the prompt, all of the randomness (default 0)", 0},
+    {"top-k", KEY_TOP_K, "N", 0, "rollout.top_k: sample among the N best tokens (default 0: all)",
+     0},
+    {"top-p", KEY_TOP_P, "X", 0,
+     "rollout.top_p: sample among the best tokens of mass X (default 1: all)", 0},
+    {"max-new-tokens", KEY_MAX_NEW, "N", 0,
+     "rollout.max_new_tokens: most tokens of one answer (default 160)", 0},
+    {"stop", KEY_STOP, "TEXT", 0,
+     "rollout.stops: end after this string, \\n for a new line; up to 8 times", 0},
+    {"n", KEY_N, "N", 0, "answers, sharing the prompt's prefill (default 1)", 0},
+    {"seed", KEY_SEED, "N", 0, "run.seed: with the prompt, all of the randomness (default 1)", 0},
     {"logprobs", KEY_LOGPROBS, NULL, 0, "print every token with its log-prob in nats", 0},
     {"json", KEY_JSON, NULL, 0, "one JSON object a line for each answer", 0},
-    {"threads", 't', "N", 0, "default: one per CPU", 0},
-    {"page-tokens", KEY_PAGE, "N", 0, "tokens of a KV page, a power of two up to 1024 (default 16)",
-     0},
+    {"threads", KEY_THREADS, "N", 0, "actor.threads (default 0: one per CPU)", 0},
+    {"page-tokens", KEY_PAGE, "N", 0,
+     "actor.page_tokens: tokens of a KV page, a power of two up to 1024 (default 16)", 0},
     {"isa", KEY_ISA, "NAME", 0, "ref, generic, avx2 or avx512 (default: the best)", 0},
-    {"memory-gib", KEY_MEMORY, "X", 0, "refuse to hold more than X GiB (default 0: no limit)", 0},
+    {"memory-gib", KEY_MEMORY, "X", 0,
+     "memory.limit_gib: refuse to hold more than X GiB (default 0: no limit)", 0},
     {0}};
+
+static const ifl_option_key generate_keys[] = {{KEY_MODEL, "model.path", NULL},
+                                               {KEY_TEMPERATURE, "rollout.temperature", NULL},
+                                               {KEY_GREEDY, "rollout.temperature", "0"},
+                                               {KEY_TOP_K, "rollout.top_k", NULL},
+                                               {KEY_TOP_P, "rollout.top_p", NULL},
+                                               {KEY_MAX_NEW, "rollout.max_new_tokens", NULL},
+                                               {KEY_SEED, "run.seed", NULL},
+                                               {KEY_THREADS, "actor.threads", NULL},
+                                               {KEY_PAGE, "actor.page_tokens", NULL},
+                                               {KEY_MEMORY, "memory.limit_gib", NULL},
+                                               {0}};
 
 /* "\n", "\t" and "\\" as in C: a stop string is often a new line, hard to type otherwise. */
 static ifl_status stop_add(generate_args *a, const char *arg, ifl_error *err) {
+    char text[sizeof a->options->config->rollout.stops[0]], key[32];
+    size_t n = 0;
     if (a->n_stops == IFL_STOPS_MAX)
         return ifl_fail(err, IFL_USAGE, "--stop: more than %d stop strings", IFL_STOPS_MAX);
-    char *out = a->stops[a->n_stops];
-    size_t n = 0;
     for (const char *c = arg; *c; c++) {
         char byte = *c;
         if (byte == '\\' && strchr("nt\\", c[1]) && c[1]) {
             c++;
             byte = *c == 'n' ? '\n' : *c == 't' ? '\t' : '\\';
         }
-        if (n + 1 >= sizeof a->stops[0])
-            return ifl_fail(err, IFL_USAGE, "--stop: longer than %zu bytes",
-                            sizeof a->stops[0] - 1);
-        out[n++] = byte;
+        if (n + 1 >= sizeof text)
+            return ifl_fail(err, IFL_USAGE, "--stop: longer than %zu bytes", sizeof text - 1);
+        text[n++] = byte;
     }
     if (n == 0) return ifl_fail(err, IFL_USAGE, "--stop: empty");
-    out[n] = 0;
-    a->n_stops++;
-    return IFL_OK;
+    text[n] = 0;
+    /* The first one takes the place of the file's list. */
+    if (a->n_stops == 0) IFL_TRY(ifl_options_set(a->options, "rollout.stops", "[]", err));
+    snprintf(key, sizeof key, "rollout.stops.%d", a->n_stops++);
+    return ifl_options_set(a->options, key, text, err);
 }
 
 static ifl_status generate_option(int key, const char *arg, void *user, ifl_error *err) {
     generate_args *a = user;
     switch (key) {
-    case 'm':
-        a->model = arg;
-        return IFL_OK;
-    case 'p':
+    case KEY_PROMPT:
         a->prompt = arg;
         return IFL_OK;
     case KEY_TOKENS:
         a->tokens = arg;
         return IFL_OK;
-    case 'T':
-        return ifl_options_double("temperature", arg, 0, 1000, &a->temperature, err);
-    case KEY_GREEDY:
-        a->greedy = true;
-        return IFL_OK;
-    case KEY_TOP_K:
-        return ifl_options_int("top-k", arg, 0, IFL_TOP_K_MAX, &a->top_k, err);
-    case KEY_TOP_P:
-        return ifl_options_double("top-p", arg, 1e-6, 1, &a->top_p, err);
-    case 'n':
-        return ifl_options_int("max-new-tokens", arg, 1, IFL_TOKENS_MAX, &a->max_new_tokens, err);
     case KEY_STOP:
         return stop_add(a, arg, err);
-    case 'N':
+    case KEY_N:
         return ifl_options_int("n", arg, 1, 4096, &a->n, err);
-    case KEY_SEED:
-        return ifl_options_int("seed", arg, 0, INT64_MAX, &a->seed, err);
     case KEY_LOGPROBS:
         a->logprobs = true;
         return IFL_OK;
     case KEY_JSON:
         a->json = true;
         return IFL_OK;
-    case 't':
-        return ifl_options_int("threads", arg, 1, IFL_THREADS_MAX, &a->threads, err);
-    case KEY_PAGE:
-        return ifl_options_int("page-tokens", arg, 1, 1024, &a->page_tokens, err);
     case KEY_ISA:
         a->isa = arg;
         return IFL_OK;
-    case KEY_MEMORY:
-        return ifl_options_double("memory-gib", arg, 0, 1e6, &a->memory_gib, err);
     default:
         return ifl_fail(err, IFL_USAGE, "unknown option");
     }
@@ -154,7 +156,7 @@ static ifl_status prompt_ids(const generate_args *a, const ifl_tokenizer *tokeni
     if (a->tokens) return ids_parse(a->tokens, ids, err);
     if (!tokenizer)
         return ifl_fail(err, IFL_USAGE, "%s has no tokenizer: give the prompt as --tokens IDS",
-                        a->model);
+                        ifl_config_model_name(a->options->config));
     return ifl_tokenizer_encode(tokenizer, a->prompt, strlen(a->prompt),
                                 IFL_ENCODE_SPECIAL | IFL_ENCODE_PARSE_SPECIAL, ids, err);
 }
@@ -298,39 +300,41 @@ done:
 static ifl_status generate_run_loaded(const generate_args *a, const ifl_loaded_model *m,
                                       const ifl_token_ids *ids, ifl_thread_pool *pool,
                                       ifl_error *err) {
+    const ifl_config *c = a->options->config;
     if (ids->n < 1) return ifl_fail(err, IFL_USAGE, "the prompt has no tokens");
-    int64_t longest = (int64_t)ids->n + a->max_new_tokens, page = a->page_tokens;
+    int64_t longest = (int64_t)ids->n + c->rollout.max_new_tokens, page = c->actor.page_tokens;
     if (longest > m->model->config.max_positions)
         return ifl_fail(err, IFL_LIMIT,
-                        "prompt of %zu and %lld new tokens, the model has %d positions", ids->n,
-                        (long long)a->max_new_tokens, m->model->config.max_positions);
+                        "prompt of %zu and %d new tokens, the model has %d positions", ids->n,
+                        c->rollout.max_new_tokens, m->model->config.max_positions);
     int64_t together = a->n < 64 ? a->n : 64;
     int64_t kv_tokens = together * (longest + page) + (int64_t)ids->n + page;
+    if (kv_tokens > c->actor.kv_tokens) kv_tokens = c->actor.kv_tokens;
     ifl_engine_options eo = {.sequences_max = (int32_t)together,
-                             .kv_tokens = kv_tokens < (1 << 24) ? (int32_t)kv_tokens : 1 << 24,
+                             .kv_tokens = (int32_t)kv_tokens,
                              .page_tokens = (int32_t)page,
-                             .prefill_chunk_tokens = 256,
+                             .prefill_chunk_tokens = c->actor.prefill_chunk_tokens,
                              .kv_mode = IFL_KV_MODE_KEEP,
-                             .seed = (uint64_t)a->seed};
+                             .seed = (uint64_t)c->run.seed};
     ifl_memory_plan plan = {0};
     ifl_memory_plan_add(&plan, "weights", ifl_weights_bytes(m->model));
     ifl_memory_plan_add(&plan, "engine with KV cache",
                         ifl_engine_bytes(m->model, &eo, ifl_thread_pool_size(pool)));
-    IFL_TRY(ifl_memory_plan_check(&plan, a->memory_gib, stderr, err));
+    IFL_TRY(ifl_memory_plan_check(&plan, c->memory.limit_gib, stderr, err));
 
     ifl_engine *engine;
     IFL_TRY(ifl_engine_create(&engine, m->model, m->tokenizer, &eo, pool, NULL, err));
     const char *stops[IFL_STOPS_MAX];
-    for (int32_t i = 0; i < a->n_stops; i++)
-        stops[i] = a->stops[i];
+    for (int32_t i = 0; i < c->rollout.n_stops; i++)
+        stops[i] = c->rollout.stops[i];
     ifl_engine_request request = {
         .task_id = "generate",
         .prompt = ids->ids,
         .n_prompt = (int32_t)ids->n,
         .n_samples = (int32_t)a->n,
-        .sampling = {a->greedy ? 0 : (float)a->temperature, (int32_t)a->top_k, (float)a->top_p},
-        .max_new_tokens = (int32_t)a->max_new_tokens,
-        .n_stops = a->n_stops,
+        .sampling = {(float)c->rollout.temperature, c->rollout.top_k, (float)c->rollout.top_p},
+        .max_new_tokens = c->rollout.max_new_tokens,
+        .n_stops = c->rollout.n_stops,
         .stops = stops,
     };
     ifl_status st = ifl_engine_swap(engine, m->weights, err);
@@ -340,8 +344,12 @@ static ifl_status generate_run_loaded(const generate_args *a, const ifl_loaded_m
     return st;
 }
 
-static ifl_status generate_run(const generate_args *a, ifl_error *err) {
-    if (!a->model) return ifl_fail(err, IFL_USAGE, "no model: give --model PATH");
+static ifl_status generate_work(const ifl_options *options, void *user, ifl_error *err) {
+    const generate_args *a = user;
+    const ifl_config *c = options->config;
+    if (!c->model.path[0] && !options->config_path)
+        return ifl_fail(err, IFL_USAGE,
+                        "no model: give --model PATH, or a --config that names one");
     if (!a->prompt == !a->tokens)
         return ifl_fail(err, IFL_USAGE,
                         "give the prompt either as --prompt TEXT or as --tokens IDS");
@@ -354,14 +362,13 @@ static ifl_status generate_run(const generate_args *a, ifl_error *err) {
     /* A text has at most about a token per byte; RoPE tables of a whole long context would be
      * waste. */
     int64_t positions =
-        4 * (int64_t)strlen(a->prompt ? a->prompt : a->tokens) + 64 + a->max_new_tokens;
-    ifl_load_options lo = {.max_positions = positions < (1 << 24) ? (int32_t)positions : 0,
-                           .seed = (uint64_t)a->seed,
-                           .allow_random = true,
-                           .notes = stderr};
-    IFL_TRY_GOTO(st, ifl_load_model(&m, a->model, &lo, err), done);
+        4 * (int64_t)strlen(a->prompt ? a->prompt : a->tokens) + 64 + c->rollout.max_new_tokens;
+    IFL_TRY_GOTO(
+        st,
+        ifl_config_model_bare(&m, c, positions < (1 << 24) ? (int32_t)positions : 0, stderr, err),
+        done);
     IFL_TRY_GOTO(st, prompt_ids(a, m.tokenizer, &ids, err), done);
-    IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, (int)a->threads, err), done);
+    IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, c->actor.threads, err), done);
     st = generate_run_loaded(a, &m, &ids, pool, err);
 done:
     ifl_thread_pool_free(pool);
@@ -371,21 +378,20 @@ done:
 }
 
 int ifl_cmd_generate(int argc, char **argv) {
-    generate_args a = {
-        .temperature = 1, .top_p = 1, .max_new_tokens = 256, .n = 1, .page_tokens = 16};
-    ifl_error err = {0};
-    ifl_options options = {0};
+    /* One answer needs no more than its own length in KV cache, which is computed. */
+    static const char *const presets[] = {"actor.threads=0", "actor.kv_tokens=16777216", NULL};
+    generate_args a = {.n = 1};
     const ifl_options_spec spec = {
         .doc = "Generates answers to a prompt and streams the text. The same seed gives the same "
                "answer on "
                "every host, for any number of threads and answers.",
         .extra = generate_options,
+        .keys = generate_keys,
+        .presets = presets,
         .on_option = generate_option,
+        .parsing = &a.options,
         .user = &a,
-        .no_config = true,
+        .work = generate_work,
     };
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK) st = generate_run(&a, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

@@ -7,9 +7,10 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/report_rollouts.h"
+#include "deploy/cli/run_argument.h"
 
 typedef struct rollouts_options {
-    const char *dir, *task;
+    const char *task;
     int64_t step, min_lag, tail; /* -1 = not given */
     bool json, check, eval;
 } rollouts_options;
@@ -191,10 +192,25 @@ static ifl_status on_option(int key, const char *arg, void *user, ifl_error *err
     case KEY_EVAL:
         o->eval = true;
         break;
-    case KEY_DIR:
-        o->dir = arg;
-        break;
     }
+    return IFL_OK;
+}
+
+static ifl_status rollouts_work(const ifl_options *options, void *user, ifl_error *err) {
+    const rollouts_options *mine = user;
+    ifl_run_dir run;
+    IFL_TRY(ifl_run_argument(&run, options, err));
+    return mine->check ? books_check(&run, err) : rollouts_print(mine, &run, err);
+}
+
+static ifl_status rollouts_dry_run(const ifl_options *options, void *user, ifl_error *err) {
+    const rollouts_options *mine = user;
+    ifl_run_dir run;
+    ifl_options_print(options, stdout);
+    IFL_TRY(ifl_run_argument(&run, options, err));
+    printf("# reads   %s/\n", run.rollouts);
+    if (!mine->check) printf("# reads   %s\n", run.tokenizer);
+    printf("# writes  standard output\n");
     return IFL_OK;
 }
 
@@ -210,26 +226,21 @@ int ifl_cmd_rollouts(int argc, char **argv) {
          "balance the books: leased = trained + masked + dropped + in flight + lost, from the "
          "records alone; status 65 when they don't",
          0},
-        {"dir", KEY_DIR, "DIR", 0, "folder of all runs (runs)", 0},
+        {"dir", KEY_DIR, "DIR", 0, "run.dir: folder of all runs (default runs)", 0},
         {0},
     };
-    rollouts_options mine = {.dir = "runs", .step = -1, .min_lag = -1, .tail = -1};
+    static const ifl_option_key keys[] = {{KEY_DIR, "run.dir", NULL}, {0}};
+    rollouts_options mine = {.step = -1, .min_lag = -1, .tail = -1};
     const ifl_options_spec spec = {.doc =
                                        "Prints a run's trajectories: prompt, answer, reward, the "
                                        "policy versions of its tokens, lag, fate.",
                                    .args_doc = "RUN",
                                    .extra = extra,
+                                   .keys = keys,
                                    .on_option = on_option,
                                    .user = &mine,
-                                   .n_args_min = 1,
                                    .n_args_max = 1,
-                                   .no_config = true};
-    ifl_options options;
-    ifl_run_dir run;
-    ifl_error err = {0};
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK) st = ifl_run_dir_open(&run, mine.dir, options.args[0], &err);
-    if (st == IFL_OK) st = mine.check ? books_check(&run, &err) : rollouts_print(&mine, &run, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+                                   .work = rollouts_work,
+                                   .dry_run = rollouts_dry_run};
+    return ifl_options_run(argc, argv, &spec);
 }

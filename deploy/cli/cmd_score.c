@@ -15,8 +15,8 @@
 #define PROGRESS_NS 200000000
 
 typedef struct score_args {
+    const ifl_config *config;
     const char *checker, *tasks, *completions, *out, *meta;
-    int64_t workers, timeout_ms;
     bool list;
     const char *gold, *pred; /* --pair */
 } score_args;
@@ -54,17 +54,21 @@ enum {
 };
 
 static const struct argp_option score_options[] = {
-    {"checker", KEY_CHECKER, "NAME", 0, "for all tasks (default: what each task names)", 0},
+    {"checker", KEY_CHECKER, "NAME", 0,
+     "for all tasks (default: what each task names, then reward.checker)", 0},
     {"tasks", KEY_TASKS, "FILE", 0, "JSONL: {id?, prompt, answer, checker?, meta?}", 0},
     {"completions", KEY_COMPLETIONS, "FILE", 0,
      "JSONL: {id?, completion, finish?}; matched by id, or line by line", 0},
     {"out", KEY_OUT, "FILE", 0, "one JSON result per completion (default: standard output)", 0},
     {"pair", KEY_PAIR, "GOLD PRED", 0, "score one answer instead of files", 0},
     {"meta", KEY_META, "JSON", 0, "with --pair: the task's meta", 0},
-    {"workers", KEY_WORKERS, "N", 0, "checker processes (default 2)", 0},
-    {"timeout-ms", KEY_TIMEOUT, "N", 0, "per answer (default 10000)", 0},
+    {"workers", KEY_WORKERS, "N", 0, "reward.workers: checker processes (default 2)", 0},
+    {"timeout-ms", KEY_TIMEOUT, "N", 0, "reward.timeout_ms: per answer (default 10000)", 0},
     {"list", KEY_LIST, NULL, 0, "list the checkers and stop", 0},
     {0}};
+
+static const ifl_option_key score_keys[] = {
+    {KEY_WORKERS, "reward.workers", NULL}, {KEY_TIMEOUT, "reward.timeout_ms", NULL}, {0}};
 
 static ifl_status score_option(int key, const char *arg, void *user, ifl_error *err) {
     score_args *a = user;
@@ -87,11 +91,6 @@ static ifl_status score_option(int key, const char *arg, void *user, ifl_error *
     case KEY_LIST:
         a->list = true;
         return IFL_OK;
-    case KEY_WORKERS:
-        return ifl_options_int("workers", arg, 1, IFL_REWARD_WORKERS_MAX, &a->workers, err);
-    case KEY_TIMEOUT:
-        return ifl_options_int("timeout-ms", arg, 1, IFL_REWARD_TIMEOUT_MS_MAX, &a->timeout_ms,
-                               err);
     case KEY_PAIR:
         return ifl_fail(err, IFL_USAGE, "--pair: wanted --pair GOLD PRED, two words");
     default:
@@ -116,6 +115,9 @@ static ifl_status args_check(const score_args *a, ifl_error *err) {
     if (a->checker && !ifl_checker_find(a->checker))
         return ifl_fail(err, IFL_USAGE, "--checker: there is no '%.60s'; --list shows them",
                         a->checker);
+    if (a->config->reward.checker[0] && !ifl_checker_find(a->config->reward.checker))
+        return ifl_fail(err, IFL_USAGE, "reward.checker: there is no '%.60s'; --list shows them",
+                        a->config->reward.checker);
     if (a->pred && (a->tasks || a->completions))
         return ifl_fail(err, IFL_USAGE, "--pair or --tasks and --completions, not both");
     if (a->pred && !a->checker)
@@ -223,6 +225,7 @@ static ifl_status run_files(score_run *run, const score_args *a, ifl_error *err)
         if (st != IFL_OK) break;
         const ifl_task *task = &line.task.task;
         const char *checker = a->checker ? a->checker : task->checker;
+        if (!*checker) checker = a->config->reward.checker;
         if (!*checker)
             st =
                 ifl_fail(err, IFL_USAGE, "task %s names no checker: give --checker NAME", task->id);
@@ -290,8 +293,9 @@ static ifl_status run_pair(score_run *run, const score_args *a, ifl_error *err) 
 }
 
 static ifl_status score(const score_args *a, ifl_error *err) {
-    score_run run = {.out = stdout, .n_window = (uint64_t)a->workers * IN_FLIGHT_PER_WORKER};
-    ifl_reward_pool_options options = {(int32_t)a->workers, (int32_t)a->timeout_ms,
+    score_run run = {.out = stdout,
+                     .n_window = (uint64_t)a->config->reward.workers * IN_FLIGHT_PER_WORKER};
+    ifl_reward_pool_options options = {a->config->reward.workers, a->config->reward.timeout_ms,
                                        (int32_t)run.n_window, NULL};
     ifl_status st;
     run.terminal = isatty(STDERR_FILENO) && (a->out || !isatty(STDOUT_FILENO));
@@ -327,10 +331,36 @@ static void checkers_print(void) {
         printf("%-10s version %s: %s\n", all[i]->name, all[i]->version, all[i]->help);
 }
 
+static ifl_status score_work(const ifl_options *options, void *user, ifl_error *err) {
+    score_args *a = user;
+    a->config = options->config;
+    if (a->list) {
+        checkers_print();
+        return IFL_OK;
+    }
+    IFL_TRY(args_check(a, err));
+    return score(a, err);
+}
+
+static ifl_status score_dry_run(const ifl_options *options, void *user, ifl_error *err) {
+    score_args *a = user;
+    a->config = options->config;
+    ifl_options_print(options, stdout);
+    IFL_TRY(args_check(a, err));
+    if (a->checker) printf("# checker %s for all tasks\n", a->checker);
+    if (a->pred)
+        printf("# one answer, to standard output\n");
+    else
+        printf("# reads   %s\n# reads   %s\n# writes  %s\n", a->tasks, a->completions,
+               a->out ? a->out : "standard output");
+    return IFL_OK;
+}
+
 int ifl_cmd_score(int argc, char **argv) {
-    score_args mine = {.workers = 2, .timeout_ms = 10000};
-    ifl_options options = {0};
-    ifl_error err = {0};
+    /* No checker of ours: a task that names none is then a mistake, not an exact match. */
+    static const char *const presets[] = {"reward.checker=", "reward.workers=2",
+                                          "reward.timeout_ms=10000", NULL};
+    score_args mine = {0};
     argc = pair_take(argc, argv, &mine);
     const ifl_options_spec spec = {
         .doc =
@@ -338,16 +368,12 @@ int ifl_cmd_score(int argc, char **argv) {
             "summary on standard error. An answer without a verdict has no reward and says why. "
             "Exit status 69 when checkers failed.",
         .extra = score_options,
+        .keys = score_keys,
+        .presets = presets,
         .on_option = score_option,
         .user = &mine,
-        .no_config = true};
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK && mine.list) {
-        checkers_print();
-    } else {
-        if (st == IFL_OK) st = args_check(&mine, &err);
-        if (st == IFL_OK) st = score(&mine, &err);
-    }
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+        .work = score_work,
+        .dry_run = score_dry_run,
+    };
+    return ifl_options_run(argc, argv, &spec);
 }

@@ -169,7 +169,9 @@ static ifl_status sft_export(const ifl_config *config, const sft_paths *paths,
     return st;
 }
 
-static ifl_status sft_work(const ifl_config *config, ifl_error *err) {
+static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *err) {
+    const ifl_config *config = command->config;
+    (void)user;
     ifl_status st = IFL_OK;
     sft_paths paths;
     ifl_loaded_model loaded = {0};
@@ -226,21 +228,14 @@ done:
 }
 
 int ifl_cmd_sft(int argc, char **argv) {
-    ifl_error err = {0};
-    ifl_options options = {0};
-    const ifl_options_spec spec = {
+    static const ifl_options_spec spec = {
         .doc =
             "Trains model.path, or a new policy of the shape in `model`, for sft.steps steps on "
             "the "
             "answers of the generators in data.train, and writes a Hugging Face folder to sft.out. "
             "The number of steps is fixed and every draw is keyed by run.seed: the same "
             "configuration gives the same bytes with any number of threads.",
+        .work = sft_work,
     };
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK && options.dry_run)
-        ifl_options_print(&options, stdout);
-    else if (st == IFL_OK)
-        st = sft_work(options.config, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

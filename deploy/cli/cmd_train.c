@@ -1,6 +1,11 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/run_learner.h"
 
+static ifl_status train_work(const ifl_options *options, void *user, ifl_error *err) {
+    (void)user;
+    return ifl_run_learner(options, true, err);
+}
+
 int ifl_cmd_train(int argc, char **argv) {
     static const ifl_options_spec spec = {
         .doc =
@@ -9,14 +14,8 @@ int ifl_cmd_train(int argc, char **argv) {
             "runs/<run.name>/ (config.yaml, metrics.jsonl, rollouts/, checkpoints/, summary.json, "
             "logs/). Ctrl-C or SIGTERM ends it in order, with a checkpoint and status 75; "
             "run.resume=true goes on.",
+        .work = train_work,
+        .dry_run = ifl_dry_run_training,
     };
-    ifl_options options = {0};
-    ifl_error err = {0};
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK && options.dry_run)
-        st = ifl_dry_run(&options, stdout, &err);
-    else if (st == IFL_OK)
-        st = ifl_run_learner(&options, true, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

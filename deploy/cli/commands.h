@@ -18,9 +18,7 @@
     X(learner, "learner", "the learner process alone, for actors elsewhere")                       \
     X(actor, "actor", "one actor process, for a learner elsewhere")
 
-/* Weak: a build without a command's file still links, and says "not built in". */
-#define IFL_COMMAND_DECLARE(id, name, help)                                                        \
-    int ifl_cmd_##id(int argc, char **argv) __attribute__((weak));
+#define IFL_COMMAND_DECLARE(id, name, help) int ifl_cmd_##id(int argc, char **argv);
 IFL_COMMANDS(IFL_COMMAND_DECLARE)
 #undef IFL_COMMAND_DECLARE
 

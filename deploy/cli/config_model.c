@@ -48,16 +48,25 @@ static ifl_status config_random_policy(ifl_loaded_model *out, const ifl_config *
     return IFL_OK;
 }
 
-ifl_status ifl_config_model(ifl_loaded_model *out, const ifl_config *config, FILE *notes,
-                            ifl_error *err) {
+ifl_status ifl_config_model_bare(ifl_loaded_model *out, const ifl_config *config,
+                                 int32_t max_positions, FILE *notes, ifl_error *err) {
     memset(out, 0, sizeof *out);
     if (config->model.path[0] == '\0') return config_random_policy(out, config, notes, err);
-    ifl_load_options options = {.max_positions =
-                                    config->data.prompt_tokens_max + config->rollout.max_new_tokens,
+    ifl_load_options options = {.max_positions = max_positions,
                                 .seed = (uint64_t)config->run.seed,
                                 .allow_random = true,
                                 .notes = notes};
-    IFL_TRY(ifl_load_model(out, config->model.path, &options, err));
+    return ifl_load_model(out, config->model.path, &options, err);
+}
+
+const char *ifl_config_model_name(const ifl_config *config) {
+    return config->model.path[0] ? config->model.path : config->model.family;
+}
+
+ifl_status ifl_config_model(ifl_loaded_model *out, const ifl_config *config, FILE *notes,
+                            ifl_error *err) {
+    int32_t positions = config->data.prompt_tokens_max + config->rollout.max_new_tokens;
+    IFL_TRY(ifl_config_model_bare(out, config, positions, notes, err));
     if (out->tokenizer) return IFL_OK;
     char characters[128];
     int n = 0;

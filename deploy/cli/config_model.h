@@ -12,4 +12,12 @@
 ifl_status ifl_config_model(ifl_loaded_model *out, const ifl_config *config, FILE *notes,
                             ifl_error *err);
 
+/* The same with room for max_positions (0: the model's own), and a random shape without a
+ * tokenizer: for commands that have no tasks. */
+ifl_status ifl_config_model_bare(ifl_loaded_model *out, const ifl_config *config,
+                                 int32_t max_positions, FILE *notes, ifl_error *err);
+
+/* What to call it in a line of output: model.path, or the family of the new policy. */
+const char *ifl_config_model_name(const ifl_config *config);
+
 #endif

@@ -47,6 +47,38 @@ static void argument_add(parse_state *s, const char *arg) {
     }
 }
 
+ifl_status ifl_options_set(ifl_options *out, const char *key, const char *value, ifl_error *err) {
+    if (out->n_settings == IFL_SETTINGS_MAX)
+        return ifl_fail(err, IFL_USAGE, "more than %d options that set a key", IFL_SETTINGS_MAX);
+    /* Tried out here, where it is known which option it was; it counts when all is read. */
+    IFL_TRY(ifl_config_set(out->config, key, value, err));
+    char *text = NULL;
+    if (asprintf(&text, "%s=%s", key, value) < 0)
+        return ifl_fail(err, IFL_NOMEM, "out of memory for the options");
+    out->settings[out->n_settings++] = text;
+    return IFL_OK;
+}
+
+static const char *option_name(const ifl_options_spec *spec, int key) {
+    for (const struct argp_option *o = spec->extra; o && (o->name || o->key); o++)
+        if (o->key == key && o->name) return o->name;
+    return "option";
+}
+
+/* True when the option stands for keys of the configuration. */
+static bool key_take(parse_state *s, int option, const char *arg) {
+    bool any = false;
+    for (const ifl_option_key *k = s->spec->keys; k && k->option; k++) {
+        if (k->option != option) continue;
+        any = true;
+        if (s->status != IFL_OK) continue; /* the first error is the one to tell */
+        ifl_status st = ifl_options_set(s->out, k->key, k->value ? k->value : arg, s->err);
+        if (st != IFL_OK) ifl_error_wrap(s->err, "--%s", option_name(s->spec, option));
+        state_fail(s, st);
+    }
+    return any;
+}
+
 static error_t on_argp(int key, char *arg, struct argp_state *state) {
     parse_state *s = state->input;
     switch (key) {
@@ -74,6 +106,7 @@ static error_t on_argp(int key, char *arg, struct argp_state *state) {
     case ARGP_KEY_ARGS:
         return ARGP_ERR_UNKNOWN;
     default:
+        if (key_take(s, key, arg)) return 0;
         if (!s->spec->on_option) return ARGP_ERR_UNKNOWN;
         if (s->status != IFL_OK) return 0; /* the first error is the one to tell */
         state_fail(s, s->spec->on_option(key, arg, s->spec->user, s->err));
@@ -100,9 +133,40 @@ static size_t options_count(const struct argp_option *options) {
     return n;
 }
 
+/* What is read over what: presets or the file, then key=value arguments, then options. */
+static ifl_status config_resolve(ifl_options *o, const ifl_options_spec *spec, ifl_error *err) {
+    enum { PRESETS_MAX = 16, ALL_MAX = PRESETS_MAX + IFL_OVERRIDES_MAX + IFL_SETTINGS_MAX };
+    const char *all[ALL_MAX];
+    int n = 0;
+    for (const char *const *p = spec->presets; p && *p && !o->config_path; p++) {
+        IFL_ASSERT(n < PRESETS_MAX);
+        all[n++] = *p;
+    }
+    for (int i = 0; i < o->n_overrides; i++)
+        all[n++] = o->overrides[i];
+    for (int i = 0; i < o->n_settings; i++)
+        all[n++] = o->settings[i];
+    return ifl_config_load(o->config, o->config_path, all, n, err);
+}
+
+bool ifl_options_may_say(const ifl_options *options, const char *key) {
+    size_t n = strlen(key);
+    if (options->config_path) return true;
+    for (int i = 0; i < options->n_overrides; i++)
+        if (!strncmp(options->overrides[i], key, n) && options->overrides[i][n] == '=') return true;
+    return false;
+}
+
 ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_options_spec *spec,
                              ifl_error *err) {
     memset(out, 0, sizeof *out);
+    IFL_ASSERT(!spec->no_config || !spec->keys);
+    if (!spec->no_config) {
+        out->config = malloc(sizeof *out->config);
+        if (!out->config) return ifl_fail(err, IFL_NOMEM, "out of memory for the configuration");
+        ifl_config_defaults(out->config);
+    }
+    if (spec->parsing) *spec->parsing = out;
     char args_doc[256];
     snprintf(args_doc, sizeof args_doc, "%s%s", spec->args_doc ? spec->args_doc : "",
              spec->no_config ? "" : " [key=value ...]");
@@ -124,12 +188,13 @@ ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_
         return ifl_fail(err, IFL_USAGE, "got %d arguments, wanted %s; see --help", out->n_args,
                         spec->args_doc);
     if (spec->no_config) return IFL_OK;
-    out->config = malloc(sizeof *out->config);
-    if (!out->config) return ifl_fail(err, IFL_NOMEM, "out of memory for the configuration");
-    return ifl_config_load(out->config, out->config_path, out->overrides, out->n_overrides, err);
+    return config_resolve(out, spec, err);
 }
 
 void ifl_options_free(ifl_options *options) {
+    for (int i = 0; i < options->n_settings; i++)
+        free(options->settings[i]);
+    options->n_settings = 0;
     free(options->config);
     options->config = NULL;
 }
@@ -155,6 +220,22 @@ int ifl_options_exit(ifl_status st, const char *name, const ifl_error *err) {
     if (st != IFL_OK)
         fprintf(stderr, "%s: %s\n", name, err && *err->text ? err->text : ifl_status_text(st));
     return ifl_status_exit_code(st);
+}
+
+int ifl_options_run(int argc, char **argv, const ifl_options_spec *spec) {
+    ifl_options options = {0};
+    ifl_error err = {0};
+    ifl_status st = ifl_options_parse(&options, argc, argv, spec, &err);
+    if (st == IFL_OK && options.dry_run) {
+        if (spec->dry_run)
+            st = spec->dry_run(&options, spec->user, &err);
+        else
+            ifl_options_print(&options, stdout);
+    } else if (st == IFL_OK) {
+        st = spec->work(&options, spec->user, &err);
+    }
+    ifl_options_free(&options);
+    return ifl_options_exit(st, argv[0], &err);
 }
 
 ifl_status ifl_options_int(const char *option, const char *arg, int64_t min, int64_t max,

@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "actor/actor.h"
 #include "common/log.h"
@@ -11,21 +10,16 @@
 #include "deploy/cli/affinity.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/local_actors.h"
+#include "deploy/cli/local_endpoint.h"
 #include "deploy/cli/signals.h"
 #include "learner/checkpoint.h"
 #include "learner/learner.h"
 #include "rewards/reward.h"
 
-static int threads_of(int32_t configured) {
-    if (configured > 0) return configured;
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model *loaded,
                                ifl_error *err) {
     ifl_learner_plan plan =
-        ifl_learner_memory(config, loaded->model, threads_of(config->learner.threads));
+        ifl_learner_memory(config, loaded->model, ifl_cpu_threads(config->learner.threads));
     /* The initial weights are given back once the masters hold them, before anything else is
      * taken: they don't add to the peak. */
     ifl_memory_plan items = {0};
@@ -35,21 +29,6 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
     ifl_memory_plan_add(&items, "publication", plan.publisher);
     ifl_memory_plan_add(&items, "audit", plan.audit);
     return ifl_memory_plan_check(&items, config->memory.limit_gib, stderr, err);
-}
-
-/* A socket file of this process's own: no port to collide with, and no network. */
-static void local_endpoint(char *out, size_t n_out) {
-    const char *folder = getenv("XDG_RUNTIME_DIR");
-    if (!folder || !folder[0] || strlen(folder) > 60 || access(folder, W_OK) != 0) folder = "/tmp";
-    snprintf(out, n_out, "ipc://%s/inflight-%ld.sock", folder, (long)getpid());
-}
-
-static void local_endpoint_remove(const char *endpoint) {
-    char path[300];
-    snprintf(path, sizeof path, "%s", endpoint + strlen("ipc://"));
-    unlink(path);
-    snprintf(path, sizeof path, "%s.w", endpoint + strlen("ipc://"));
-    unlink(path);
 }
 
 /* What a user mistypes is found before there is a run folder: the same name must be free for the
@@ -90,6 +69,15 @@ static ifl_status checker_names(const ifl_config *config, ifl_error *err) {
     return IFL_OK;
 }
 
+static bool bind_is_default(const ifl_config *config) {
+    ifl_config *defaults = malloc(sizeof *defaults);
+    if (!defaults) return false;
+    ifl_config_defaults(defaults);
+    bool same = strcmp(defaults->transport.bind, config->transport.bind) == 0;
+    free(defaults);
+    return same;
+}
+
 ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err) {
     const ifl_config *config = options->config;
     IFL_TRY(ifl_config_check_training(config, err));
@@ -102,18 +90,16 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     ifl_run_dir run = {.lock_fd = -1};
     ifl_local_actors *actors = NULL;
     int64_t newest;
-    char endpoint[256], logs[IFL_PATH_MAX + 8];
-    bool own_endpoint = false;
+    ifl_local_endpoint own = {0};
+    const char *endpoint = config->transport.bind;
+    char logs[IFL_PATH_MAX + 8];
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, stderr, err), done);
     IFL_TRY_GOTO(st, learner_plan(config, &loaded, err), done);
     ifl_config_describe(config, stderr);
-    snprintf(endpoint, sizeof endpoint, "%s", config->transport.bind);
-    if (local_actors) {
-        ifl_config defaults;
-        ifl_config_defaults(&defaults);
-        own_endpoint = strcmp(defaults.transport.bind, config->transport.bind) == 0;
-        if (own_endpoint) local_endpoint(endpoint, sizeof endpoint);
+    if (local_actors && bind_is_default(config)) {
+        IFL_TRY_GOTO(st, ifl_local_endpoint_create(&own, err), done);
+        endpoint = own.text;
     }
     IFL_TRY_GOTO(st, inputs_check(config, endpoint, loaded.tokenizer, err), done);
     IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);
@@ -151,14 +137,16 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     }
 done:
     ifl_local_actors_stop(actors);
-    if (own_endpoint) local_endpoint_remove(endpoint);
+    ifl_local_endpoint_remove(&own);
     ifl_run_dir_close(&run);
     ifl_loaded_model_clear(&loaded);
     return st;
 }
 
-ifl_status ifl_dry_run(const ifl_options *options, FILE *f, ifl_error *err) {
+ifl_status ifl_dry_run_training(const ifl_options *options, void *user, ifl_error *err) {
     const ifl_config *config = options->config;
+    FILE *f = stdout;
+    (void)user;
     ifl_options_print(options, f);
     IFL_TRY(ifl_config_check_training(config, err));
     ifl_loaded_model loaded;

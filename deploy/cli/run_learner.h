@@ -10,7 +10,7 @@
 ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err);
 
 /* --dry-run: the resolved configuration, derived numbers, and one rendered training example with
- * its token ids (when the model and its tokenizer can be loaded). */
-ifl_status ifl_dry_run(const ifl_options *options, FILE *f, ifl_error *err);
+ * its token ids. An ifl_command_work; `user` is not read. */
+ifl_status ifl_dry_run_training(const ifl_options *options, void *user, ifl_error *err);
 
 #endif

@@ -23,7 +23,8 @@ for command in train sft generate eval score parity bench export rollouts report
     [ ! -s err.txt ] || fail "$command --help writes to standard error: $(cat err.txt)"
     [ "$(wc -l <out.txt)" -gt 8 ] || fail "$command --help is too short to help"
 done
-for command in train sft eval learner actor; do
+commands=(train sft generate eval score parity bench export rollouts learner actor)
+for command in "${commands[@]}"; do
     expect 0 "$inflight" "$command" --help
     for option in --config --dry-run --help-config --verbose; do has out.txt "$option"; done
     has out.txt "[key=value ...]"
@@ -96,14 +97,110 @@ for command in train learner; do
     [ "$ids" = "$wanted" ] || fail "$command --dry-run shows '$prompt' as '$ids', wanted '$wanted'"
     [ -z "$(ls -A runs 2>/dev/null)" ] || fail "a dry run wrote $(ls -A runs)"
 done
-for command in sft eval actor; do
-    expect 0 "$inflight" "$command" --config small.yaml model.path=start --dry-run
+declare -A needs=([bench]=decode [score]="--checker exact --pair 1 2" [export]="--out nothing" [rollouts]=nobody)
+mkdir -p runs/nobody
+for command in sft generate eval score parity bench export rollouts actor; do
+    # shellcheck disable=SC2086
+    expect 0 "$inflight" "$command" ${needs[$command]:-} --config small.yaml model.path=start run.seed=12 --dry-run
     has out.txt "prompts_per_step: 8"
+    has out.txt "  path: \"start\""
+    has out.txt "  seed: 12"
+    "$inflight" train --config out.txt model.path=start run.seed=12 --dry-run >again.txt || fail "$command: what --dry-run prints is no configuration"
+    # A wrong key or value is the same mistake everywhere, with or without a file.
+    for file in "--config small.yaml" ""; do
+        # shellcheck disable=SC2086
+        expect 64 "$inflight" "$command" ${needs[$command]:-} $file model.path=start rum.seed=1
+        has err.txt "did you mean run.seed?"
+        # shellcheck disable=SC2086
+        expect 64 "$inflight" "$command" ${needs[$command]:-} $file model.path=start run.seed=soon
+        has err.txt "key run.seed: got \"soon\", wanted an integer"
+    done
+    # shellcheck disable=SC2086
+    expect 65 "$inflight" "$command" ${needs[$command]:-} --config none.yaml --dry-run
+    has err.txt "none.yaml"
+    [ "$(ls -A runs)" = nobody ] && [ -z "$(ls -A runs/nobody)" ] && [ ! -e nothing ] || fail "$command --dry-run wrote something"
 done
+expect 0 "$inflight" rollouts --config small.yaml run.name=nobody --dry-run
+has out.txt "# reads   runs/nobody/rollouts/"
+expect 0 "$inflight" rollouts nobody --dry-run
+expect 0 "$inflight" rollouts run.name=nobody --dir ./runs --dry-run
+has out.txt "# reads   ./runs/nobody/rollouts/"
+expect 0 "$inflight" export --model start --out nothing --dry-run
+has out.txt "# writes  nothing/"
+expect 64 "$inflight" export --model start --out runs --dry-run
+has err.txt "exists already"
+rm -r runs/nobody
+
+# An option that stands for a key goes over the file and over key=value, wherever it is written.
+expect 0 "$inflight" generate --seed 7 --config small.yaml run.seed=5 --model start model.path=other --stop '\n' --stop '##' \
+    --top-k 3 --greedy --threads 2 --max-new-tokens 11 --dry-run
+for line in "  seed: 7" "  path: \"start\"" "  top_k: 3" "  temperature: 0" "  threads: 2" "  max_new_tokens: 11"; do has out.txt "$line"; done
+grep -A 2 '^  stops:' out.txt >stops.txt
+has stops.txt '\n'
+has stops.txt '##'
+expect 0 "$inflight" generate --config small.yaml 'rollout.stops=["a","b"]' --stop c --dry-run
+! grep -A 3 '^  stops:' out.txt | grep -q '"[ab]"' || fail "--stop adds to the stops of the file"
+expect 0 "$inflight" bench train --config small.yaml --threads 3 --pack-tokens 128 --dry-run
+[ "$(grep -c '^  threads: 3' out.txt)" = 2 ] || fail "bench --threads is not both learner.threads and actor.threads"
+has out.txt "  pack_tokens: 128"
+expect 0 "$inflight" score --workers 5 reward.workers=4 --pair 1 1 --checker exact --dry-run
+has out.txt "  workers: 5"
+expect 64 "$inflight" score --workers 0 --pair 1 1 --checker exact
+has err.txt "--workers"
+has err.txt "key reward.workers"
+expect 64 "$inflight" generate --model start --prompt 1 --top-k -1
+has err.txt "--top-k"
+expect 0 "$inflight" actor --config small.yaml transport.connect=tcp://127.0.0.1:1 --connect tcp://127.0.0.1:2 --dry-run
+has out.txt "tcp://127.0.0.1:2"
+
+# They take what the file says, and do with it what the options do.
+printf 'rollout: {max_new_tokens: 5, temperature: 0}\nmodel: {path: start}\n' >answers.yaml
+expect 0 "$inflight" generate --config answers.yaml --prompt "123+4*05=" --json
+cp out.txt first.txt
+expect 0 "$inflight" generate --model start --max-new-tokens 5 --greedy --prompt "123+4*05=" --json
+cmp out.txt first.txt || fail "the same generation by options and by file differs"
+expect 0 "$inflight" parity --config small.yaml model.path=tiny-llama --tokens 12
+expect 0 "$inflight" parity --config small.yaml --tokens 12 # a new policy of the file's shape
+has out.txt "total"
+expect 0 "$inflight" bench decode --config small.yaml --batch 2 --new-tokens 2 --repeat 1 --json
+has out.txt '"model":"llama"'
+printf 'reward: {checker: numeric}\n' >numeric.yaml
+echo '{"id":"a","prompt":"x","answer":"7"}' >no-checker.jsonl
+echo '{"id":"a","completion":"it is 7."}' >answer.jsonl
+expect 64 "$inflight" score --tasks no-checker.jsonl --completions answer.jsonl
+has err.txt "names no checker"
+expect 0 "$inflight" score --config numeric.yaml --tasks no-checker.jsonl --completions answer.jsonl
+has out.txt '"reward":1.0'
+expect 64 "$inflight" score reward.checker=nosuch --tasks no-checker.jsonl --completions answer.jsonl
+has err.txt "reward.checker"
 # What it prints is a configuration that reads to the same.
 "$inflight" train --config small.yaml model.path=start run.steps=7 --dry-run >first.yaml
 "$inflight" train --config first.yaml --dry-run >second.yaml
 cmp first.yaml second.yaml || fail "the resolved configuration reads to another one"
+
+# The socket files of a train lie in a folder of their own; one that was killed leaves it to the next one to remove, and
+# what is in use is left alone.
+mkdir sockets
+export XDG_RUNTIME_DIR=$work/sockets
+train_start killed run.steps=1000
+killed=$trainer
+until_true 30 "the killed run's first step" has_row runs/killed 1
+train_start alive run.steps=1000
+until_true 30 "the other run's first step" has_row runs/alive 1
+[ "$(ls sockets | wc -l)" = 2 ] || fail "wanted two folders of sockets: $(ls sockets)"
+[ "$(stat -c %a sockets/* | sort -u)" = 700 ] || fail "sockets others can reach: $(stat -c '%a %n' sockets/*)"
+kill -KILL "$killed"
+wait "$killed" 2>/dev/null || true
+[ "$(ls sockets | wc -l)" = 2 ] || fail "a killed run cleaned up?"
+train after-kill run.steps=1
+[ "$(ls sockets | wc -l)" = 1 ] || fail "after a killed run: $(ls sockets)"
+until_true 30 "steps of a run whose neighbour cleaned up" has_row runs/alive 3
+kill -TERM "$trainer"
+wait "$trainer" && fail "a run that was stopped ended with 0" || true
+[ -z "$(ls -A sockets)" ] || fail "sockets stay behind: $(ls -R sockets)"
+until_true 20 "the killed run's actors to end" is_gone
+unset XDG_RUNTIME_DIR
+rm -r runs
 
 # A run that exists is left alone unless told otherwise.
 train kept run.steps=1
@@ -118,6 +215,8 @@ cksum <runs/kept.1/summary.json | cmp - <(cut -d' ' -f1,2 before.txt) || fail "t
 
 # A model that a run made can be exported, evaluated and asked.
 weights_of runs/kept kept.model
+has kept.model/tokenizer_config.json '"pad_token": "<pad>"'
+has start/tokenizer_config.json '"pad_token": "<pad>"'
 expect 0 "$inflight" eval --config small.yaml model.path=kept.model
 accuracy=$(sed -n 's/^greedy accuracy \([0-9.]*\) .*/\1/p' out.txt)
 holds "${accuracy:-2} == $(awk -v a="$(number runs/kept/summary.json accuracy_after)" 'BEGIN { printf "%.4f", a }')" \
