@@ -67,14 +67,19 @@ static ifl_status export_tokenizer(const char *folder, const ifl_model_export_so
     json_t *o = json_pack("{s:s, s:i, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
                           "model_max_length", (int)source->config->max_positions,
                           "clean_up_tokenization_spaces", 0);
+    const struct {
+        const char *name, *spelling;
+    } roles[] = {{"bos_token", source->bos_token},
+                 {"eos_token", source->eos_token},
+                 {"pad_token", source->pad_token}};
     bool ok = o != NULL;
-    if (source->bos_token)
-        ok = ok && !json_object_set_new(o, "bos_token", json_string(source->bos_token));
-    if (source->eos_token)
-        ok = ok && !json_object_set_new(o, "eos_token", json_string(source->eos_token));
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (roles[i].spelling)
+            ok = ok && !json_object_set_new(o, roles[i].name, json_string(roles[i].spelling));
     if (!ok) {
         json_decref(o);
-        return ifl_fail(err, IFL_FORMAT, "bos_token or eos_token is not UTF-8, or memory is out");
+        return ifl_fail(err, IFL_FORMAT,
+                        "the bos, eos or pad token is not UTF-8, or memory is out");
     }
     return export_write_json(folder, "tokenizer_config.json", o, err);
 }

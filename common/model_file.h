@@ -62,7 +62,7 @@ typedef struct ifl_model_export_source {
     void *context;
     const char *tokenizer_json; /* NULL: the folder then has no tokenizer */
     size_t n_tokenizer_json;
-    const char *bos_token, *eos_token; /* their spelling, e.g. "<bos>"; NULL = none */
+    const char *bos_token, *eos_token, *pad_token; /* their spelling, e.g. "<bos>"; NULL = none */
 } ifl_model_export_source;
 
 /* Writes config.json, generation_config.json, model.safetensors (BF16), tokenizer.json and

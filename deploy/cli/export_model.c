@@ -33,6 +33,20 @@ static const char *token_spelling(const ifl_tokenizer *tokenizer, int32_t id,
     return out;
 }
 
+/* The spellings behind an export's role names. */
+typedef struct export_roles {
+    char bos[SPELLING_MAX], eos[SPELLING_MAX], pad[SPELLING_MAX];
+} export_roles;
+
+static void roles_spell(export_roles *roles, const ifl_tokenizer *tokenizer,
+                        const ifl_model_config *config, ifl_model_export_source *out) {
+    out->bos_token = token_spelling(tokenizer, config->bos_id, roles->bos);
+    out->eos_token =
+        token_spelling(tokenizer, config->n_eos > 0 ? config->eos_ids[0] : -1, roles->eos);
+    out->pad_token =
+        token_spelling(tokenizer, tokenizer ? ifl_tokenizer_pad(tokenizer) : -1, roles->pad);
+}
+
 /* A base that cannot be opened any more costs nothing but its longer position limit. */
 static void positions_restore(ifl_model_config *config, const char *base) {
     ifl_model_file *file = NULL;
@@ -60,7 +74,7 @@ static ifl_status parents_create(const char *path, ifl_error *err) {
 ifl_status ifl_export_model_write(const char *out, const ifl_export_model *source, ifl_error *err) {
     ifl_model_config config = source->model->config;
     ifl_tokenizer *tokenizer = NULL;
-    char bos[SPELLING_MAX], eos[SPELLING_MAX];
+    export_roles roles;
     IFL_TRY(parents_create(out, err));
     positions_restore(&config, source->base);
     if (source->tokenizer_json)
@@ -72,9 +86,8 @@ ifl_status ifl_export_model_write(const char *out, const ifl_export_model *sourc
         .context = (void *)source,
         .tokenizer_json = source->tokenizer_json,
         .n_tokenizer_json = source->n_tokenizer_json,
-        .bos_token = token_spelling(tokenizer, config.bos_id, bos),
-        .eos_token = token_spelling(tokenizer, config.n_eos > 0 ? config.eos_ids[0] : -1, eos),
     };
+    roles_spell(&roles, tokenizer, &config, &to_write);
     ifl_status st = ifl_model_export(out, &to_write, err);
     ifl_tokenizer_free(tokenizer);
     return st;
@@ -121,7 +134,7 @@ ifl_status ifl_export_file_write(const char *out, const ifl_model_file *file,
     const ifl_model_config *config = ifl_model_file_config(file);
     ifl_status st = IFL_OK;
     ifl_tokenizer *tokenizer = NULL;
-    char bos[SPELLING_MAX], eos[SPELLING_MAX];
+    export_roles roles;
     file_cursor cursor = {.file = file, .stats = stats};
     IFL_TRY_GOTO(st, parents_create(out, err), done);
     if (tokenizer_json)
@@ -133,9 +146,8 @@ ifl_status ifl_export_file_write(const char *out, const ifl_model_file *file,
         .context = &cursor,
         .tokenizer_json = tokenizer_json,
         .n_tokenizer_json = n_tokenizer_json,
-        .bos_token = token_spelling(tokenizer, config->bos_id, bos),
-        .eos_token = token_spelling(tokenizer, config->n_eos > 0 ? config->eos_ids[0] : -1, eos),
     };
+    roles_spell(&roles, tokenizer, config, &to_write);
     st = ifl_model_export(out, &to_write, err);
 done:
     ifl_tokenizer_free(tokenizer);

@@ -27,6 +27,7 @@ for family in llama3 qwen2 qwen3 gemma3 qwen2-yarn; do
     for f in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json; do
         cmp "$family/gguf/$f" "$family/again/$f" || fail "$family: an export of the export has another $f"
     done
+    ! grep -q "pad_token" "$family/gguf/tokenizer_config.json" || fail "$family: a pad token out of nothing"
     [ ! -e "$family/folder/tokenizer.json" ] || fail "$family: a tokenizer out of nothing"
     want=$(tokens "$models")
     [ -n "$want" ] || fail "$family: no tokens"

@@ -391,7 +391,8 @@ static void test_export_reads_back_equal(void **state) {
                                           .context = &from,
                                           .tokenizer_json = tokenizer,
                                           .n_tokenizer_json = strlen(tokenizer),
-                                          .eos_token = "<eos>"};
+                                          .eos_token = "<eos>",
+                                          .pad_token = "<pad>"};
         ifl_error err = {0};
         char path[512];
         snprintf(path, sizeof path, "%s/export-%s/", folder, families[f]);
@@ -408,6 +409,13 @@ static void test_export_reads_back_equal(void **state) {
         char *json = NULL;
         assert_int_equal(ifl_model_file_tokenizer_json(b, &json, NULL, &err), IFL_OK);
         assert_string_equal(json, tokenizer);
+        free(json);
+        char roles[600];
+        snprintf(roles, sizeof roles, "%s/tokenizer_config.json", path);
+        assert_int_equal(ifl_file_read_text(roles, 4096, &json, NULL, &err), IFL_OK);
+        assert_non_null(strstr(json, "\"eos_token\": \"<eos>\""));
+        assert_non_null(strstr(json, "\"pad_token\": \"<pad>\""));
+        assert_null(strstr(json, "bos_token"));
         free(json);
         ifl_model_file_close(b);
         /* What is there is never overwritten. */
