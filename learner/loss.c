@@ -3,27 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-ifl_status ifl_loss_options_check(const ifl_loss_options *options, ifl_error *err) {
-    if ((unsigned)options->kind > IFL_LOSS_DAPO)
-        return ifl_fail(err, IFL_USAGE, "learner.loss: unknown kind %d", (int)options->kind);
-    /* Written so that a NaN fails too. */
-    if (!(options->importance_cap > 0.0 && options->importance_cap <= 1e6))
-        return ifl_fail(err, IFL_USAGE,
-                        "learner.importance_cap: got %g, wanted above 0, at most 1e6",
-                        options->importance_cap);
-    if (!(options->clip_low >= 0.0 && options->clip_low < 1.0))
-        return ifl_fail(err, IFL_USAGE, "learner.clip_low: got %g, wanted 0 <= clip_low < 1",
-                        options->clip_low);
-    if (!(options->clip_high >= 0.0 && options->clip_high <= 1e6))
-        return ifl_fail(err, IFL_USAGE, "learner.clip_high: got %g, wanted 0 to 1e6",
-                        options->clip_high);
-    if (options->kind == IFL_LOSS_DR_GRPO && options->max_new_tokens < 1)
-        return ifl_fail(err, IFL_USAGE,
-                        "rollout.max_new_tokens: got %d, wanted at least 1: dr_grpo divides by it",
-                        options->max_new_tokens);
-    return IFL_OK;
-}
-
 /* What the sum over a trajectory's tokens is multiplied with. */
 static double loss_norm(const ifl_loss_options *options, const ifl_loss_counts *counts,
                         int32_t trajectory_tokens) {

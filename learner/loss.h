@@ -42,10 +42,11 @@
 /* |log p - log mu| is cut here before exp, so that w and w^2 stay finite; counted. */
 #define IFL_LOSS_LOG_RATIO_MAX 60.0
 
+/* The ranges are those of the configuration's keys, which are checked where it is read. */
 typedef struct ifl_loss_options {
     ifl_loss_kind kind;
     double importance_cap;      /* reinforce; > 0 */
-    double clip_low, clip_high; /* the others; 0 <= low < 1, high >= 0 */
+    double clip_low, clip_high; /* the others; 0 <= low <= 1, high >= 0 */
     int32_t max_new_tokens;     /* dr_grpo's L_max; >= 1 */
 } ifl_loss_options;
 
@@ -99,8 +100,5 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
                            ifl_loss_sums *sums);
 
 ifl_loss_report ifl_loss_report_get(const ifl_loss_sums *sums);
-
-/* Checks the ranges above; names the configuration key. */
-ifl_status ifl_loss_options_check(const ifl_loss_options *options, ifl_error *err);
 
 #endif
