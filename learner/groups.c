@@ -350,22 +350,6 @@ void ifl_groups_close(ifl_groups *groups, ifl_group *group, const ifl_member_out
     groups_release_slot(groups, group);
 }
 
-int64_t ifl_groups_drop_all(ifl_groups *groups, ifl_drop_reason reason) {
-    IFL_ASSERT((unsigned)reason < IFL_DROP_COUNT);
-    int64_t n = 0;
-    for (int32_t g = groups->n_open - 1; g >= 0; g--) {
-        ifl_group *group = groups->open[g];
-        if (group->taken) continue;
-        for (int32_t i = 0; i < group->n_members; i++) {
-            if (group->members[i].state == IFL_MEMBER_DROPPED) continue;
-            member_drop(groups, group, &group->members[i], reason);
-            n++;
-        }
-        groups_release_slot(groups, group);
-    }
-    return n;
-}
-
 int32_t ifl_groups_serials(const ifl_groups *groups, uint64_t *serials, int32_t max) {
     for (int32_t g = 0; g < groups->n_open && g < max; g++)
         serials[g] = groups->open[g]->task_serial;

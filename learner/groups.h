@@ -21,14 +21,11 @@ typedef enum {
     IFL_MEMBER_DROPPED,
 } ifl_member_state;
 
+/* Checkpoints and logs hold the texts, never the numbers. */
 #define IFL_DROP_MAP(X)                                                                            \
-    X(REFUSED, "refused")       /* the engine cannot run it: prompt too long, limits */            \
     X(INVALID, "invalid")       /* the trajectory failed its checks */                             \
-    X(ABORTED, "aborted")       /* came back unfinished */                                         \
-    X(STALE, "stale")           /* older than the bound on lag */                                  \
     X(ATTEMPTS, "attempts")     /* lost with too many actors */                                    \
-    X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */        \
-    X(STOPPED, "stopped")       /* the run ended */
+    X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */
 
 typedef enum {
 #define IFL_DROP_ENUM(name, text) IFL_DROP_##name,
@@ -131,10 +128,6 @@ typedef struct ifl_member_outcome {
  * read), frees their trajectories and the slot. `skipped`: counted in groups_skipped. */
 void ifl_groups_close(ifl_groups *groups, ifl_group *group, const ifl_member_outcome *outcomes,
                       bool skipped);
-
-/* Gives up everything that is not taken (a run's end) and closes those groups. Returns the number
- * of members dropped by it. */
-int64_t ifl_groups_drop_all(ifl_groups *groups, ifl_drop_reason reason);
 
 ifl_group *ifl_groups_find(ifl_groups *groups, uint64_t task_serial); /* NULL when not open */
 

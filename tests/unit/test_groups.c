@@ -59,13 +59,13 @@ static void test_a_group_goes_from_lease_to_trained(void **state) {
     assert_false(ifl_groups_take(g, 1, IFL_TAKE_ARRIVAL, out + 0)); /* once only */
     assert_int_equal(out[0]->members[1].actor, 77);
     const ifl_member_outcome outcomes[3] = {
-        {IFL_END_TRAINED, 0}, {IFL_END_MASKED, 0}, {IFL_END_DROPPED, IFL_DROP_STALE}};
+        {IFL_END_TRAINED, 0}, {IFL_END_MASKED, 0}, {IFL_END_DROPPED, IFL_DROP_SKIPPED}};
     ifl_groups_close(g, out[0], outcomes, false);
     ifl_groups_counts c = ifl_groups_counts_get(g);
     assert_int_equal(c.opened, 3);
     assert_int_equal(c.trained, 1);
     assert_int_equal(c.masked, 1);
-    assert_int_equal(c.dropped[IFL_DROP_STALE], 1);
+    assert_int_equal(c.dropped[IFL_DROP_SKIPPED], 1);
     assert_int_equal(ifl_groups_in_flight(&c), 0);
     assert_ok(ifl_groups_check(g, &err));
     ifl_groups_free(g);
@@ -172,7 +172,11 @@ static void test_limits_and_misuse_are_refused(void **state) {
     assert_int_equal(ifl_groups_open(g, 1, "t", 0, NULL, &err), IFL_USAGE);
     assert_ok(ifl_groups_open(g, 1, "t", 8, NULL, &err));
     assert_int_equal(ifl_groups_open(g, 2, "t", 8, NULL, &err), IFL_FULL);
-    assert_int_equal(ifl_groups_drop_all(g, IFL_DROP_STOPPED), 8);
+    for (int32_t i = 0; i < 8; i++)
+        assert_true(ifl_groups_drop(g, 1, i, IFL_DROP_INVALID));
+    ifl_group *dropped;
+    assert_true(ifl_groups_take(g, 1, IFL_TAKE_ARRIVAL, &dropped));
+    ifl_groups_close(g, dropped, NULL, true); /* no member's outcome is asked for */
     assert_ok(ifl_groups_open(g, 2, "t", 8, NULL, &err));
     ifl_groups_free(g);
     g = table(2, 0);
@@ -195,7 +199,7 @@ static void test_restored_counts_balance_without_what_was_in_flight(void **state
                            .masked = 1,
                            .groups_opened = 5,
                            .groups_closed = 3};
-    c.dropped[IFL_DROP_STALE] = 4;
+    c.dropped[IFL_DROP_SKIPPED] = 4;
     assert_ok(ifl_groups_counts_restore(g, &c, &err));
     assert_int_equal(ifl_groups_counts_get(g).opened, 14);
     assert_ok(ifl_groups_open(g, 1, "t", 6, NULL, &err));
@@ -389,7 +393,9 @@ static void test_random_operations_keep_the_books(void **state) {
     for (int s = 0; s < b.next_serial; s++)
         n_still_open += book_open(&b, s);
     assert_true(n_still_open <= n);
-    ifl_groups_drop_all(g, IFL_DROP_STOPPED);
+    for (int i = 0; i < n; i++)
+        for (int32_t sample = 0; sample < ifl_groups_find(g, serials[i])->n_members; sample++)
+            ifl_groups_drop(g, serials[i], sample, IFL_DROP_INVALID);
     c = ifl_groups_counts_get(g);
     assert_int_equal(ifl_groups_in_flight(&c), 0);
     assert_int_equal(c.opened, c.trained + c.masked + ifl_groups_dropped(&c));
