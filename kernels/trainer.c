@@ -456,7 +456,11 @@ static void attention_backward_one(const attention_backward *ab, int32_t s, int3
                     p + first, ds + first, p + first, ds + first, c->attention_scale,
                     ab->tape->lse[(row0 + i) * c->n_heads + head], delta, last - first + 1);
             }
-            ops->matmul_f32(dq, hd, dprob, tp, 1, kp, rows, hd, keys, 0, ifl_panels(hd), false);
+            /* One panel at a time: they lie t_all rows apart, of which this tile reads the first.
+             */
+            for (int64_t e = 0; e < hd; e += IFL_PANEL)
+                ops->matmul_f32(dq + e, hd, dprob, tp, 1, kp + e * t_all, rows,
+                                hd - e < IFL_PANEL ? hd - e : IFL_PANEL, keys, 0, 1, false);
             for (int64_t i = 0; i < rows; i++)
                 memcpy(tr->dq + (row0 + i) * hq + head * hd, dq + i * hd, (size_t)hd * sizeof *dq);
             ops->pack_f32(q_panels, q, hd, rows, hd, 0, ifl_panels(hd));
