@@ -63,8 +63,10 @@ static bool text_clone(char **to, const char *from) {
 }
 
 ifl_status ifl_task_copy(ifl_task *to, const ifl_task *from, ifl_error *err) {
-    ifl_task copy = {
-        .n_prompt = from->n_prompt, .max_new_tokens = from->max_new_tokens, .weight = from->weight};
+    ifl_task copy = {.source = from->source,
+                     .n_prompt = from->n_prompt,
+                     .max_new_tokens = from->max_new_tokens,
+                     .weight = from->weight};
     bool fine = text_clone(&copy.id, from->id) &&
                 text_clone(&copy.data_source, from->data_source) &&
                 text_clone(&copy.checker, from->checker) &&
@@ -325,9 +327,16 @@ int64_t ifl_task_set_size(const ifl_task_set *set) {
     return set->n_tasks;
 }
 
+const char *ifl_task_set_source_name(const ifl_task_set *set, int32_t source) {
+    IFL_ASSERT(source >= 0 && source < set->n_sources);
+    return set->sources[source].name;
+}
+
 ifl_status ifl_task_set_get(ifl_task_set *set, uint64_t serial, ifl_task *out, ifl_error *err) {
     task_pick pick = set_pick(set, serial);
-    return ifl_task_source_get(&set->sources[pick.source], pick.item, out, err);
+    IFL_TRY(ifl_task_source_get(&set->sources[pick.source], pick.item, out, err));
+    out->source = pick.source;
+    return IFL_OK;
 }
 
 ifl_status ifl_task_set_example(ifl_task_set *set, uint64_t serial, double worked_share,

@@ -11,6 +11,7 @@
 typedef struct ifl_task {
     char *id;
     char *data_source;
+    int32_t source; /* its entry in the set's list: ifl_task_set_source_name */
     char *checker; /* "" = the run's default */
     char *answer;
     char *meta;      /* JSON text; "" = none */
@@ -50,6 +51,10 @@ void ifl_task_set_close(ifl_task_set *set);
 
 /* Number of distinct tasks; 0 = endless. */
 int64_t ifl_task_set_size(const ifl_task_set *set);
+
+/* Name of one of the set's entries; lives as long as the set. A line of a file may bear another
+ * data_source; this is the configuration's. */
+const char *ifl_task_set_source_name(const ifl_task_set *set, int32_t source);
 
 /* The task with running number `serial` (0, 1, ...): source by the sampler, then a keyed
  * permutation inside a finite source, epoch after epoch. A pure function of (seed, serial), except

@@ -762,12 +762,8 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
 /* --- Evaluation
  * ------------------------------------------------------------------------------------- */
 
-static bool eval_right(const ifl_trajectory *traj) {
-    return traj->reward.reward >= 0.999f;
-}
-
 ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples, int64_t version,
-                             double idle_s, int8_t *right_greedy, int32_t *right_sampled,
+                             double idle_s, ifl_dispatch_eval_take take, void *user,
                              ifl_error *err) {
     if (!d->eval_set)
         return ifl_fail(err, IFL_USAGE, "evaluation: no eval tasks are configured (data.eval)");
@@ -790,25 +786,16 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
         st = desk_wait_stoppable(d, idle_s, "evaluation answers", err);
     for (int32_t i = 0; i < n && st == IFL_OK; i++) {
         ifl_group *group = groups[i];
-        int32_t at = (int32_t)(group->task_serial - base), task = at % n_tasks, right = 0;
-        bool scored = false;
+        int32_t at = (int32_t)(group->task_serial - base);
+        const desk_work *work = group->user;
         ifl_member_outcome *outcomes = calloc((size_t)group->n_members, sizeof *outcomes);
         if (!outcomes) {
             st = ifl_fail(err, IFL_NOMEM, "evaluation: out of memory");
             break;
         }
-        for (int32_t m = 0; m < group->n_members; m++) {
+        for (int32_t m = 0; m < group->n_members; m++)
             outcomes[m].end = IFL_END_TRAINED; /* of the eval table: used up */
-            if (group->members[m].state != IFL_MEMBER_STORED) continue;
-            const ifl_trajectory *traj = group->members[m].traj;
-            if (traj->reward.status != IFL_REWARD_OK) continue;
-            scored = true;
-            right += eval_right(traj);
-        }
-        if (at < n_tasks)
-            right_greedy[task] = scored ? (int8_t)right : -1;
-        else
-            right_sampled[task] = right;
+        st = take(user, at % n_tasks, &work->task, at < n_tasks, group, err);
         work_free(group->user);
         group->user = NULL;
         ifl_groups_close(d->eval, group, outcomes, false);

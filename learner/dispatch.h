@@ -67,12 +67,18 @@ void ifl_dispatch_set_version(ifl_dispatch *dispatch, int64_t version);
 ifl_status ifl_dispatch_wait_applied(ifl_dispatch *dispatch, int64_t version, double idle_s,
                                      ifl_error *err);
 
+/* What an evaluation gives: one task's answers, all of them here or given up. Everything is
+ * borrowed for the call, which happens under the desk's lock; anything but IFL_OK ends the
+ * evaluation. */
+typedef ifl_status (*ifl_dispatch_eval_take)(void *user, int32_t number, const ifl_task *task,
+                                             bool greedy, const ifl_group *answers, ifl_error *err);
+
 /* One evaluation: `n_tasks` tasks of the eval set, greedy, and with n_samples > 0 also that many
- * samples each at the training temperature. Blocks. right_greedy: [n_tasks], 1, 0 or -1 (could not
- * be scored); right_sampled: [n_tasks] number of right samples. */
+ * samples each at the training temperature. Blocks, then calls `take` for tasks 0 .. n_tasks - 1
+ * with their greedy answer, and after that once more for each with its samples. */
 ifl_status ifl_dispatch_eval(ifl_dispatch *dispatch, int32_t n_tasks, int32_t n_samples,
-                             int64_t version, double idle_s, int8_t *right_greedy,
-                             int32_t *right_sampled, ifl_error *err);
+                             int64_t version, double idle_s, ifl_dispatch_eval_take take,
+                             void *user, ifl_error *err);
 
 typedef struct ifl_dispatch_stats {
     int32_t n_actors;

@@ -20,13 +20,25 @@ ifl_interval ifl_wilson95(int64_t n_right, int64_t n) {
                           n_right == n ? 1.0 : (centre + half) / scale};
 }
 
-double ifl_avg_at_k(const int32_t *n_right, int64_t n_tasks, int32_t k) {
-    IFL_ASSERT(k >= 1);
-    if (n_tasks == 0) return 0.0;
-    int64_t sum = 0;
+static void mean_add(ifl_task_mean *m, bool counts, double value) {
+    if (counts) {
+        m->mean += value;
+        m->n_tasks++;
+    } else {
+        m->n_left_out++;
+    }
+}
+
+static ifl_task_mean mean_end(ifl_task_mean sum) {
+    sum.mean = sum.n_tasks > 0 ? sum.mean / (double)sum.n_tasks : (double)NAN;
+    return sum;
+}
+
+ifl_task_mean ifl_avg_at_k(const int32_t *n_right, const int32_t *n_judged, int64_t n_tasks) {
+    ifl_task_mean sum = {0};
     for (int64_t i = 0; i < n_tasks; i++)
-        sum += n_right[i];
-    return (double)sum / ((double)n_tasks * k);
+        mean_add(&sum, n_judged[i] > 0, n_judged[i] > 0 ? (double)n_right[i] / n_judged[i] : 0.0);
+    return mean_end(sum);
 }
 
 double ifl_pass_at_k(int32_t n, int32_t c, int32_t k) {
@@ -38,12 +50,13 @@ double ifl_pass_at_k(int32_t n, int32_t c, int32_t k) {
     return 1.0 - none;
 }
 
-double ifl_pass_at_k_mean(const int32_t *n_right, int64_t n_tasks, int32_t n, int32_t k) {
-    if (n_tasks == 0) return 0.0;
-    double sum = 0.0;
+ifl_task_mean ifl_pass_at_k_mean(const int32_t *n_right, const int32_t *n_judged, int64_t n_tasks,
+                                 int32_t k) {
+    ifl_task_mean sum = {0};
     for (int64_t i = 0; i < n_tasks; i++)
-        sum += ifl_pass_at_k(n, n_right[i], k);
-    return sum / (double)n_tasks;
+        mean_add(&sum, n_judged[i] >= k,
+                 n_judged[i] >= k ? ifl_pass_at_k(n_judged[i], n_right[i], k) : 0.0);
+    return mean_end(sum);
 }
 
 static int double_compare(const void *a, const void *b) {

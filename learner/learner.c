@@ -15,7 +15,8 @@
 #include "learner/audit.h"
 #include "learner/checkpoint.h"
 #include "learner/dispatch.h"
-#include "learner/eval_stats.h"
+#include "learner/eval_figures.h"
+#include "learner/eval_results.h"
 #include "learner/publisher.h"
 #include "learner/step.h"
 
@@ -57,7 +58,10 @@ typedef struct learner {
     int64_t step;    /* finished */
     int32_t async_k; /* lock-step modes: versions behind; -1 = pipeline */
     double started_s;
-    json_t *evals; /* array for summary.json */
+    json_t *evals;        /* array for summary.json */
+    bool has_gain;        /* of this run's evaluations before and after, on the same tasks */
+    ifl_eval_gain gain;   /* with has_gain */
+    json_t *gain_sources; /* array for summary.json; NULL without has_gain */
     /* From a checkpoint. */
     uint64_t next_serial;
     uint64_t *open_serials;
@@ -256,65 +260,179 @@ static ifl_status learner_publish(learner *l, int64_t version, ifl_error *err) {
 /* --- Evaluation
  * ---------------------------------------------------------------------------------------- */
 
-static ifl_status learner_evaluate(learner *l, int32_t n_tasks, const char *when, double *accuracy,
-                                   ifl_error *err) {
-    int32_t k = l->config->eval.samples;
+typedef struct eval_taker {
+    learner *learner;
+    ifl_eval_results *results;
+} eval_taker;
+
+static ifl_status eval_take(void *user, int32_t number, const ifl_task *task, bool greedy,
+                            const ifl_group *answers, ifl_error *err) {
+    learner *l = ((eval_taker *)user)->learner;
+    ifl_eval_results *results = ((eval_taker *)user)->results;
+    if (greedy)
+        IFL_TRY(ifl_eval_results_add(results, ifl_task_set_source_name(l->eval_set, task->source),
+                                     task->id, task->line, err));
+    ifl_eval_row *row = &results->rows[number];
+    for (int32_t i = 0; i < answers->n_members; i++) {
+        const ifl_member *m = &answers->members[i];
+        if (m->state != IFL_MEMBER_STORED) continue; /* given up: not judged */
+        const ifl_reward *reward = &m->traj->reward;
+        if (greedy) {
+            row->status = reward->status;
+            row->reward = reward->reward;
+            IFL_TRY(
+                ifl_eval_answer_text(&row->answer, l->options->tokenizer, l->config, m->traj, err));
+        } else {
+            row->n_judged += ifl_eval_judged(reward->status, reward->reward);
+            row->n_right += ifl_eval_right(reward->status, reward->reward);
+        }
+    }
+    return IFL_OK;
+}
+
+static void eval_add_metrics(learner *l, const char *source, const ifl_eval_figures *f) {
+    char name[IFL_NAME_MAX + 32];
+    const char *slash = *source ? "/" : "";
+#define ADD(what, value)                                                                           \
+    (snprintf(name, sizeof name, "eval/%s%s" what, source, slash),                                 \
+     ifl_metrics_add(l->metrics, name, value))
+#define ADD_INT(what, value)                                                                       \
+    (snprintf(name, sizeof name, "eval/%s%s" what, source, slash),                                 \
+     ifl_metrics_add_int(l->metrics, name, value))
+    ADD("accuracy", f->accuracy);
+    ADD("accuracy_low", f->interval.low);
+    ADD("accuracy_high", f->interval.high);
+    ADD_INT("n", f->n);
+    ADD_INT("unscored", f->n_unscored);
+    if (f->k > 0) {
+        ADD("avg@k", f->avg.mean);
+        ADD("pass@k", f->pass.mean);
+        ADD_INT("pass@k_left_out", f->pass.n_left_out);
+    }
+#undef ADD
+#undef ADD_INT
+}
+
+/* Figures of the whole and of each source: into metrics.jsonl, for summary.json, and as lines. */
+static ifl_status eval_record(learner *l, const ifl_eval_results *results, const char *when,
+                              double seconds, double *accuracy, ifl_error *err) {
+    ifl_eval_figures all, one;
+    IFL_TRY(ifl_eval_figures_make(&all, results, -1, err));
+    json_t *row = ifl_eval_figures_json(&all, NULL), *sources = json_array();
+    *accuracy = all.accuracy;
+    ifl_metrics_begin(l->metrics, "eval", l->step);
+    eval_add_metrics(l, "", &all);
+    ifl_metrics_add_int(l->metrics, "eval/version", l->step);
+    ifl_metrics_add(l->metrics, "eval/train_s", l->totals.train_s);
+    if (all.n_unscored > 0)
+        ifl_warn("evaluation: %lld of %zu answers could not be scored", (long long)all.n_unscored,
+                 results->n_rows);
+    ifl_status_line_note(l->line,
+                         "%s: greedy accuracy %.3f on %lld held-out tasks (95 %%: %.3f to %.3f), "
+                         "version %lld, %.1f s",
+                         when, all.accuracy, (long long)all.n, all.interval.low, all.interval.high,
+                         (long long)l->step, seconds);
+    ifl_status st = IFL_OK;
+    for (int32_t i = 0; i < results->n_sources && st == IFL_OK; i++) {
+        st = ifl_eval_figures_make(&one, results, i, err);
+        if (st != IFL_OK) break;
+        if (one.n + one.n_unscored == 0) continue; /* none among the first so many tasks */
+        eval_add_metrics(l, results->sources[i], &one);
+        json_array_append_new(sources, ifl_eval_figures_json(&one, results->sources[i]));
+        if (results->n_sources > 1)
+            ifl_status_line_note(l->line, "  %s: %.3f on %lld (95 %%: %.3f to %.3f)",
+                                 results->sources[i], one.accuracy, (long long)one.n,
+                                 one.interval.low, one.interval.high);
+    }
+    json_object_set_new(row, "when", json_string(when));
+    json_object_set_new(row, "step", json_integer((json_int_t)l->step));
+    json_object_set_new(row, "version", json_integer((json_int_t)l->step));
+    json_object_set_new(row, "train_s", json_real(l->totals.train_s));
+    json_object_set_new(row, "sources", sources);
+    json_array_append_new(l->evals, row);
+    ifl_status ended = ifl_metrics_end(l->metrics, st == IFL_OK ? err : NULL);
+    l->view.accuracy = all.accuracy;
+    l->view.accuracy_step = l->step;
+    return st != IFL_OK ? st : ended;
+}
+
+/* Fills `results`, zeroed, to be cleared in any case. */
+static ifl_status learner_evaluate(learner *l, int32_t n_tasks, const char *when,
+                                   ifl_eval_results *results, double *accuracy, ifl_error *err) {
     int64_t size = ifl_task_set_size(l->eval_set);
     if (size > 0 && size < n_tasks) n_tasks = (int32_t)size;
-    int8_t *greedy = calloc((size_t)n_tasks, sizeof *greedy);
-    int32_t *sampled = calloc((size_t)n_tasks, sizeof *sampled);
-    ifl_status st =
-        greedy && sampled ? IFL_OK : ifl_fail(err, IFL_NOMEM, "evaluation: out of memory");
+    snprintf(results->model, sizeof results->model, "%s, step %lld", l->options->run->path,
+             (long long)l->step);
+    memcpy(results->run_uuid, l->run_uuid, sizeof results->run_uuid);
+    results->version = l->step;
+    results->k = l->config->eval.samples;
+    for (int32_t i = 0; i < l->config->data.n_eval; i++)
+        IFL_TRY(
+            ifl_eval_results_add_source(results, ifl_task_set_source_name(l->eval_set, i), err));
+    eval_taker taker = {l, results};
     double begin = ifl_clock_s();
     l->view.phase = "evaluating";
     ifl_status_line_update(l->line, &l->view);
-    if (st == IFL_OK)
-        st = ifl_dispatch_eval(l->dispatch, n_tasks, k, l->step, IDLE_S, greedy, sampled, err);
+    ifl_status st = ifl_dispatch_eval(l->dispatch, n_tasks, results->k, l->step, IDLE_S, eval_take,
+                                      &taker, err);
     l->view.phase = NULL;
-    if (st == IFL_OK) {
-        int64_t n = 0, right = 0;
-        for (int32_t i = 0; i < n_tasks; i++) {
-            n += greedy[i] >= 0;
-            right += greedy[i] > 0;
-        }
-        if (n < n_tasks)
-            ifl_warn("evaluation: %lld of %d answers could not be scored", (long long)(n_tasks - n),
-                     n_tasks);
-        *accuracy = n > 0 ? (double)right / (double)n : (double)NAN;
-        ifl_interval interval = ifl_wilson95(right, n);
-        json_t *row = json_pack("{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "when", when, "step",
-                                (json_int_t)l->step, "version", (json_int_t)l->step, "n",
-                                (json_int_t)n, "accuracy", *accuracy, "low", interval.low, "high",
-                                interval.high, "train_s", l->totals.train_s);
-        ifl_metrics_begin(l->metrics, "eval", l->step);
-        ifl_metrics_add(l->metrics, "eval/accuracy", *accuracy);
-        ifl_metrics_add(l->metrics, "eval/accuracy_low", interval.low);
-        ifl_metrics_add(l->metrics, "eval/accuracy_high", interval.high);
-        ifl_metrics_add_int(l->metrics, "eval/n", n);
-        ifl_metrics_add_int(l->metrics, "eval/version", l->step);
-        ifl_metrics_add(l->metrics, "eval/train_s", l->totals.train_s);
-        if (k > 0) {
-            double avg = ifl_avg_at_k(sampled, n_tasks, k),
-                   pass = ifl_pass_at_k_mean(sampled, n_tasks, k, k);
-            ifl_metrics_add(l->metrics, "eval/avg@k", avg);
-            ifl_metrics_add(l->metrics, "eval/pass@k", pass);
-            json_object_set_new(row, "k", json_integer(k));
-            json_object_set_new(row, "avg@k", json_real(avg));
-            json_object_set_new(row, "pass@k", json_real(pass));
-        }
-        st = ifl_metrics_end(l->metrics, err);
-        json_array_append_new(l->evals, row);
-        l->view.accuracy = *accuracy;
-        l->view.accuracy_step = l->step;
-        ifl_status_line_note(
-            l->line,
-            "%s: greedy accuracy %.3f on %lld held-out tasks (95 %%: %.3f to %.3f), "
-            "version %lld, %.1f s",
-            when, *accuracy, (long long)n, interval.low, interval.high, (long long)l->step,
-            ifl_clock_s() - begin);
+    IFL_TRY(st);
+    return eval_record(l, results, when, ifl_clock_s() - begin, accuracy, err);
+}
+
+static void eval_path(const learner *l, const char *when, char out[IFL_PATH_MAX]) {
+    snprintf(out, IFL_PATH_MAX, "%s/evals/%s.jsonl", l->options->run->path, when);
+}
+
+/* Keeps an evaluation task by task in the run's folder, where a resumed run finds it. */
+static ifl_status eval_keep(const learner *l, const char *when, const ifl_eval_results *results,
+                            ifl_error *err) {
+    char path[IFL_PATH_MAX];
+    snprintf(path, sizeof path, "%s/evals", l->options->run->path);
+    IFL_TRY(ifl_dir_create(path, err));
+    eval_path(l, when, path);
+    return ifl_eval_results_write(results, path, err);
+}
+
+/* The paired difference between the evaluations before and after: only if both were made in this
+ * run and on the same tasks; else the run has no such figure, and says why. */
+static ifl_status learner_gain(learner *l, const ifl_eval_results *after, ifl_error *err) {
+    char path[IFL_PATH_MAX], text[256];
+    ifl_eval_results before;
+    ifl_error why = {0};
+    eval_path(l, "before", path);
+    ifl_status st = ifl_eval_results_read(&before, path, &why);
+    if (st == IFL_NOMEM) return ifl_fail(err, st, "%s", why.text);
+    if (st != IFL_OK) {
+        if (isfinite(l->totals.accuracy_before) || st != IFL_NOTFOUND)
+            ifl_warn("no paired gain: %s", why.text);
+        return IFL_OK;
     }
-    free(greedy);
-    free(sampled);
+    if (strcmp(before.run_uuid, l->run_uuid) != 0) {
+        ifl_warn("no paired gain: %s is of another run", path);
+        goto done;
+    }
+    IFL_TRY_GOTO(st, ifl_eval_compare(&l->gain, &before, after, NULL, err), done);
+    if (l->gain.n_only_before + l->gain.n_only_after > 0 || l->gain.paired.n_tasks == 0) {
+        ifl_eval_gain_text(&l->gain, text, sizeof text);
+        ifl_warn("no paired gain: the evaluations before and after are not of the same tasks: %s",
+                 text);
+        goto done;
+    }
+    ifl_eval_gain_text(&l->gain, text, sizeof text);
+    ifl_status_line_note(l->line, "gain: %s", text);
+    l->gain_sources = json_array();
+    for (int32_t i = 0; i < after->n_sources; i++) {
+        ifl_eval_gain gain;
+        IFL_TRY_GOTO(st, ifl_eval_compare(&gain, &before, after, after->sources[i], err), done);
+        json_array_append_new(l->gain_sources, ifl_eval_gain_json(&gain, after->sources[i]));
+        ifl_eval_gain_text(&gain, text, sizeof text);
+        if (after->n_sources > 1)
+            ifl_status_line_note(l->line, "  %s: %s", after->sources[i], text);
+    }
+    l->has_gain = true;
+done:
+    ifl_eval_results_clear(&before);
     return st;
 }
 
@@ -558,8 +676,10 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
             st = learner_checkpoint(l, err);
         if (st == IFL_OK && !last && c->eval.every_steps > 0 && l->eval_set &&
             l->step % c->eval.every_steps == 0) {
+            ifl_eval_results results = {0};
             double accuracy;
-            st = learner_evaluate(l, c->eval.tasks_mid, "in between", &accuracy, err);
+            st = learner_evaluate(l, c->eval.tasks_mid, "in between", &results, &accuracy, err);
+            ifl_eval_results_clear(&results);
         }
     }
     if (st == IFL_OK && l->async_k < 0) ifl_dispatch_set_in_flight(l->dispatch, 0);
@@ -605,6 +725,11 @@ static ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_REAL("train_s", t->train_s);
     PUT_REAL("accuracy_before", t->accuracy_before);
     PUT_REAL("accuracy_after", t->accuracy_after);
+    PUT_REAL("accuracy_gain", l->has_gain ? l->gain.paired.difference : (double)NAN);
+    PUT_REAL("accuracy_gain_low", l->has_gain ? l->gain.paired.interval.low : (double)NAN);
+    PUT_REAL("accuracy_gain_high", l->has_gain ? l->gain.paired.interval.high : (double)NAN);
+    PUT_INT("accuracy_gain_tasks", l->has_gain ? l->gain.paired.n_tasks : 0);
+    PUT_INT("accuracy_gain_unscored", l->has_gain ? l->gain.n_unscored : 0);
     PUT_INT("tokens_generated", desk.tokens_generated);
     PUT_INT("tokens_generated_eval", desk.tokens_eval);
     PUT_INT("tokens_trained", t->tokens_trained);
@@ -636,6 +761,7 @@ static ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_INT("memory_rss_peak_bytes", ifl_memory_rss_peak());
     json_object_set_new(root, "books", books);
     json_object_set(root, "evals", l->evals);
+    if (l->has_gain) json_object_set(root, "accuracy_gain_sources", l->gain_sources);
     char *text = json_dumps(root, JSON_INDENT(2));
     json_decref(root);
     if (!text) return ifl_fail(err, IFL_NOMEM, "summary: out of memory");
@@ -766,6 +892,7 @@ static void learner_close(learner *l) {
     ifl_status_line_free(l->line);
     free(l->open_serials);
     json_decref(l->evals);
+    json_decref(l->gain_sources);
 }
 
 static void make_uuid(char out[33]) {
@@ -779,16 +906,27 @@ static void make_uuid(char out[33]) {
         snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* The evaluations at both ends of a run are kept, and the later one is compared. */
+static ifl_status learner_evaluate_end(learner *l, const char *when, double *accuracy,
+                                       ifl_error *err) {
+    ifl_eval_results results = {0};
+    ifl_status st = learner_evaluate(l, l->config->eval.tasks, when, &results, accuracy, err);
+    if (st == IFL_OK) st = eval_keep(l, when, &results, err);
+    if (st == IFL_OK && strcmp(when, "after") == 0) st = learner_gain(l, &results, err);
+    ifl_eval_results_clear(&results);
+    return st;
+}
+
 static ifl_status learner_work(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     ifl_status_line_update(l->line, &l->view);
     if (c->eval.before && l->eval_set && l->step == 0) {
-        IFL_TRY(learner_evaluate(l, c->eval.tasks, "before", &l->totals.accuracy_before, err));
+        IFL_TRY(learner_evaluate_end(l, "before", &l->totals.accuracy_before, err));
         l->view.accuracy_first = l->totals.accuracy_before;
     }
     IFL_TRY(learner_loop(l, err));
     if (c->eval.after && l->eval_set)
-        IFL_TRY(learner_evaluate(l, c->eval.tasks, "after", &l->totals.accuracy_after, err));
+        IFL_TRY(learner_evaluate_end(l, "after", &l->totals.accuracy_after, err));
     return IFL_OK;
 }
 

@@ -1,5 +1,7 @@
-/* Evaluation without a run: one engine in this process, the checkers beside it. Shares no code with
- * the learner's bookkeeping, so that it can check what a run says about itself. */
+/* Evaluation without a run: one engine in this process, the checkers beside it. It generates and
+ * judges without the learner's leases and books, so that it can check what a run says about itself;
+ * the statistics and the file of results are the learner's. */
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +14,14 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
-#include "learner/eval_stats.h"
+#include "learner/eval_figures.h"
+#include "learner/eval_results.h"
 #include "rewards/reward.h"
 
 typedef struct eval_arguments {
     int64_t n_tasks, n_samples;
     bool json;
+    const char *out, *compare, *from; /* files of results; NULL = none */
 } eval_arguments;
 
 typedef struct evaluation {
@@ -27,10 +31,12 @@ typedef struct evaluation {
     ifl_engine *engine;
     ifl_reward_pool *pool;
     int32_t n_tasks, n_samples;
-    ifl_task *tasks;        /* [n_tasks] */
-    int32_t *right_sampled; /* [n_tasks] */
-    int64_t n_scored, n_right, n_unscored, n_tokens, n_truncated;
+    ifl_task *tasks;          /* [n_tasks] */
+    ifl_eval_results results; /* one row a task */
+    ifl_eval_results before;  /* of --compare */
+    int64_t n_unscored, n_tokens, n_truncated;
     int64_t n_done, n_all; /* answers */
+    double seconds;
 } evaluation;
 
 static ifl_status eval_submit(evaluation *e, int32_t task, bool greedy, ifl_error *err) {
@@ -58,25 +64,10 @@ static ifl_status eval_submit(evaluation *e, int32_t task, bool greedy, ifl_erro
 }
 
 static ifl_status eval_check(evaluation *e, const ifl_trajectory *traj, ifl_error *err) {
-    int32_t task = (int32_t)(traj->task_serial % (uint64_t)e->n_tasks),
-            n_prompt = ifl_trajectory_n_prompt(traj);
+    int32_t task = (int32_t)(traj->task_serial % (uint64_t)e->n_tasks);
     const ifl_task *t = &e->tasks[task];
-    ifl_token_text text = {0};
-    IFL_TRY(ifl_tokenizer_decode(e->loaded->tokenizer, traj->tokens + n_prompt,
-                                 (size_t)(traj->n_tokens - n_prompt), IFL_DECODE_SKIP_SPECIAL,
-                                 &text, err));
-    char *answer = malloc(text.n + 1);
-    if (!answer) {
-        ifl_token_text_free(&text);
-        return ifl_fail(err, IFL_NOMEM, "eval: out of memory");
-    }
-    if (text.n > 0) memcpy(answer, text.bytes, text.n);
-    answer[text.n] = '\0';
-    for (int32_t i = 0; traj->finish == IFL_FINISH_STOP && i < e->config->rollout.n_stops; i++) {
-        char *at = strstr(answer, e->config->rollout.stops[i]);
-        if (at) *at = '\0';
-    }
-    ifl_token_text_free(&text);
+    char *answer;
+    IFL_TRY(ifl_eval_answer_text(&answer, e->loaded->tokenizer, e->config, traj, err));
     ifl_reward_request request = {
         .id = traj->task_serial,
         .checker = t->checker && t->checker[0] ? t->checker : e->config->reward.checker,
@@ -88,8 +79,12 @@ static ifl_status eval_check(evaluation *e, const ifl_trajectory *traj, ifl_erro
         .finish = traj->finish,
     };
     ifl_status st = ifl_reward_pool_submit(e->pool, &request, err);
-    free(answer);
-    e->n_tokens += traj->n_tokens - n_prompt;
+    bool greedy = traj->task_serial < (uint64_t)e->n_tasks;
+    if (greedy && !e->results.rows[task].answer)
+        e->results.rows[task].answer = answer;
+    else
+        free(answer);
+    e->n_tokens += traj->n_tokens - ifl_trajectory_n_prompt(traj);
     e->n_truncated += traj->finish == IFL_FINISH_LENGTH;
     return st;
 }
@@ -105,13 +100,14 @@ static ifl_status eval_collect(evaluation *e, int64_t wait_ms, ifl_error *err) {
             if (err) *err = reason;
             return st;
         }
-        bool right = reward.status == IFL_REWARD_OK && reward.reward >= 0.999f;
-        if (reward.status != IFL_REWARD_OK) e->n_unscored++;
+        ifl_eval_row *row = &e->results.rows[id % (uint64_t)e->n_tasks];
+        if (!ifl_eval_judged(reward.status, reward.reward)) e->n_unscored++;
         if (id < (uint64_t)e->n_tasks) {
-            e->n_scored += reward.status == IFL_REWARD_OK;
-            e->n_right += right;
+            row->status = reward.status;
+            row->reward = reward.reward;
         } else {
-            e->right_sampled[id - (uint64_t)e->n_tasks] += right;
+            row->n_judged += ifl_eval_judged(reward.status, reward.reward);
+            row->n_right += ifl_eval_right(reward.status, reward.reward);
         }
         e->n_done++;
         if (wait_ms > 0) return IFL_OK;
@@ -146,46 +142,165 @@ static ifl_status eval_run(evaluation *e, ifl_error *err) {
     return IFL_OK;
 }
 
-static void eval_print(const evaluation *e, double seconds, bool json) {
-    double accuracy = e->n_scored > 0 ? (double)e->n_right / (double)e->n_scored : 0.0;
-    ifl_interval interval = ifl_wilson95(e->n_right, e->n_scored);
-    double avg = e->n_samples > 0 ? ifl_avg_at_k(e->right_sampled, e->n_tasks, e->n_samples) : 0.0;
-    double pass = e->n_samples > 0
-                      ? ifl_pass_at_k_mean(e->right_sampled, e->n_tasks, e->n_samples, e->n_samples)
-                      : 0.0;
-    if (json) {
-        json_t *root =
-            json_pack("{s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f}", "n", (json_int_t)e->n_scored, "accuracy",
-                      accuracy, "low", interval.low, "high", interval.high, "unscored",
-                      (json_int_t)e->n_unscored, "truncated", (json_int_t)e->n_truncated, "tokens",
-                      (json_int_t)e->n_tokens, "seconds", seconds);
-        if (e->n_samples > 0) {
-            json_object_set_new(root, "k", json_integer(e->n_samples));
-            json_object_set_new(root, "avg@k", json_real(avg));
-            json_object_set_new(root, "pass@k", json_real(pass));
-        }
-        json_dumpf(root, stdout, JSON_COMPACT);
-        printf("\n");
-        json_decref(root);
-        return;
+/* --- What it says
+ * --------------------------------------------------------------------------------- */
+
+static void figures_print(const ifl_eval_figures *f, const char *source) {
+    const char *indent = source ? "  " : "";
+    if (source) printf("  %s: ", source);
+    printf("%s %.4f on %lld tasks (95 %%: %.4f to %.4f)", source ? "greedy" : "greedy accuracy",
+           f->accuracy, (long long)f->n, f->interval.low, f->interval.high);
+    if (f->n_unscored > 0) printf(", %lld left out: not scored", (long long)f->n_unscored);
+    printf("\n");
+    if (f->k == 0) return;
+    printf("%s%s%d samples each: avg@%d %.4f, pass@%d %.4f", indent, indent, f->k, f->k,
+           f->avg.mean, f->k, f->pass.mean);
+    if (f->n_samples_unscored > 0)
+        printf(", %lld samples not scored, %lld tasks left out of pass@%d",
+               (long long)f->n_samples_unscored, (long long)f->pass.n_left_out, f->k);
+    printf("\n");
+}
+
+/* Takes `object`: one source's into an array, the whole's into another object. */
+static ifl_status json_into(json_t *into, json_t *object, bool element, ifl_error *err) {
+    int failed = element  ? json_array_append(into, object)
+                 : object ? json_object_update(into, object)
+                          : -1;
+    json_decref(object);
+    return failed ? ifl_fail(err, IFL_NOMEM, "eval: out of memory") : IFL_OK;
+}
+
+/* Of the whole or of one source; `into` NULL: as text. */
+static ifl_status figures_say(const evaluation *e, int32_t source, json_t *into, ifl_error *err) {
+    ifl_eval_figures f;
+    const char *name = source >= 0 ? e->results.sources[source] : NULL;
+    IFL_TRY(ifl_eval_figures_make(&f, &e->results, source, err));
+    if (name && f.n + f.n_unscored == 0) return IFL_OK; /* none among the first so many tasks */
+    if (!into) {
+        figures_print(&f, name);
+        return IFL_OK;
     }
-    printf("greedy accuracy %.4f on %lld tasks (95 %%: %.4f to %.4f)\n", accuracy,
-           (long long)e->n_scored, interval.low, interval.high);
-    if (e->n_samples > 0)
-        printf("%d samples each: avg@%d %.4f, pass@%d %.4f\n", e->n_samples, e->n_samples, avg,
-               e->n_samples, pass);
-    printf("%lld tokens in %.1f s, %lld answers cut by the limit, %lld could not be scored\n",
-           (long long)e->n_tokens, seconds, (long long)e->n_truncated, (long long)e->n_unscored);
+    return json_into(into, ifl_eval_figures_json(&f, name), name != NULL, err);
+}
+
+static ifl_status gain_say(const evaluation *e, const char *name, json_t *into, ifl_error *err) {
+    ifl_eval_gain gain;
+    char text[256];
+    IFL_TRY(ifl_eval_compare(&gain, &e->before, &e->results, name, err));
+    if (!into) {
+        ifl_eval_gain_text(&gain, text, sizeof text);
+        printf("%s%s: %s\n", name ? "  " : "", name ? name : "paired difference", text);
+        return IFL_OK;
+    }
+    return json_into(into, ifl_eval_gain_json(&gain, name), name != NULL, err);
+}
+
+static ifl_status say_text(const evaluation *e, const eval_arguments *mine, ifl_error *err) {
+    int32_t n = e->results.n_sources;
+    IFL_TRY(figures_say(e, -1, NULL, err));
+    for (int32_t i = 0; i < n && n > 1; i++)
+        IFL_TRY(figures_say(e, i, NULL, err));
+    if (!mine->from)
+        printf("%lld tokens in %.1f s, %lld answers cut by the limit, %lld could not be scored\n",
+               (long long)e->n_tokens, e->seconds, (long long)e->n_truncated,
+               (long long)e->n_unscored);
+    if (!mine->compare) return IFL_OK;
+    printf("against %s (%s)\n", mine->compare, e->before.model);
+    IFL_TRY(gain_say(e, NULL, NULL, err));
+    for (int32_t i = 0; i < n && n > 1; i++)
+        IFL_TRY(gain_say(e, e->results.sources[i], NULL, err));
+    return IFL_OK;
+}
+
+static ifl_status say_json(const evaluation *e, const eval_arguments *mine, ifl_error *err) {
+    json_t *root = json_object(), *sources = json_array(), *gain = json_object(),
+           *gains = json_array();
+    ifl_status st =
+        root && sources && gain && gains ? IFL_OK : ifl_fail(err, IFL_NOMEM, "eval: out of memory");
+    if (st != IFL_OK) goto done;
+    IFL_TRY_GOTO(st, figures_say(e, -1, root, err), done);
+    for (int32_t i = 0; i < e->results.n_sources; i++)
+        IFL_TRY_GOTO(st, figures_say(e, i, sources, err), done);
+    json_object_set(root, "sources", sources);
+    if (!mine->from) {
+        json_object_set_new(root, "truncated", json_integer((json_int_t)e->n_truncated));
+        json_object_set_new(root, "tokens", json_integer((json_int_t)e->n_tokens));
+        json_object_set_new(root, "seconds", json_real(e->seconds));
+    }
+    if (mine->compare) {
+        IFL_TRY_GOTO(st, gain_say(e, NULL, gain, err), done);
+        for (int32_t i = 0; i < e->results.n_sources; i++)
+            IFL_TRY_GOTO(st, gain_say(e, e->results.sources[i], gains, err), done);
+        json_object_set(gain, "sources", gains);
+        json_object_set_new(gain, "against", json_string(mine->compare));
+        json_object_set(root, "compare", gain);
+    }
+    json_dumpf(root, stdout, JSON_COMPACT);
+    printf("\n");
+done:
+    json_decref(root);
+    json_decref(sources);
+    json_decref(gain);
+    json_decref(gains);
+    return st;
+}
+
+/* --- The work
+ * ------------------------------------------------------------------------------------- */
+
+/* An hour of evaluation must not end with a file that cannot be written. */
+static ifl_status out_check(const char *path, ifl_error *err) {
+    char folder[IFL_PATH_MAX];
+    if (snprintf(folder, sizeof folder, "%s", path) >= (int)sizeof folder)
+        return ifl_fail(err, IFL_LIMIT, "--out: the path has more than %d bytes", IFL_PATH_MAX - 1);
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        strcpy(folder, ".");
+    else
+        slash[slash == folder] = '\0';
+    if (access(folder, W_OK) != 0)
+        return ifl_fail(err, IFL_IO, "--out %s: the folder %s cannot be written: %s", path, folder,
+                        strerror(errno));
+    return IFL_OK;
+}
+
+/* Known before anything is generated: whether there is anything to compare. */
+static ifl_status compare_check(const evaluation *e, const char *path, ifl_error *err) {
+    ifl_eval_gain gain;
+    IFL_TRY(ifl_eval_compare(&gain, &e->before, &e->results, NULL, err));
+    if (gain.n_unscored + gain.paired.n_tasks > 0) return IFL_OK;
+    return ifl_fail(err, IFL_MISMATCH,
+                    "--compare %s: none of its %zu tasks is among these %zu; wanted results of the "
+                    "same data.eval (same source names, ids and answers)",
+                    path, e->before.n_rows, e->results.n_rows);
+}
+
+static ifl_status eval_add_task(evaluation *e, int32_t i, ifl_error *err) {
+    ifl_task *task = &e->tasks[i];
+    IFL_TRY(ifl_task_set_get(e->set, (uint64_t)i, task, err));
+    return ifl_eval_results_add(&e->results, ifl_task_set_source_name(e->set, task->source),
+                                task->id, task->line, err);
 }
 
 static ifl_status eval_work(const ifl_options *options, const eval_arguments *mine,
                             ifl_error *err) {
     const ifl_config *c = options->config;
     evaluation e = {.config = c};
-    ifl_loaded_model loaded;
+    ifl_loaded_model loaded = {0};
     ifl_thread_pool *threads = NULL;
     ifl_status st;
-    if (c->data.n_eval == 0) return ifl_fail(err, IFL_USAGE, "eval: data.eval names no tasks");
+    if (mine->out) IFL_TRY(out_check(mine->out, err));
+    if (mine->compare) IFL_TRY(ifl_eval_results_read(&e.before, mine->compare, err));
+    if (mine->from) {
+        st = ifl_eval_results_read(&e.results, mine->from, err);
+        if (st == IFL_OK && mine->compare) st = compare_check(&e, mine->compare, err);
+        if (st == IFL_OK) st = mine->json ? say_json(&e, mine, err) : say_text(&e, mine, err);
+        goto done;
+    }
+    if (c->data.n_eval == 0) {
+        st = ifl_fail(err, IFL_USAGE, "eval: data.eval names no tasks");
+        goto done;
+    }
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, c, mine->json ? NULL : stderr, err), done);
     e.loaded = &loaded;
     IFL_TRY_GOTO(st, ifl_task_set_open(&e.set, c, "eval", loaded.tokenizer, err), done);
@@ -194,13 +309,19 @@ static ifl_status eval_work(const ifl_options *options, const eval_arguments *mi
     e.n_tasks = (int32_t)(size > 0 && size < want ? size : want);
     e.n_samples = (int32_t)(mine->n_samples >= 0 ? mine->n_samples : c->eval.samples);
     e.tasks = calloc((size_t)e.n_tasks, sizeof *e.tasks);
-    e.right_sampled = calloc((size_t)e.n_tasks, sizeof *e.right_sampled);
-    if (!e.tasks || !e.right_sampled) {
+    if (!e.tasks) {
         st = ifl_fail(err, IFL_NOMEM, "eval: out of memory for %d tasks", e.n_tasks);
         goto done;
     }
+    for (int32_t i = 0; i < c->data.n_eval; i++)
+        IFL_TRY_GOTO(
+            st, ifl_eval_results_add_source(&e.results, ifl_task_set_source_name(e.set, i), err),
+            done);
     for (int32_t i = 0; i < e.n_tasks; i++)
-        IFL_TRY_GOTO(st, ifl_task_set_get(e.set, (uint64_t)i, &e.tasks[i], err), done);
+        IFL_TRY_GOTO(st, eval_add_task(&e, i, err), done);
+    e.results.k = e.n_samples;
+    snprintf(e.results.model, sizeof e.results.model, "%s", c->model.path);
+    if (mine->compare) IFL_TRY_GOTO(st, compare_check(&e, mine->compare, err), done);
     ifl_reward_pool_options pool = {c->reward.workers, c->reward.timeout_ms,
                                     (e.n_tasks + 1) * (e.n_samples + 1), NULL};
     if (pool.queue_max > IFL_REWARD_QUEUE_MAX) pool.queue_max = IFL_REWARD_QUEUE_MAX;
@@ -216,7 +337,9 @@ static ifl_status eval_work(const ifl_options *options, const eval_arguments *mi
     IFL_TRY_GOTO(st, ifl_engine_swap(e.engine, loaded.weights, err), done);
     double begin = ifl_clock_s();
     IFL_TRY_GOTO(st, eval_run(&e, err), done);
-    eval_print(&e, ifl_clock_s() - begin, mine->json);
+    e.seconds = ifl_clock_s() - begin;
+    if (mine->out) IFL_TRY_GOTO(st, ifl_eval_results_write(&e.results, mine->out, err), done);
+    IFL_TRY_GOTO(st, mine->json ? say_json(&e, mine, err) : say_text(&e, mine, err), done);
     if (e.n_unscored > 0)
         st = ifl_fail(err, IFL_PEER, "eval: %lld answers could not be scored",
                       (long long)e.n_unscored);
@@ -227,7 +350,8 @@ done:
     for (int32_t i = 0; e.tasks && i < e.n_tasks; i++)
         ifl_task_clear(&e.tasks[i]);
     free(e.tasks);
-    free(e.right_sampled);
+    ifl_eval_results_clear(&e.results);
+    ifl_eval_results_clear(&e.before);
     ifl_task_set_close(e.set);
     ifl_loaded_model_clear(&loaded);
     return st;
@@ -238,6 +362,9 @@ static ifl_status eval_option(int key, const char *arg, void *user, ifl_error *e
     if (key == 't') return ifl_options_int("--tasks", arg, 1, 1 << 20, &mine->n_tasks, err);
     if (key == 'k') return ifl_options_int("--samples", arg, 0, 1024, &mine->n_samples, err);
     if (key == 'j') mine->json = true;
+    if (key == 'o') mine->out = arg;
+    if (key == 'c') mine->compare = arg;
+    if (key == 'f') mine->from = arg;
     return IFL_OK;
 }
 
@@ -246,15 +373,26 @@ int ifl_cmd_eval(int argc, char **argv) {
         {"tasks", 't', "N", 0, "the first N tasks of data.eval (default: eval.tasks)", 0},
         {"samples", 'k', "K", 0,
          "also K samples a task at rollout.temperature (default: eval.samples)", 0},
+        {"out", 'o', "FILE", 0, "write the results task by task (JSON lines)", 0},
+        {"compare", 'c', "FILE", 0,
+         "also print the paired difference to these results, in points with a bootstrap 95 % "
+         "interval, over the tasks that both have judged; FILE is one of --out, or "
+         "evals/before.jsonl "
+         "of a run",
+         0},
+        {"from", 'f', "FILE", 0, "take the results of FILE; no model is run", 0},
         {"json", 'j', NULL, 0, "one JSON object", 0},
         {0}};
     eval_arguments mine = {.n_samples = -1};
     const ifl_options_spec spec = {
         .doc = "Measures model.path on the tasks of data.eval: greedy accuracy with its Wilson 95 "
                "% interval, "
+               "overall and per source, "
                "and with samples avg@k and pass@k. Example:\n"
                "  inflight eval --config deploy/configs/quickstart.yaml "
-               "model.path=runs/quickstart/model",
+               "model.path=before --out before.jsonl\n"
+               "  inflight eval --config deploy/configs/quickstart.yaml "
+               "model.path=after --compare before.jsonl",
         .extra = extra,
         .on_option = eval_option,
         .user = &mine,
