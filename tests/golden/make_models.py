@@ -58,6 +58,13 @@ def families():
         num_key_value_heads=1, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
                          "original_max_position_embeddings": 64}, bos_token_id=None, eos_token_id=3)
+    # What the kernels cut into pieces comes in several: heads of two panels and a half, two blocks of
+    # vocabulary, a training sequence of four attention tiles.
+    yield "qwen3-wide", t.Qwen3Config(
+        vocab_size=4100, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=80, max_position_embeddings=256, rms_norm_eps=1e-6,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        bos_token_id=None, eos_token_id=3)
 
 
 def randomise(model, config, generator):
@@ -89,7 +96,8 @@ def f32(t):
 def reference(model, config, generator):
     out = {}
     v = config.vocab_size
-    for k, n in enumerate((80, 33, 7)):
+    wide = v > 1000
+    for k, n in enumerate((9, 5, 3) if wide else (80, 33, 7)):
         ids = torch.randint(0, v, (n,), generator=generator)
         with torch.no_grad():
             out[f"seq{k}.logits"] = f32(model(ids[None]).logits[0])
@@ -105,8 +113,8 @@ def reference(model, config, generator):
     out["greedy.tokens"] = ids[12:].to(torch.int32).numpy()
     out["greedy.gap"] = np.array(gaps, np.float32)
 
-    ids = torch.randint(0, v, (40,), generator=generator)
-    coefficients = torch.randn(39, generator=generator)
+    ids = torch.randint(0, v, (110 if wide else 40,), generator=generator)
+    coefficients = torch.randn(len(ids) - 1, generator=generator)
     model.zero_grad()
     logprobs = torch.log_softmax(model(ids[None]).logits[0, :-1], -1).gather(1, ids[1:, None])[:, 0]
     (coefficients * logprobs).sum().backward()
