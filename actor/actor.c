@@ -13,6 +13,7 @@
 #define REWARD_QUEUE_MAX 4096
 #define STATS_INTERVAL_S 1.0
 #define IDLE_WAIT_MS 5
+#define REFUSALS_INTERVAL_S 5.0
 #define STEP_TIMES 4096 /* last decode steps, for their median */
 
 /* A lease and what its checker needs; lives until its last sample has left. */
@@ -49,7 +50,14 @@ typedef struct actor {
     actor_answer **answers_end;
     uint64_t next_answer, n_progress;
     bool done;
-    bool rewound; /* the learner went back: nothing new starts before its weights are here */
+    /* The learner process whose versions `current` is one of; "" before the first. */
+    char run_uuid[33];
+    uint64_t run_epoch;
+    bool outdated; /* `current` is of an earlier one: nothing starts before new weights are here */
+    bool directed; /* versions up to `allowed` may be taken into use, others must wait */
+    int64_t allowed;
+    int64_t n_refused; /* answers, since the last line about them */
+    double refused_since_s;
     /* Figures. */
     double stats_sent_s;
     bool
@@ -70,14 +78,18 @@ static bool actor_has_pinned(const actor *a) {
     return false;
 }
 
+static void lease_free(actor_lease *lease) {
+    ifl_message_clear(&lease->message);
+    free(lease);
+}
+
 static void lease_release(actor *a, actor_lease *lease) {
     if (--lease->n_left > 0) return;
     actor_lease **at = &a->leases;
     while (*at != lease)
         at = &(*at)->next;
     *at = lease->next;
-    ifl_message_clear(&lease->message);
-    free(lease);
+    lease_free(lease);
 }
 
 static void actor_return(actor *a, const ifl_wire_lease *lease, ifl_return_reason reason,
@@ -96,7 +108,7 @@ static void actor_return(actor *a, const ifl_wire_lease *lease, ifl_return_reaso
 static bool lease_submit(actor *a, actor_lease *lease) {
     const ifl_wire_lease *w = &lease->message.lease;
     int64_t version = ifl_engine_version(a->engine);
-    if (a->rewound) return true;
+    if (a->outdated) return true;
     if (w->required_version >= 0 && w->required_version != version) {
         if (w->required_version > version) return true;
         actor_return(a, w, IFL_RETURN_VERSION, "the required policy version has been replaced");
@@ -235,6 +247,12 @@ static void answer_score(actor *a, actor_answer *answer) {
     }
 }
 
+static void answer_free(actor_answer *answer) {
+    ifl_trajectory_free(answer->traj);
+    free(answer->text);
+    free(answer);
+}
+
 static ifl_status actor_rewards(actor *a, ifl_error *err) {
     for (actor_answer *answer = a->answers; answer; answer = answer->next)
         if (answer->state == ANSWER_UNSCORED) answer_score(a, answer);
@@ -265,9 +283,7 @@ static ifl_status actor_rewards(actor *a, ifl_error *err) {
             if (st == IFL_OK) {
                 *at = answer->next;
                 lease_release(a, answer->lease);
-                ifl_trajectory_free(answer->traj);
-                free(answer->text);
-                free(answer);
+                answer_free(answer);
                 continue;
             }
             if (st != IFL_FULL) return st;
@@ -296,8 +312,12 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
         a->retiring = NULL;
         a->stats_due = true;
     }
-    /* Evaluation and the lock-step modes need their version to the end. */
+    /* Work that is pinned to a version needs it to the end. */
     if (!a->staged || a->retiring || actor_has_pinned(a)) return IFL_OK;
+    /* In the lock-step modes only the learner knows whether work for the version in use is still to
+     * come. */
+    bool in_use = a->current && !a->outdated;
+    if (a->directed && in_use && a->staged->version > a->allowed) return IFL_OK;
     ifl_status st = ifl_engine_swap(a->engine, a->staged, err);
     if (st == IFL_AGAIN) return IFL_OK;
     IFL_TRY(st);
@@ -307,10 +327,17 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
     a->staged = NULL;
     ifl_client_set_held_version(a->client, a->current->version);
     a->swap_unreported = true;
-    a->rewound = false;
+    a->outdated = false;
     if (first)
         IFL_TRY(ifl_weight_receiver_offer_buffer(
             a->receiver, a->current == a->buffers[0] ? a->buffers[1] : a->buffers[0], err));
+    /* Before new work begins: weights of another history may have the same version number, and then
+     * that number could not tell any more whether somebody still uses the old ones. */
+    if (a->retiring && ifl_engine_idle(a->engine)) {
+        IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
+        a->retiring = NULL;
+        a->stats_due = true;
+    }
     actor_submit_waiting(a);
     return IFL_OK;
 }
@@ -367,23 +394,77 @@ static void actor_send_stats(actor *a) {
     ifl_client_send(a->client, &message, NULL); /* the next one says the same, later */
 }
 
-/* A learner that came back from a checkpoint may hold an older version than this actor: what runs
- * here was sampled by a policy that no longer exists. It is dropped (the learner leases it again),
- * so that no trajectory gets descending versions. */
-static void actor_rewind(actor *a, const ifl_wire_welcome *welcome) {
-    if (!a->current || welcome->current_version >= a->current->version) return;
-    ifl_warn("the learner is back at version %lld, this actor at %lld: dropping %d sequences",
-             (long long)welcome->current_version, (long long)a->current->version,
-             ifl_engine_running(a->engine) + ifl_engine_queued(a->engine));
-    a->rewound = true;
-    for (actor_lease *lease = a->leases, *next; lease; lease = next) {
-        next = lease->next;
-        int32_t n = lease->submitted ? ifl_engine_cancel(a->engine, lease->message.lease.lease_id)
-                                     : lease->n_left;
-        if (n == 0) continue;
-        lease->n_left -= n - 1;
-        lease_release(a, lease); /* takes the last one off */
+/* Answers that nobody has been told about, and all leases. Nothing of them may be in the engine. */
+static void actor_clear_work(actor *a) {
+    while (a->answers) {
+        actor_answer *next = a->answers->next;
+        answer_free(a->answers);
+        a->answers = next;
     }
+    a->answers_end = &a->answers;
+    while (a->leases) {
+        actor_lease *next = a->leases->next;
+        lease_free(a->leases);
+        a->leases = next;
+    }
+}
+
+/* Another learner process: one that goes on from a checkpoint makes other weights under the version
+ * numbers that an earlier one has used. What runs here was sampled by policies that may not exist
+ * any more, so all of it is dropped (that process has leased none of it, and leases it again), and
+ * nothing starts before a version of the new one is here. */
+static ifl_status actor_start_over(actor *a, ifl_error *err) {
+    ifl_warn("the learner has been started anew: dropping %d sequences and version %lld",
+             ifl_engine_running(a->engine) + ifl_engine_queued(a->engine),
+             a->current ? (long long)a->current->version : -1ll);
+    for (actor_lease *lease = a->leases; lease; lease = lease->next)
+        if (lease->submitted) ifl_engine_cancel(a->engine, lease->message.lease.lease_id);
+    actor_clear_work(a);
+    if (a->staged) IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->staged, err));
+    a->staged = NULL;
+    a->allowed = -1;
+    a->outdated = a->current != NULL;
+    a->swap_unreported = false;
+    a->step_end_s = 0.0;
+    ifl_client_set_held_version(a->client, -1);
+    return IFL_OK;
+}
+
+static ifl_status actor_connected(actor *a, const ifl_wire_welcome *welcome, ifl_error *err) {
+    ifl_info("connected to run %.8s", welcome->run_uuid);
+    ifl_weight_receiver_follow(a->receiver, welcome);
+    a->directed = (welcome->caps & IFL_WIRE_CAP_DIRECTED) != 0;
+    bool first = a->run_uuid[0] == '\0';
+    bool same = a->run_epoch == welcome->run_epoch && strcmp(a->run_uuid, welcome->run_uuid) == 0;
+    a->run_epoch = welcome->run_epoch;
+    memcpy(a->run_uuid, welcome->run_uuid, sizeof a->run_uuid);
+    if (first)
+        a->allowed = -1;
+    else if (!same)
+        IFL_TRY(actor_start_over(a, err));
+    else if (a->current && !a->outdated) /* a new session knows nothing of an earlier WDONE */
+        ifl_weight_receiver_applied(a->receiver, a->current->version, 0);
+    if (a->current) actor_send_credit(a);
+    return IFL_OK;
+}
+
+/* After a learner's restart, or a lease that it took back, answers come too late; they may be many:
+ * one line for all of an interval. */
+static void actor_report_refusals(actor *a) {
+    if (a->n_refused == 0 || ifl_clock_s() - a->refused_since_s < REFUSALS_INTERVAL_S) return;
+    ifl_warn("%lld answers came too late for the learner", (long long)a->n_refused);
+    a->n_refused = 0;
+}
+
+static void actor_nack(actor *a, const ifl_wire_nack *nack) {
+    if (nack->code == IFL_NACK_INVALID) {
+        ifl_warn("trajectory %llu/%d refused: %s", (unsigned long long)nack->key.task_serial,
+                 nack->key.sample, nack->text);
+        return;
+    }
+    if (a->n_refused++ == 0) a->refused_since_s = ifl_clock_s();
+    ifl_debug("trajectory %llu/%d refused: %s", (unsigned long long)nack->key.task_serial,
+              nack->key.sample, nack->text);
 }
 
 static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
@@ -395,9 +476,7 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
         wait_ms = 0;
         switch (event.kind) {
         case IFL_CLIENT_CONNECTED:
-            ifl_info("connected to run %.8s", event.message.welcome.run_uuid);
-            actor_rewind(a, &event.message.welcome);
-            if (a->current) actor_send_credit(a);
+            st = actor_connected(a, &event.message.welcome, err);
             break;
         case IFL_CLIENT_LOST:
             ifl_warn("link to the learner lost: %s; trying again", event.text);
@@ -411,10 +490,9 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
         case IFL_CLIENT_MESSAGE:
             if (event.message.type == IFL_WIRE_LEASE) st = actor_lease_in(a, &event.message, err);
             if (event.message.type == IFL_WIRE_BYE) a->done = true;
-            if (event.message.type == IFL_WIRE_NACK)
-                ifl_warn("trajectory %llu/%d refused: %s",
-                         (unsigned long long)event.message.nack.key.task_serial,
-                         event.message.nack.key.sample, event.message.nack.text);
+            if (event.message.type == IFL_WIRE_NACK) actor_nack(a, &event.message.nack);
+            if (event.message.type == IFL_WIRE_WSET && event.message.wset.version > a->allowed)
+                a->allowed = event.message.wset.version;
             break;
         }
         ifl_client_event_clear(&event);
@@ -478,6 +556,7 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
         IFL_TRY(actor_collect_finished(a, err));
         IFL_TRY(actor_rewards(a, err));
         actor_send_stats(a);
+        actor_report_refusals(a);
     }
     return IFL_OK;
 }
@@ -489,19 +568,7 @@ static void actor_clear(actor *a) {
     ifl_reward_pool_free(a->rewards);
     ifl_weights_free(a->buffers[0]);
     ifl_weights_free(a->buffers[1]);
-    while (a->answers) {
-        actor_answer *next = a->answers->next;
-        ifl_trajectory_free(a->answers->traj);
-        free(a->answers->text);
-        free(a->answers);
-        a->answers = next;
-    }
-    while (a->leases) {
-        actor_lease *next = a->leases->next;
-        ifl_message_clear(&a->leases->message);
-        free(a->leases);
-        a->leases = next;
-    }
+    actor_clear_work(a);
 }
 
 static ifl_engine_options actor_engine_options(const ifl_config *c) {

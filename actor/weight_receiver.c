@@ -16,6 +16,12 @@
 #define VERIFY_TRIES 3        /* of a whole version whose chunks were all right but not the sum */
 
 typedef enum { CHUNK_NEEDED, CHUNK_ASKED, CHUNK_DONE } chunk_state;
+/* What names one learner process. */
+typedef struct history {
+    char run_uuid[33];
+    uint64_t run_epoch;
+} history;
+
 typedef enum { BUFFER_NONE, BUFFER_OFFERED, BUFFER_FETCHING, BUFFER_READY } buffer_state;
 
 struct ifl_weight_receiver {
@@ -41,6 +47,9 @@ struct ifl_weight_receiver {
     pthread_cond_t changed;
     bool stop;
     buffer_state state;
+    history here;     /* of all that this object holds; the thread changes it */
+    history followed; /* of the session that the application knows */
+    bool has_followed;
     ifl_weights *buffer; /* the thread writes into it while FETCHING */
     int64_t announced_version;
     int64_t done_version; /* last one made ready */
@@ -72,6 +81,32 @@ static void receiver_drop_fetch(ifl_weight_receiver *r) {
     pthread_mutex_unlock(&r->lock);
     r->dropped_last = true;
     receiver_end_fetch(r, BUFFER_OFFERED);
+}
+
+static history history_of(const ifl_wire_welcome *welcome) {
+    history h = {.run_epoch = welcome->run_epoch};
+    memcpy(h.run_uuid, welcome->run_uuid, sizeof h.run_uuid);
+    return h;
+}
+
+static bool history_equal(const history *a, const history *b) {
+    return a->run_epoch == b->run_epoch && strcmp(a->run_uuid, b->run_uuid) == 0;
+}
+
+/* A session has begun. When it is another learner process's, nothing that an earlier one announced
+ * counts any more, whatever its version: neither a fetch, nor a whole version that nobody has taken
+ * yet, nor the knowledge of what was fetched last. */
+static void receiver_enter(ifl_weight_receiver *r, const ifl_wire_welcome *welcome) {
+    history now = history_of(welcome);
+    if (history_equal(&now, &r->here)) return; /* only this thread writes it */
+    if (r->fetching) receiver_drop_fetch(r);
+    r->dropped_last = false;
+    pthread_mutex_lock(&r->lock);
+    r->here = now;
+    if (r->state == BUFFER_READY) r->state = BUFFER_OFFERED;
+    r->has_done = false;
+    r->announced_version = r->done_version = -1;
+    pthread_mutex_unlock(&r->lock);
 }
 
 static void receiver_ask_again(ifl_weight_receiver *r) {
@@ -284,6 +319,7 @@ static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
     case IFL_CLIENT_CONNECTED:
         /* What the new session announces counts; it may have gone back to a checkpoint. */
         r->connected = true;
+        receiver_enter(r, &event->message.welcome);
         r->window = event->message.welcome.chunk_window;
         ifl_manifest_free(r->announced);
         r->announced = NULL;
@@ -402,7 +438,8 @@ ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *r, ifl_weights 
 static ifl_status receiver_take_locked(ifl_weight_receiver *r, ifl_weights **weights,
                                        ifl_error *err) {
     *weights = NULL;
-    if (r->state == BUFFER_READY) {
+    bool own = !r->has_followed || history_equal(&r->here, &r->followed);
+    if (r->state == BUFFER_READY && own) {
         *weights = r->buffer;
         r->buffer = NULL;
         r->state = BUFFER_NONE;
@@ -439,6 +476,14 @@ ifl_status ifl_weight_receiver_wait(ifl_weight_receiver *r, int64_t wait_ms, ifl
         }
     pthread_mutex_unlock(&r->lock);
     return st;
+}
+
+void ifl_weight_receiver_follow(ifl_weight_receiver *r, const ifl_wire_welcome *welcome) {
+    pthread_mutex_lock(&r->lock);
+    r->followed = history_of(welcome);
+    r->has_followed = true;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
 }
 
 void ifl_weight_receiver_applied(ifl_weight_receiver *r, int64_t version, int64_t stall_us) {

@@ -30,6 +30,12 @@ void ifl_weight_receiver_free(ifl_weight_receiver *receiver);
 ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *receiver, ifl_weights *weights,
                                             ifl_error *err);
 
+/* From now on take() gives only what the learner process of `welcome` has announced (run uuid and
+ * epoch): versions of another one may have the same numbers and be other weights. The actor calls
+ * it for each CONNECTED event, before its next take(), whichever of the two threads hears of the
+ * session first. */
+void ifl_weight_receiver_follow(ifl_weight_receiver *receiver, const ifl_wire_welcome *welcome);
+
 /* IFL_OK: *weights is the offered buffer, complete and verified, its version field set. IFL_AGAIN:
  * nothing new. Never blocks. IFL_MISMATCH, once per announced version: the learner's manifest
  * doesn't fit this model (err says how). */

@@ -28,7 +28,8 @@ typedef struct ifl_server_options {
     int32_t chunk_window;     /* most chunks outstanding per actor; 0 = 8 */
     ifl_hash fingerprint, profile, tokenizer; /* an actor whose hashes differ gets REJECT */
     char run_uuid[33];                        /* 32 hex digits */
-    uint64_t run_epoch;                       /* how many times a learner of this run was started */
+    uint64_t run_epoch; /* random, drawn by each learner process: names its versions' history */
+    bool directed;      /* actors take versions into use only when a WSET says so */
     int32_t vocab_size; /* every trajectory passes ifl_trajectory_check against it */
     int32_t events_max; /* queue to the application; 0 = 16384. TRAJ beyond 3/4 get NACK BUSY */
     int64_t event_bytes_max; /* of trajectories waiting in it; 0 = 256 MiB; beyond: NACK BUSY */

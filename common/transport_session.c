@@ -170,6 +170,7 @@ static void server_welcome(ifl_server *s, server_peer *peer, uint64_t nonce) {
     ifl_message m = ifl_message_make(IFL_WIRE_WELCOME);
     ifl_wire_welcome *w = &m.welcome;
     w->minor = IFL_WIRE_MINOR;
+    w->caps = s->options.directed ? IFL_WIRE_CAP_DIRECTED : 0;
     w->session = peer->session;
     memcpy(w->run_uuid, s->options.run_uuid, sizeof w->run_uuid);
     w->run_epoch = s->options.run_epoch;

@@ -94,12 +94,17 @@ typedef struct ifl_wire_hello {
     uint64_t nonce;
 } ifl_wire_hello;
 
+/* WELCOME: an actor that has weights in use takes others only when a WSET names their version. */
+#define IFL_WIRE_CAP_DIRECTED 1u
+
 typedef struct ifl_wire_welcome {
     uint16_t minor;
-    uint64_t caps;
+    uint64_t caps;    /* IFL_WIRE_CAP_... */
     uint64_t session; /* same as the header's */
+    /* Together they name one learner process, and so one history of versions: a learner that goes
+     * on from a checkpoint makes other weights under the same numbers. */
     char run_uuid[33];
-    uint64_t run_epoch;
+    uint64_t run_epoch; /* drawn at random by each process */
     int32_t lease_s, heartbeat_ms, heartbeat_misses;
     int64_t payload_max;
     int32_t chunk_window;    /* most WGET chunks outstanding per actor */
@@ -280,8 +285,8 @@ typedef struct ifl_wire_wready { /* WREADY: verified and staged; WSET uses versi
 
 typedef struct ifl_wire_wset {
     int64_t version;
-    ifl_hash root;
-    int32_t rule; /* 0 = at the next decode boundary, the only rule of version 1 */
+    ifl_hash root; /* 0: as announced */
+    int32_t rule;  /* 0 = this version or one before it, at the next decode boundary */
 } ifl_wire_wset;
 
 typedef struct ifl_wire_wdone {

@@ -14,13 +14,16 @@
 #define ATTEMPTS_MAX 8
 #define POLL_MS 20
 #define STALLS_MAX 65536
+#define LATE_INTERVAL_S 5.0
 
 typedef struct desk_peer {
     uint64_t peer;
     char name[IFL_WIRE_NAME_MAX];
     int32_t capacity, outstanding; /* sequences */
-    int64_t version_done;
-    bool too_small; /* it has handed back work that can never fit there */
+    int64_t version_done;          /* in use there; -1 = not known yet */
+    int64_t version_told;          /* that it may go on to (lock-step modes) */
+    uint64_t first_lease;          /* of this session: earlier ones are not its own any more */
+    bool too_small;                /* it has handed back work that can never fit there */
     double tokens_per_s, step_ms_p50, pages_used;
     int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
 } desk_peer;
@@ -49,13 +52,16 @@ struct ifl_dispatch {
     ifl_error failure;
     bool leasing;
     ifl_groups *train, *eval;
-    uint64_t next_serial, next_lease;
+    uint64_t next_serial, first_lease, next_lease;
+    bool directed; /* lock-step modes: the desk says when a version is taken into use */
     int32_t in_flight;
-    int64_t version;
+    int64_t version, first_version; /* newest, and the first one that this process made */
     desk_peer peers[IFL_PEERS_MAX];
     int32_t n_peers;
     double last_arrival_s;
     double stall_check_s;
+    int64_t n_late; /* since the last line about them */
+    double late_since_s;
     ifl_peer_info *infos;      /* [IFL_PEERS_MAX] scratch */
     ifl_dispatch_stats totals; /* of peers that have gone, and what the desk counts itself */
     float *stalls;
@@ -119,30 +125,36 @@ static desk_peer *desk_find_peer(ifl_dispatch *d, uint64_t peer) {
     return NULL;
 }
 
-static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need) {
+/* `version`: that it must have in use; -1 = any. */
+static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t version) {
     desk_peer *best = NULL;
     for (int32_t i = 0; i < d->n_peers; i++) {
         desk_peer *p = &d->peers[i];
-        if (p->capacity <= 0) continue;
+        if (p->capacity <= 0 || (version >= 0 && p->version_done != version)) continue;
         if (p->outstanding > 0 && p->outstanding + need > p->capacity) continue;
         if (!best || p->capacity - p->outstanding > best->capacity - best->outstanding) best = p;
     }
     return best;
 }
 
-/* Leases pending work of one table until there is none or every actor is full. */
+/* Leases pending work of one table until there is none or no actor has room for it. */
 static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t purpose,
                                    int32_t need, ifl_error *err) {
     const ifl_config *c = d->config;
+    uint64_t from_serial = 0;
     for (;;) {
-        desk_peer *peer = desk_freest_peer(d, need);
-        if (!peer) return IFL_OK;
-        int32_t n;
-        uint64_t lease_id = d->next_lease;
-        ifl_group *group = ifl_groups_assign(groups, peer->peer, lease_id, d->samples, &n);
+        ifl_group *group = ifl_groups_pending(groups, from_serial);
         if (!group) return IFL_OK;
-        d->next_lease++;
         desk_work *work = group->user;
+        desk_peer *peer = desk_freest_peer(d, need, d->directed ? work->required_version : -1);
+        if (!peer && !d->directed) return IFL_OK;
+        if (!peer) { /* others may want a version that somebody has */
+            from_serial = group->task_serial + 1;
+            continue;
+        }
+        int32_t n;
+        uint64_t lease_id = d->next_lease++;
+        ifl_groups_assign_group(groups, group, peer->peer, lease_id, d->samples, &n);
         ifl_message message = ifl_message_make(IFL_WIRE_LEASE);
         ifl_wire_lease *lease = &message.lease;
         lease->lease_id = lease_id;
@@ -191,21 +203,70 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
     }
 }
 
-/* Is work pinned to a version before the newest still to be done? */
-static bool desk_older_pinned(ifl_dispatch *d) {
-    bool any = false;
-    int32_t open = ifl_groups_n_open(d->train);
-    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
-    if (!serials) return false;
-    ifl_groups_serials(d->train, serials, open);
-    for (int32_t i = 0; i < open && !any; i++) {
-        const ifl_group *group = ifl_groups_find(d->train, serials[i]);
-        const desk_work *work = group->user;
-        any = group->n_pending + group->n_leased > 0 && work->required_version >= 0 &&
-              work->required_version < d->version;
+/* Work of one table that is not here yet, with the lowest serial from *serial on; *serial moves on.
+ */
+static const ifl_group *desk_next_unfinished(ifl_groups *groups, uint64_t *serial) {
+    const ifl_group *group;
+    while ((group = ifl_groups_next(groups, *serial)) != NULL) {
+        *serial = group->task_serial + 1;
+        if (group->n_pending + group->n_leased > 0) return group;
     }
-    free(serials);
-    return any;
+    return NULL;
+}
+
+/* The oldest version that unfinished work of a table is pinned to; INT64_MAX when there is none. */
+static int64_t desk_oldest_pinned(ifl_groups *groups) {
+    int64_t oldest = INT64_MAX;
+    uint64_t serial = 0;
+    for (const ifl_group *group; (group = desk_next_unfinished(groups, &serial)) != NULL;) {
+        const desk_work *work = group->user;
+        if (work->required_version >= 0 && work->required_version < oldest)
+            oldest = work->required_version;
+    }
+    return oldest;
+}
+
+/* Work for a version that no actor has any more, and none can get (only the newest is served): its
+ * actors were lost. Better the newest version, visible as lag, than a group that never ends. */
+static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
+    uint64_t serial = 0;
+    for (ifl_group *group; (group = ifl_groups_pending(groups, serial)) != NULL;) {
+        serial = group->task_serial + 1;
+        desk_work *work = group->user;
+        bool possible = work->required_version < 0 || work->required_version >= d->version;
+        for (int32_t i = 0; i < d->n_peers && !possible; i++)
+            possible = d->peers[i].version_done == work->required_version ||
+                       d->peers[i].version_done < 0; /* it may say so yet */
+        if (possible) continue;
+        ifl_warn("no actor has version %lld any more: %d answers of task serial %llu are made "
+                 "under version %lld",
+                 (long long)work->required_version, group->n_pending,
+                 (unsigned long long)group->task_serial, (long long)d->version);
+        work->required_version = d->version;
+    }
+}
+
+/* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
+ * Not earlier, even those that have nothing to do: if an actor is lost, another one must be able to
+ * do its work under the same version. */
+static void desk_direct(ifl_dispatch *d) {
+    bool any = false;
+    for (int32_t i = 0; i < d->n_peers; i++)
+        any |= d->peers[i].version_told < d->version;
+    if (!d->directed || !any) return;
+    desk_repin(d, d->train);
+    desk_repin(d, d->eval);
+    if (desk_oldest_pinned(d->train) < d->version || desk_oldest_pinned(d->eval) < d->version)
+        return;
+    for (int32_t i = 0; i < d->n_peers; i++) {
+        desk_peer *p = &d->peers[i];
+        if (p->version_told >= d->version) continue;
+        ifl_message message = ifl_message_make(IFL_WIRE_WSET);
+        message.policy = message.wset.version = d->version;
+        /* A queue that is full for a moment: tried again at the next turn. */
+        if (ifl_server_send(d->server, p->peer, &message, NULL) == IFL_OK)
+            p->version_told = d->version;
+    }
 }
 
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
@@ -216,7 +277,7 @@ static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     }
     /* async:k: an actor that swaps for an evaluation could not do the older batches any more, and
      * their lag would not be k. */
-    if (ifl_groups_counts_get(d->eval).pending > 0 && !desk_older_pinned(d))
+    if (ifl_groups_counts_get(d->eval).pending > 0 && desk_oldest_pinned(d->train) >= d->version)
         IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
     return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
 }
@@ -253,9 +314,28 @@ static void desk_stats(desk_peer *p, const ifl_wire_stats *stats) {
     }
 }
 
+/* Of this process's history are only the versions that it has made itself. */
+static ifl_status desk_check_version(const ifl_dispatch *d, const ifl_trajectory *traj,
+                                     int64_t version, ifl_error *err) {
+    if (version >= d->first_version && version <= d->version) return IFL_OK;
+    return ifl_fail(err, IFL_STALE,
+                    "trajectory %llu/%d names version %lld, this learner has made %lld to %lld",
+                    (unsigned long long)traj->task_serial, traj->sample, (long long)version,
+                    (long long)d->first_version, (long long)d->version);
+}
+
+static bool desk_gave_lease(const ifl_dispatch *d, uint64_t lease_id) {
+    return lease_id >= d->first_lease && lease_id < d->next_lease;
+}
+
 /* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
 static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
                              ifl_error *err) {
+    if (!desk_gave_lease(d, traj->lease_id))
+        return ifl_fail(err, IFL_STALE,
+                        "trajectory %llu/%d answers a lease of an earlier learner process",
+                        (unsigned long long)traj->task_serial, traj->sample);
+    if (!group) return IFL_OK; /* closed long ago, or never leased: the table says so */
     const desk_work *work = group->user;
     int32_t n_prompt = ifl_trajectory_n_prompt(traj);
     if (n_prompt != work->task.n_prompt ||
@@ -271,15 +351,11 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
                         "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
                         (unsigned long long)traj->task_serial, traj->sample,
                         (unsigned long long)traj->seed, (long long)d->config->run.seed);
+    for (int32_t i = 0; i < traj->n_kv_events; i++)
+        IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
     for (int32_t i = 0; i < traj->n_runs; i++) {
         int64_t version = traj->runs[i].version;
-        if (version > d->version)
-            return ifl_fail(
-                err, IFL_STALE,
-                "trajectory %llu/%d has tokens of version %lld, made before this learner went "
-                "back to %lld",
-                (unsigned long long)traj->task_serial, traj->sample, (long long)version,
-                (long long)d->version);
+        IFL_TRY(desk_check_version(d, traj, version, err));
         if (work->required_version >= 0 && version != work->required_version)
             return ifl_fail(
                 err, IFL_MISMATCH,
@@ -290,6 +366,20 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
     return IFL_OK;
 }
 
+/* An answer to a lease that was withdrawn: nobody's fault, and after a restart there may be many.
+ * They are counted, and told about in one line per interval. */
+static void desk_note_late(ifl_dispatch *d, const char *why) {
+    d->totals.late++;
+    if (d->n_late++ == 0) d->late_since_s = ifl_clock_s();
+    ifl_debug("late: %s", why);
+}
+
+static void desk_report_late(ifl_dispatch *d) {
+    if (d->n_late == 0 || ifl_clock_s() - d->late_since_s < LATE_INTERVAL_S) return;
+    ifl_warn("%lld answers came late: their leases had been withdrawn", (long long)d->n_late);
+    d->n_late = 0;
+}
+
 static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *message,
                                   ifl_error *err) {
     ifl_trajectory *traj = message->traj.trajectory;
@@ -297,22 +387,26 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     uint64_t lease_id = traj->lease_id;
     ifl_groups *groups = traj->purpose == IFL_PURPOSE_TRAIN ? d->train : d->eval;
     desk_peer *peer = desk_find_peer(d, from);
-    if (peer && peer->outstanding > 0) peer->outstanding--;
+    if (peer && peer->outstanding > 0 && lease_id >= peer->first_lease) peer->outstanding--;
     d->last_arrival_s = ifl_clock_s();
 
     ifl_group *group = ifl_groups_find(groups, traj->task_serial);
     ifl_error refused = {0};
-    ifl_status valid = group ? desk_check(d, group, traj, &refused) : IFL_OK;
+    ifl_status valid = desk_check(d, group, traj, &refused);
     ifl_message answer;
     if (valid != IFL_OK) {
         d->totals.rejected++;
-        ifl_warn("refused: %s", refused.text);
         /* Only who has the lease can give the member up: a late answer to an earlier lease, or one
          * to another's, must not. */
         const ifl_member *m =
-            traj->sample < group->n_members ? &group->members[traj->sample] : NULL;
-        bool lessee = m && m->state == IFL_MEMBER_LEASED && m->actor == from;
+            group && traj->sample < group->n_members ? &group->members[traj->sample] : NULL;
+        bool lessee =
+            m && m->state == IFL_MEMBER_LEASED && m->actor == from && m->lease_id == lease_id;
         bool invalid = valid != IFL_STALE;
+        if (lessee)
+            ifl_warn("refused: %s", refused.text);
+        else
+            desk_note_late(d, refused.text);
         /* A stale one is generated again, under this run's versions. */
         if (!invalid && lessee) ifl_groups_return_lease(groups, m->lease_id);
         if (invalid && lessee &&
@@ -347,6 +441,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
             answer.nack =
                 (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_UNKNOWN};
             snprintf(answer.nack.text, sizeof answer.nack.text, "no open group of that serial");
+            desk_note_late(d, answer.nack.text);
         } else {
             answer = ifl_message_make(IFL_WIRE_TRAJ_ACK);
             answer.traj_ack = (ifl_wire_traj_ack){
@@ -366,32 +461,14 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     return IFL_OK;
 }
 
-/* A lock-step lease came back because its version is gone (an actor joined late): better another
- * version, visible as lag, than a group that never ends. */
-static void desk_release_version(ifl_dispatch *d, uint64_t lease_id) {
-    int32_t open = ifl_groups_n_open(d->train);
-    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
-    if (!serials) return;
-    ifl_groups_serials(d->train, serials, open);
-    for (int32_t i = 0; i < open; i++) {
-        ifl_group *group = ifl_groups_find(d->train, serials[i]);
-        for (int32_t m = 0; m < group->n_members; m++)
-            if (group->members[m].state == IFL_MEMBER_LEASED &&
-                group->members[m].lease_id == lease_id)
-                ((desk_work *)group->user)->required_version = -1;
-    }
-    free(serials);
-}
-
 static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
                                 ifl_error *err) {
     desk_peer *peer = desk_find_peer(d, from);
-    if (peer)
-        peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
-    if (r->reason == IFL_RETURN_VERSION) desk_release_version(d, r->lease_id);
+    if (!peer || r->lease_id < peer->first_lease) return IFL_OK; /* leased again already */
+    peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
     ifl_groups_return_lease(d->train, r->lease_id);
     ifl_groups_return_lease(d->eval, r->lease_id);
-    if (r->reason != IFL_RETURN_CAPACITY || !peer) return IFL_OK;
+    if (r->reason != IFL_RETURN_CAPACITY) return IFL_OK;
     /* This actor is too small for the run's tasks. Others may do, as long as there are any. */
     ifl_warn("%s gets no more work: %s", peer->name, r->text);
     peer->capacity = 0;
@@ -424,8 +501,12 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
     case IFL_SERVER_JOINED:
         if (d->n_peers == IFL_PEERS_MAX)
             return IFL_OK; /* it gets no work; the transport bounds sessions */
-        d->peers[d->n_peers++] =
-            (desk_peer){.peer = event->peer, .version_done = event->held_version};
+        /* What it says to hold may be of another learner process; it says in a WDONE what it has of
+         * this one. */
+        d->peers[d->n_peers++] = (desk_peer){.peer = event->peer,
+                                             .version_done = -1,
+                                             .version_told = -1,
+                                             .first_lease = d->next_lease};
         snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
         ifl_info("%s joined", event->name);
         d->last_arrival_s = ifl_clock_s();
@@ -477,8 +558,10 @@ static void *desk_thread(void *arg) {
             st = desk_event(d, &event, &err);
         else if (st == IFL_AGAIN)
             st = IFL_OK;
+        desk_direct(d);
         if (st == IFL_OK) st = desk_lease(d, &err);
         desk_find_stalled(d);
+        desk_report_late(d);
         if (st != IFL_OK) desk_fail(d, &err);
         pthread_mutex_unlock(&d->lock);
         if (got) ifl_server_event_clear(&event);
@@ -535,8 +618,9 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     d->stop = o->stop;
     d->hopeless = o->hopeless;
     d->next_serial = o->next_serial;
-    d->next_lease = 1;
-    d->version = -1;
+    d->first_lease = d->next_lease = o->first_lease > 0 ? o->first_lease : 1;
+    d->directed = o->config->run.mode != IFL_MODE_PIPELINE;
+    d->version = d->first_version = -1;
     d->last_arrival_s = ifl_clock_s();
     pthread_mutex_init(&d->lock, NULL);
     pthread_condattr_t attributes;
@@ -622,6 +706,7 @@ void ifl_dispatch_report(ifl_dispatch *d, const char *task_id, double pass_rate)
 void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
     pthread_mutex_lock(&d->lock);
     d->version = version;
+    if (d->first_version < 0) d->first_version = version;
     pthread_mutex_unlock(&d->lock);
 }
 

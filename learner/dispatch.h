@@ -3,7 +3,12 @@
  *
  *   pipeline   train groups are opened as long as fewer than `in_flight` are open and not yet taken
  *   sync, async:k   the training thread opens each step's groups with the version they must be made
- * by
+ * by. Such work is leased only to actors that have this version in use, and no actor is told to go
+ * on to a newer one before all work of older versions is here: so every token has its version
+ * however slow or short-lived an actor is.
+ *
+ * Only answers to leases that this learner process gave are taken. One to an earlier process's may
+ * hold tokens of versions that are other weights in this history.
  *
  * Evaluation is a lease with purpose `eval` under one required version; its tasks go out before any
  * training task, except for those of async:k that are pinned to an older version. Every function is
@@ -26,6 +31,8 @@ typedef struct ifl_dispatch_options {
     ifl_task_set *train, *eval; /* eval may be NULL */
     ifl_rollout_log *log;
     uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
+    uint64_t first_lease;   /* lease ids ascend from here; random, so that no two processes of a run
+                             * share one; 0 = 1 */
     const uint64_t *reopen; /* serials that were open at the checkpoint */
     int32_t n_reopen;
     int64_t reopen_version;      /* that they must be made by: lock-step modes repeat; -1 = any */
@@ -87,6 +94,7 @@ typedef struct ifl_dispatch_stats {
     int64_t trajectories_stored;
     int64_t swaps;             /* reported by actors: versions taken into use after the first */
     int64_t rejected;          /* trajectories refused by the checks */
+    int64_t late;              /* refused: the lease they answer had been withdrawn */
     double actor_tokens_per_s; /* sum over live actors, last report */
     double decode_step_ms_p50; /* mean over actors */
     double kv_pages_used;      /* share, mean over actors */

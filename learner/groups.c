@@ -170,25 +170,38 @@ static void member_drop(ifl_groups *groups, ifl_group *group, ifl_member *member
     member_move(groups, group, member, IFL_MEMBER_DROPPED);
 }
 
+ifl_group *ifl_groups_next(ifl_groups *groups, uint64_t from_serial) {
+    int32_t i = groups_lower_bound(groups, from_serial);
+    return i < groups->n_open ? groups->open[i] : NULL;
+}
+
+ifl_group *ifl_groups_pending(ifl_groups *groups, uint64_t from_serial) {
+    if (groups->counts.pending == 0) return NULL;
+    for (int32_t g = groups_lower_bound(groups, from_serial); g < groups->n_open; g++)
+        if (groups->open[g]->n_pending > 0) return groups->open[g];
+    return NULL;
+}
+
+void ifl_groups_assign_group(ifl_groups *groups, ifl_group *group, uint64_t actor,
+                             uint64_t lease_id, int32_t *samples, int32_t *n) {
+    *n = 0;
+    for (int32_t i = 0; i < group->n_members; i++) {
+        ifl_member *member = &group->members[i];
+        if (member->state != IFL_MEMBER_PENDING) continue;
+        member->actor = actor;
+        member->lease_id = lease_id;
+        member->n_attempts++;
+        member_move(groups, group, member, IFL_MEMBER_LEASED);
+        samples[(*n)++] = i;
+    }
+}
+
 ifl_group *ifl_groups_assign(ifl_groups *groups, uint64_t actor, uint64_t lease_id,
                              int32_t *samples, int32_t *n) {
     *n = 0;
-    if (groups->counts.pending == 0) return NULL;
-    for (int32_t g = 0; g < groups->n_open; g++) {
-        ifl_group *group = groups->open[g];
-        if (group->n_pending == 0) continue;
-        for (int32_t i = 0; i < group->n_members; i++) {
-            ifl_member *member = &group->members[i];
-            if (member->state != IFL_MEMBER_PENDING) continue;
-            member->actor = actor;
-            member->lease_id = lease_id;
-            member->n_attempts++;
-            member_move(groups, group, member, IFL_MEMBER_LEASED);
-            samples[(*n)++] = i;
-        }
-        return group;
-    }
-    return NULL;
+    ifl_group *group = ifl_groups_pending(groups, 0);
+    if (group) ifl_groups_assign_group(groups, group, actor, lease_id, samples, n);
+    return group;
 }
 
 static int32_t groups_requeue(ifl_groups *groups, bool by_actor, uint64_t id) {

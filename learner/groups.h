@@ -78,9 +78,15 @@ void ifl_groups_free(ifl_groups *groups); /* frees stored trajectories; NULL is 
 ifl_status ifl_groups_open(ifl_groups *groups, uint64_t task_serial, const char *task_id,
                            int32_t n_members, void *user, ifl_error *err);
 
-/* Leases all pending members of the open group with the lowest serial that has any. Returns the
- * group, or NULL when nothing is pending; *n and samples[0 .. *n) (room for group_size_max) name
+/* The open group with the lowest serial from `from_serial` on that has pending members, or NULL. */
+ifl_group *ifl_groups_pending(ifl_groups *groups, uint64_t from_serial);
+
+/* Leases all pending members of `group`: *n and samples[0 .. *n) (room for group_size_max) name
  * them. */
+void ifl_groups_assign_group(ifl_groups *groups, ifl_group *group, uint64_t actor,
+                             uint64_t lease_id, int32_t *samples, int32_t *n);
+
+/* The two in one: the group with the lowest serial. Returns it, or NULL when nothing is pending. */
 ifl_group *ifl_groups_assign(ifl_groups *groups, uint64_t actor, uint64_t lease_id,
                              int32_t *samples, int32_t *n);
 
@@ -130,6 +136,8 @@ void ifl_groups_close(ifl_groups *groups, ifl_group *group, const ifl_member_out
                       bool skipped);
 
 ifl_group *ifl_groups_find(ifl_groups *groups, uint64_t task_serial); /* NULL when not open */
+/* The open group with the lowest serial from `from_serial` on; NULL when there is none. */
+ifl_group *ifl_groups_next(ifl_groups *groups, uint64_t from_serial);
 
 /* Serials of the open groups, ascending; returns how many there are (may exceed max). For
  * checkpoints: a resumed run opens them again. */

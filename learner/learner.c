@@ -54,9 +54,9 @@ typedef struct learner {
     ifl_audit_counts audit_before; /* of earlier processes of this run, as the next */
     ifl_dispatch_stats desk_before;
     char run_uuid[33];
-    uint64_t run_epoch;
-    int64_t step;    /* finished */
-    int32_t async_k; /* lock-step modes: versions behind; -1 = pipeline */
+    uint64_t run_epoch; /* of this process; with run_uuid the name of its history of versions */
+    int64_t step;       /* finished */
+    int32_t async_k;    /* lock-step modes: versions behind; -1 = pipeline */
     double started_s;
     json_t *evals;        /* array for summary.json */
     bool has_gain;        /* of this run's evaluations before and after, on the same tasks */
@@ -86,6 +86,7 @@ static ifl_dispatch_stats learner_desk_stats(const learner *l) {
     ifl_dispatch_stats_get(l->dispatch, &s);
     s.tokens_generated += l->desk_before.tokens_generated;
     s.tokens_eval += l->desk_before.tokens_eval;
+    s.late += l->desk_before.late;
     s.swaps += l->desk_before.swaps;
     s.sequences_swapped += l->desk_before.sequences_swapped;
     return s;
@@ -120,24 +121,25 @@ static char *learner_state(learner *l) {
     ifl_audit_counts audit = learner_audit_counts(l);
     ifl_dispatch_stats desk = learner_desk_stats(l);
     const run_totals *t = &l->totals;
+    char epoch[17]; /* text: JSON has no unsigned 64-bit numbers */
+    snprintf(epoch, sizeof epoch, "%016llx", (unsigned long long)l->run_epoch);
     json_t *root = json_pack(
-        "{s:s,s:I,s:I,s:o,s:o,s:{s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f,s:f},s:{s:I,s:I,s:"
-        "I,s:I,s:I},s:{s:I,s:I,s:I,s:I},s:O}",
-        "run_uuid", l->run_uuid, "run_epoch", (json_int_t)l->run_epoch, "next_serial",
-        (json_int_t)next, "open", open, "counts", state_counts(&counts), "totals", "tokens_trained",
-        (json_int_t)t->tokens_trained, "tokens_backward", (json_int_t)t->tokens_backward,
-        "trajectories", (json_int_t)t->trajectories, "multi_version",
-        (json_int_t)t->n_multi_version, "refused", (json_int_t)t->steps_refused, "ess_sum",
-        t->ess_sum, "lag_token_sum", t->lag_token_sum, "reward_sum", t->reward_sum, "ess_n",
-        (json_int_t)t->ess_n, "lag_max", (json_int_t)t->lag_max, "n_steps", (json_int_t)t->n_steps,
-        "train_s", t->train_s, "wall_s", t->wall_s + (ifl_clock_s() - l->started_s), "parity",
-        "trajectories", (json_int_t)audit.n_trajectories, "checked",
-        (json_int_t)audit.tokens_checked, "differing", (json_int_t)audit.tokens_differing,
-        "after_swap", (json_int_t)audit.tokens_after_swap, "not_checkable",
-        (json_int_t)audit.tokens_not_checkable, "actors", "tokens",
-        (json_int_t)desk.tokens_generated, "tokens_eval", (json_int_t)desk.tokens_eval, "swaps",
-        (json_int_t)desk.swaps, "sequences_swapped", (json_int_t)desk.sequences_swapped, "evals",
-        l->evals);
+        "{s:s,s:s,s:I,s:o,s:o,s:{s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f,s:f},s:{s:I,s:I,s:"
+        "I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:O}",
+        "run_uuid", l->run_uuid, "run_epoch", epoch, "next_serial", (json_int_t)next, "open", open,
+        "counts", state_counts(&counts), "totals", "tokens_trained", (json_int_t)t->tokens_trained,
+        "tokens_backward", (json_int_t)t->tokens_backward, "trajectories",
+        (json_int_t)t->trajectories, "multi_version", (json_int_t)t->n_multi_version, "refused",
+        (json_int_t)t->steps_refused, "ess_sum", t->ess_sum, "lag_token_sum", t->lag_token_sum,
+        "reward_sum", t->reward_sum, "ess_n", (json_int_t)t->ess_n, "lag_max",
+        (json_int_t)t->lag_max, "n_steps", (json_int_t)t->n_steps, "train_s", t->train_s, "wall_s",
+        t->wall_s + (ifl_clock_s() - l->started_s), "parity", "trajectories",
+        (json_int_t)audit.n_trajectories, "checked", (json_int_t)audit.tokens_checked, "differing",
+        (json_int_t)audit.tokens_differing, "after_swap", (json_int_t)audit.tokens_after_swap,
+        "not_checkable", (json_int_t)audit.tokens_not_checkable, "actors", "tokens",
+        (json_int_t)desk.tokens_generated, "tokens_eval", (json_int_t)desk.tokens_eval,
+        "late_answers", (json_int_t)desk.late, "swaps", (json_int_t)desk.swaps, "sequences_swapped",
+        (json_int_t)desk.sequences_swapped, "evals", l->evals);
     if (!root) return NULL;
     if (isfinite(t->accuracy_before))
         json_object_set_new(root, "accuracy_before", json_real(t->accuracy_before));
@@ -164,7 +166,6 @@ static ifl_status learner_restore(learner *l, const char *text, ifl_error *err) 
                         problem.text);
     }
     memcpy(l->run_uuid, uuid, 33);
-    l->run_epoch = (uint64_t)state_int(root, "run_epoch") + 1;
     l->next_serial = (uint64_t)state_int(root, "next_serial");
     size_t n = json_array_size(open);
     l->open_serials = malloc(sizeof *l->open_serials * (n + 1));
@@ -210,6 +211,7 @@ static ifl_status learner_restore(learner *l, const char *text, ifl_error *err) 
     l->audit_before.tokens_not_checkable = state_int(parity, "not_checkable");
     l->desk_before.tokens_generated = state_int(actors, "tokens");
     l->desk_before.tokens_eval = state_int(actors, "tokens_eval");
+    l->desk_before.late = state_int(actors, "late_answers");
     l->desk_before.swaps = state_int(actors, "swaps");
     l->desk_before.sequences_swapped = state_int(actors, "sequences_swapped");
     json_t *evals = json_object_get(root, "evals");
@@ -494,6 +496,7 @@ static ifl_status learner_metrics(learner *l, const ifl_step_report *r, double s
     ifl_metrics_add_int(m, "stats/queue/batches", counts.stored / l->config->rollout.group_size);
     ifl_metrics_add_int(m, "stats/masked", r->n_masked);
     ifl_metrics_add_int(m, "stats/groups_skipped", r->n_groups_skipped);
+    ifl_metrics_add_int(m, "stats/late_answers", desk.late);
     ifl_metrics_add(m, "completions/mean_length", r->length_mean);
     ifl_metrics_add(m, "completions/p95_length", r->length_p95);
     ifl_metrics_add(m, "completions/max_length", r->length_max);
@@ -850,6 +853,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .profile = l->model->profile,
         .tokenizer = ifl_tokenizer_hash(l->options->tokenizer),
         .run_epoch = l->run_epoch,
+        .directed = l->async_k >= 0,
         .vocab_size = l->model->config.vocab_size,
     };
     memcpy(server.run_uuid, l->run_uuid, sizeof server.run_uuid);
@@ -866,6 +870,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .stop = l->options->stop,
         .hopeless = l->options->hopeless,
         .next_serial = l->next_serial,
+        .first_lease = l->run_epoch >> 2,
         .reopen = l->open_serials,
         .n_reopen = l->n_open_serials,
         .reopen_version = l->async_k >= 0 ? l->step : -1,
@@ -895,13 +900,16 @@ static void learner_close(learner *l) {
     json_decref(l->gain_sources);
 }
 
+static void random_bytes(void *out, size_t n) {
+    if (getrandom(out, n, 0) == (ssize_t)n) return;
+    int64_t now = ifl_clock_ns(); /* a kernel without it: what names a process need only differ */
+    for (size_t i = 0; i < n; i++)
+        ((uint8_t *)out)[i] = ((const uint8_t *)&now)[i % sizeof now];
+}
+
 static void make_uuid(char out[33]) {
     uint8_t bytes[16];
-    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes) {
-        int64_t now = ifl_clock_ns();
-        memcpy(bytes, &now, 8);
-        memcpy(bytes + 8, &now, 8);
-    }
+    random_bytes(bytes, sizeof bytes);
     for (int i = 0; i < 16; i++)
         snprintf(out + 2 * i, 3, "%02x", bytes[i]);
 }
@@ -939,7 +947,7 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err) {
     l.async_k = c->run.mode == IFL_MODE_PIPELINE ? -1
                 : c->run.mode == IFL_MODE_SYNC   ? 0
                                                  : c->run.async_k;
-    l.run_epoch = 1;
+    random_bytes(&l.run_epoch, sizeof l.run_epoch);
     make_uuid(l.run_uuid);
     l.evals = json_array();
     if (options->status) l.line = ifl_status_line_create(options->status);

@@ -28,6 +28,34 @@ for k in 1 2; do
     cmp -s "async-$k.model/model.safetensors" sync.model/model.safetensors && fail "async:$k trained as sync did"
 done
 
+# Nor does the lag depend on the actors' speed: both stand still most of the time, and one is lost and replaced.
+limp() { # PATTERN: lets the process run for 20 ms of each 70
+    local pid
+    while pid=$(processes "$1") && [ -n "$pid" ]; do
+        kill -STOP "$pid" 2>/dev/null || return 0
+        sleep 0.05
+        kill -CONT "$pid" 2>/dev/null || return 0
+        sleep 0.02
+    done
+}
+for k in 1 3; do
+    train_start "limping-$k" "run.mode=async:$k" run.steps=16 actor.sequences_max=4 actor.count=2 \
+        transport.heartbeat_ms=100 transport.heartbeat_misses=10 "${quiet[@]}"
+    until_true 30 "step 1" has_row "runs/limping-$k" 1
+    limp ' actor .*--name actor-1 ' &
+    limp ' actor .*--name actor-2 ' &
+    until_true 60 "step 6" has_row "runs/limping-$k" 6
+    kill -KILL "$(processes ' actor .*--name actor-2 ')"
+    wait "$trainer" || fail "async:$k with a slow actor: $(tail -n 3 "limping-$k.err.txt")"
+    wait
+    wanted=$(for s in $(seq 16); do echo $((s - 1 < k ? s - 1 : k)); done | tr '\n' ' ')
+    for key in stats/lag stats/max_lag; do
+        got=$(column "runs/limping-$k" $key | awk '{ print $1 + 0 }' | tr '\n' ' ')
+        [ "$got" = "$wanted" ] || fail "async:$k with a slow actor: $key is $got, wanted $wanted"
+    done
+    books "runs/limping-$k"
+done
+
 # Same seed, same run.
 again() { # NAME MODEL key=value...
     local name=$1 model=$2
