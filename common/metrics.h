@@ -1,6 +1,7 @@
 /* metrics.jsonl: one JSON object per line, {"kind": ..., "step": ..., "time_s": ..., name: value,
  * ...}. Names are free; those below are the ones this program writes, with PipelineRL's, prime-rl's
- * and TRL's spelling where one of them has the figure. Not thread-safe. */
+ * and TRL's spelling where one of them has the figure. Rows of kind "eval" have the figures of each
+ * source as well: "eval/<source>/accuracy" and so on. Not thread-safe. */
 #ifndef IFL_COMMON_METRICS_H
 #define IFL_COMMON_METRICS_H
 
@@ -61,10 +62,12 @@
     X("eval/accuracy_low", "", "kind eval: Wilson 95 % interval")                                  \
     X("eval/accuracy_high", "", "kind eval: Wilson 95 % interval")                                 \
     X("eval/n", "prompts", "kind eval")                                                            \
+    X("eval/unscored", "prompts", "kind eval: checkers failed; in no other figure")                \
     X("eval/version", "version", "kind eval: the evaluated policy")                                \
     X("eval/train_s", "s", "kind eval: training time until then, evaluations not counted")         \
     X("eval/avg@k", "", "kind eval: mean over k samples at the training temperature")              \
     X("eval/pass@k", "", "kind eval: at least one of k")                                           \
+    X("eval/pass@k_left_out", "prompts", "kind eval: fewer than k samples were judged")            \
     X("task/id", "", "kind group: the task")                                                       \
     X("task/pass_rate", "", "kind group: share of its trajectories with a positive reward")        \
     X("task/mean_length", "tokens", "kind group")

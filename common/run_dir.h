@@ -3,7 +3,8 @@
  *   metrics.jsonl    one line per step                 report.html   `inflight report`
  *   rollouts/        every trajectory and its fate     checkpoints/  resume points
  *   tokenizer.json   for people and tools              lock          held by the learner while it
- * lives */
+ * lives
+ *   evals/           before.jsonl and after.jsonl: held-out answers (learner/eval_results.h) */
 #ifndef IFL_COMMON_RUN_DIR_H
 #define IFL_COMMON_RUN_DIR_H
 

@@ -282,8 +282,8 @@ static ifl_status eval_add_task(evaluation *e, int32_t i, ifl_error *err) {
                                 task->id, task->line, err);
 }
 
-static ifl_status eval_work(const ifl_options *options, const eval_arguments *mine,
-                            ifl_error *err) {
+static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *err) {
+    const eval_arguments *mine = user;
     const ifl_config *c = options->config;
     evaluation e = {.config = c};
     ifl_loaded_model loaded = {0};
@@ -376,34 +376,24 @@ int ifl_cmd_eval(int argc, char **argv) {
         {"out", 'o', "FILE", 0, "write the results task by task (JSON lines)", 0},
         {"compare", 'c', "FILE", 0,
          "also print the paired difference to these results, in points with a bootstrap 95 % "
-         "interval, over the tasks that both have judged; FILE is one of --out, or "
-         "evals/before.jsonl "
-         "of a run",
+         "interval; FILE is one of --out, or evals/before.jsonl of a run",
          0},
         {"from", 'f', "FILE", 0, "take the results of FILE; no model is run", 0},
         {"json", 'j', NULL, 0, "one JSON object", 0},
         {0}};
     eval_arguments mine = {.n_samples = -1};
     const ifl_options_spec spec = {
-        .doc = "Measures model.path on the tasks of data.eval: greedy accuracy with its Wilson 95 "
-               "% interval, "
-               "overall and per source, "
-               "and with samples avg@k and pass@k. Example:\n"
-               "  inflight eval --config deploy/configs/quickstart.yaml "
-               "model.path=before --out before.jsonl\n"
-               "  inflight eval --config deploy/configs/quickstart.yaml "
-               "model.path=after --compare before.jsonl",
+        .doc =
+            "Measures model.path on the tasks of data.eval: greedy accuracy with its Wilson 95 % "
+            "interval, overall and per source, and with samples avg@k and pass@k. Example:\n"
+            "  inflight eval --config deploy/configs/quickstart.yaml "
+            "model.path=before --out before.jsonl\n"
+            "  inflight eval --config deploy/configs/quickstart.yaml "
+            "model.path=after --compare before.jsonl",
         .extra = extra,
         .on_option = eval_option,
         .user = &mine,
+        .work = eval_work,
     };
-    ifl_options options = {0};
-    ifl_error err = {0};
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK && options.dry_run)
-        ifl_options_print(&options, stdout);
-    else if (st == IFL_OK)
-        st = eval_work(&options, &mine, &err);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    return ifl_options_run(argc, argv, &spec);
 }

@@ -4,39 +4,43 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/report.h"
+#include "deploy/cli/run_argument.h"
 
 enum { KEY_DIR = 1 };
 
-static ifl_status on_option(int key, const char *arg, void *user, ifl_error *err) {
-    (void)err;
-    if (key == KEY_DIR) *(const char **)user = arg;
+static ifl_status report_work(const ifl_options *options, void *user, ifl_error *err) {
+    (void)user;
+    ifl_run_dir run;
+    IFL_TRY(ifl_run_argument(&run, options, err));
+    IFL_TRY(ifl_report_write(&run, err));
+    printf("%s\n", run.report);
+    return IFL_OK;
+}
+
+static ifl_status report_dry_run(const ifl_options *options, void *user, ifl_error *err) {
+    (void)user;
+    ifl_run_dir run;
+    ifl_options_print(options, stdout);
+    IFL_TRY(ifl_run_argument(&run, options, err));
+    printf("# reads   %s, %s, %s/\n", run.metrics, run.summary, run.rollouts);
+    printf("# writes  %s\n", run.report);
     return IFL_OK;
 }
 
 int ifl_cmd_report(int argc, char **argv) {
     static const struct argp_option extra[] = {
-        {"dir", KEY_DIR, "DIR", 0, "folder of all runs (runs)", 0},
+        {"dir", KEY_DIR, "DIR", 0, "run.dir: folder of all runs (default runs)", 0},
         {0},
     };
-    const char *dir = "runs";
-    const ifl_options_spec spec = {
+    static const ifl_option_key keys[] = {{KEY_DIR, "run.dir", NULL}, {0}};
+    static const ifl_options_spec spec = {
         .doc = "Writes report.html into a run's folder: curves of reward, accuracy, lag and "
-               "lengths, the "
-               "parity audit, the books, sample rollouts. One file without scripts.",
+               "lengths, the parity audit, the books, sample rollouts. One file without scripts.",
         .args_doc = "RUN",
         .extra = extra,
-        .on_option = on_option,
-        .user = &dir,
-        .n_args_min = 1,
+        .keys = keys,
         .n_args_max = 1,
-        .no_config = true};
-    ifl_options options;
-    ifl_run_dir run;
-    ifl_error err = {0};
-    ifl_status st = ifl_options_parse(&options, argc, argv, &spec, &err);
-    if (st == IFL_OK) st = ifl_run_dir_open(&run, dir, options.args[0], &err);
-    if (st == IFL_OK) st = ifl_report_write(&run, &err);
-    if (st == IFL_OK) printf("%s\n", run.report);
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+        .work = report_work,
+        .dry_run = report_dry_run};
+    return ifl_options_run(argc, argv, &spec);
 }

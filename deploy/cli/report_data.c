@@ -49,6 +49,36 @@ static ifl_status step_row(loader *l, const json_t *row, int64_t step) {
     return IFL_OK;
 }
 
+/* "eval/<source>/<what>", or "eval/<what>" of all. */
+static ifl_report_accuracy accuracy_at(const json_t *row, const char *source) {
+    char key[IFL_NAME_MAX + 32];
+    double values[4];
+    static const char *const what[4] = {"accuracy", "accuracy_low", "accuracy_high", "n"};
+    for (int i = 0; i < 4; i++) {
+        snprintf(key, sizeof key, "eval/%s%s%s", source, *source ? "/" : "", what[i]);
+        values[i] = number_at(row, key);
+    }
+    int64_t n = values[3] >= 0 && values[3] < 1e15 ? (int64_t)values[3] : 0;
+    return (ifl_report_accuracy){n, values[0], values[1], values[2]};
+}
+
+/* Sources by their keys: whoever reads the page need not have the configuration. */
+static void sources_find(ifl_report_data *d, const json_t *row) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)row, key, value) {
+        size_t n = strlen(key), head = strlen("eval/"), tail = strlen("/accuracy");
+        char name[IFL_NAME_MAX];
+        if (n <= head + tail || n - head - tail >= sizeof name) continue;
+        if (strncmp(key, "eval/", head) || strcmp(key + n - tail, "/accuracy")) continue;
+        snprintf(name, sizeof name, "%.*s", (int)(n - head - tail), key + head);
+        int32_t i = 0;
+        while (i < d->n_sources && strcmp(d->sources[i], name))
+            i++;
+        if (i == d->n_sources && i < IFL_SOURCES_MAX) strcpy(d->sources[d->n_sources++], name);
+    }
+}
+
 static ifl_status eval_row(loader *l, const json_t *row, int64_t step) {
     ifl_report_data *d = l->data;
     while (d->n_evals && d->evals[d->n_evals - 1].step >= step)
@@ -59,11 +89,13 @@ static ifl_status eval_row(loader *l, const json_t *row, int64_t step) {
     IFL_TRY(ifl_grow((void **)&d->evals, &d->evals_cap, d->n_evals + 1, sizeof *d->evals, l->err));
     ifl_report_eval *e = &d->evals[d->n_evals++];
     e->step = step;
-    e->n = json_integer_value(json_object_get(row, "eval/n"));
     e->version = json_integer_value(json_object_get(row, "eval/version"));
-    e->accuracy = number_at(row, "eval/accuracy");
-    e->low = number_at(row, "eval/accuracy_low");
-    e->high = number_at(row, "eval/accuracy_high");
+    e->all = accuracy_at(row, "");
+    sources_find(d, row);
+    for (int32_t i = 0; i < IFL_SOURCES_MAX; i++)
+        e->sources[i] = i < d->n_sources
+                            ? accuracy_at(row, d->sources[i])
+                            : (ifl_report_accuracy){0, (double)NAN, (double)NAN, (double)NAN};
     e->avg_at_k = number_at(row, "eval/avg@k");
     e->pass_at_k = number_at(row, "eval/pass@k");
     return IFL_OK;

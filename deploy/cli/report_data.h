@@ -38,9 +38,16 @@ typedef struct ifl_report_step {
     double values[IFL_REPORT_N_METRICS]; /* NAN = not in the row */
 } ifl_report_step;
 
+typedef struct ifl_report_accuracy {
+    int64_t n;
+    double accuracy, low, high; /* NAN = unknown */
+} ifl_report_accuracy;
+
 typedef struct ifl_report_eval {
-    int64_t step, n, version;
-    double accuracy, low, high, avg_at_k, pass_at_k; /* NAN = unknown */
+    int64_t step, version;
+    ifl_report_accuracy all;
+    ifl_report_accuracy sources[IFL_SOURCES_MAX]; /* as the data's sources */
+    double avg_at_k, pass_at_k;                   /* NAN = unknown */
 } ifl_report_eval;
 
 #define IFL_REPORT_STEPS_MAX (1 << 20)
@@ -81,6 +88,8 @@ typedef struct ifl_report_data {
     size_t n_steps, steps_cap;
     ifl_report_eval *evals;
     size_t n_evals, evals_cap;
+    int32_t n_sources; /* of held-out tasks; further ones are left out */
+    char sources[IFL_SOURCES_MAX][IFL_NAME_MAX];
     int64_t n_lines_skipped; /* of metrics.jsonl */
     bool has_rollouts;
     ifl_rollout_balance balance;

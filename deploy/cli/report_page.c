@@ -44,13 +44,17 @@ static const char style[] =
     "font-family:inherit}svg text.strong{fill:var(--ink2)}.grid line.grid,svg "
     ".grid{stroke:var(--grid)}"
     "svg .base{stroke:var(--base)}\n"
-    ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.band{stroke-width:2;"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.band{stroke-width:"
+    "2;"
     "opacity:.7}.line.s1,.band.s1{stroke:var(--s1)}.line.s2,.band.s2{stroke:var(--s2)}"
     ".line.s3,.band.s3{stroke:var(--s3)}.hit{fill:transparent}.hit.s1:hover,.mark.s1{fill:var(--s1)"
     "}"
     ".hit.s2:hover,.mark.s2{fill:var(--s2)}.hit.s3:hover,.mark.s3{fill:var(--s3)}"
     ".mark{stroke:var(--card);stroke-width:2}.b1{fill:var(--ink3)}.b2{fill:var(--s1)}\n"
     ".none{color:var(--ink3);padding:30px 0;text-align:center}\n"
+    ".wide{grid-column:1/-1}th{padding:5px 8px 5px "
+    "0;text-align:left;color:var(--ink2);font-weight:500;"
+    "font-size:12.5px}th:last-child{text-align:right}td small{color:var(--ink3)}\n"
     "table{border-collapse:collapse;width:100%;font-size:13.5px}td{padding:5px 8px 5px 0;"
     "border-bottom:1px solid var(--edge);overflow-wrap:anywhere}td:last-child{text-align:right;"
     "font-variant-numeric:tabular-nums}tr:last-child "
@@ -88,23 +92,43 @@ static void duration_text(double s, char out[32]) {
         snprintf(out, 32, "%d h %02d min", (int)(s / 3600), (int)(s / 60) % 60);
 }
 
-static void accuracy_tile(FILE *f, const ifl_report_data *d) {
-    const ifl_report_eval *first = NULL, *last = NULL;
+/* The first and the last evaluation that knows a source's accuracy (-1: all); false when none. */
+static bool accuracy_ends(const ifl_report_data *d, int32_t source,
+                          const ifl_report_accuracy **first, const ifl_report_accuracy **last,
+                          const ifl_report_eval **last_eval) {
+    *first = NULL;
     for (size_t i = 0; i < d->n_evals; i++) {
-        if (!isfinite(d->evals[i].accuracy)) continue;
-        if (!first) first = &d->evals[i];
-        last = &d->evals[i];
+        const ifl_report_eval *e = &d->evals[i];
+        const ifl_report_accuracy *a = source < 0 ? &e->all : &e->sources[source];
+        if (!isfinite(a->accuracy)) continue;
+        if (!*first) *first = a;
+        *last = a;
+        *last_eval = e;
     }
+    return *first != NULL;
+}
+
+static void accuracy_tile(FILE *f, const ifl_report_data *d) {
+    const ifl_report_accuracy *first, *last;
+    const ifl_report_eval *eval;
     char value[64] = "–", note[128] = "not evaluated";
-    if (first && last != first) {
+    double gain = ifl_report_summary(d, "accuracy_gain", (double)NAN);
+    bool any = accuracy_ends(d, -1, &first, &last, &eval);
+    if (any && last != first) {
         snprintf(value, sizeof value, "%.3f → %.3f", first->accuracy, last->accuracy);
-        snprintf(note, sizeof note, "%+.1f points; n %lld, 95 %%: %.3f to %.3f",
-                 (last->accuracy - first->accuracy) * 100, (long long)last->n, last->low,
-                 last->high);
-    } else if (first) {
+        if (isfinite(gain))
+            snprintf(note, sizeof note, "%+.1f points, paired 95 %%: %+.1f to %+.1f; n %.0f",
+                     100 * gain, 100 * ifl_report_summary(d, "accuracy_gain_low", (double)NAN),
+                     100 * ifl_report_summary(d, "accuracy_gain_high", (double)NAN),
+                     ifl_report_summary(d, "accuracy_gain_tasks", 0));
+        else
+            snprintf(note, sizeof note, "%+.1f points; n %lld, 95 %%: %.3f to %.3f",
+                     (last->accuracy - first->accuracy) * 100, (long long)last->n, last->low,
+                     last->high);
+    } else if (any) {
         snprintf(value, sizeof value, "%.3f", first->accuracy);
         snprintf(note, sizeof note, "n %lld, version %lld", (long long)first->n,
-                 (long long)first->version);
+                 (long long)eval->version);
     }
     tile(f, "held-out greedy accuracy", value, note, "");
 }
@@ -226,17 +250,32 @@ static void metric_points(const ifl_report_data *d, ifl_report_metric metric,
                                       (double)NAN, (double)NAN};
 }
 
-static void accuracy_chart(FILE *f, const ifl_report_data *d, ifl_chart_point *points) {
-    for (size_t i = 0; i < d->n_evals; i++)
-        points[i] = (ifl_chart_point){(double)d->evals[i].step, d->evals[i].accuracy,
-                                      d->evals[i].low, d->evals[i].high};
-    const ifl_chart chart = {.title = "Held-out accuracy",
-                             .unit = "greedy, with 95 % interval",
-                             .series = {{"", points, d->n_evals, true}},
-                             .n_series = 1,
-                             .from_zero = true,
-                             .y_max_at_least = 1,
-                             .decimals = 3};
+static void accuracy_points(const ifl_report_data *d, int32_t source, ifl_chart_point *points) {
+    for (size_t i = 0; i < d->n_evals; i++) {
+        const ifl_report_eval *e = &d->evals[i];
+        const ifl_report_accuracy *a = source < 0 ? &e->all : &e->sources[source];
+        points[i] = (ifl_chart_point){(double)e->step, a->accuracy, a->low, a->high};
+    }
+}
+
+static void accuracy_chart(FILE *f, const ifl_report_data *d, ifl_chart_point **points) {
+    ifl_chart chart = {.title = "Held-out accuracy",
+                       .unit = "greedy, with 95 % interval",
+                       .series = {{"", points[0], d->n_evals, true}},
+                       .n_series = 1,
+                       .from_zero = true,
+                       .y_max_at_least = 1,
+                       .decimals = 3};
+    accuracy_points(d, -1, points[0]);
+    ifl_chart_write(f, &chart);
+    /* With more sources than there are colours the table has to do. */
+    if (d->n_sources < 2 || d->n_sources > IFL_CHART_SERIES_MAX) return;
+    chart.title = "Held-out accuracy by source";
+    chart.n_series = d->n_sources;
+    for (int32_t i = 0; i < d->n_sources; i++) {
+        accuracy_points(d, i, points[i]);
+        chart.series[i] = (ifl_chart_series){d->sources[i], points[i], d->n_evals, true};
+    }
     ifl_chart_write(f, &chart);
 }
 
@@ -257,7 +296,7 @@ static void curves_write(FILE *f, const ifl_report_data *d) {
                                   .y_max_at_least = 1,
                                   .decimals = 3};
         ifl_chart_write(f, &reward);
-        accuracy_chart(f, d, points[0]);
+        accuracy_chart(f, d, points);
     }
     for (size_t c = 0; good && c < sizeof curves / sizeof *curves; c++) {
         ifl_chart chart = {.title = curves[c].title,
@@ -346,8 +385,61 @@ static void books_write(FILE *f, const ifl_report_data *d) {
     fputs("</table></div>\n", f);
 }
 
+/* summary.json's paired difference of a source, or NULL. */
+static const json_t *gain_find(const ifl_report_data *d, const char *source) {
+    size_t i;
+    json_t *entry;
+    json_array_foreach(json_object_get(d->summary, "accuracy_gain_sources"), i, entry) {
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        if (name && strcmp(name, source) == 0) return entry;
+    }
+    return NULL;
+}
+
+static double json_number_or_nan(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : (double)NAN;
+}
+
+static void accuracy_cell(FILE *f, const ifl_report_accuracy *a) {
+    fprintf(f, "<td>%.3f <small>(%.3f to %.3f)</small></td>", a->accuracy, a->low, a->high);
+}
+
+static void accuracy_row(FILE *f, const ifl_report_data *d, int32_t source) {
+    const ifl_report_accuracy *first, *last;
+    const ifl_report_eval *eval;
+    if (!accuracy_ends(d, source, &first, &last, &eval)) return;
+    fputs("<tr><td>", f);
+    ifl_html_text(f, source < 0 ? "all" : d->sources[source]);
+    fprintf(f, "</td><td>%lld</td>", (long long)last->n);
+    accuracy_cell(f, first);
+    accuracy_cell(f, last);
+    const json_t *entry = source < 0 ? d->summary : gain_find(d, d->sources[source]);
+    double gain = json_number_or_nan(entry, source < 0 ? "accuracy_gain" : "gain");
+    double low = json_number_or_nan(entry, source < 0 ? "accuracy_gain_low" : "low");
+    double high = json_number_or_nan(entry, source < 0 ? "accuracy_gain_high" : "high");
+    if (isfinite(gain) && isfinite(low) && isfinite(high))
+        fprintf(f, "<td>%+.1f <small>(%+.1f to %+.1f)</small></td></tr>\n", 100 * gain, 100 * low,
+                100 * high);
+    else
+        fputs("<td>–</td></tr>\n", f);
+}
+
+static void accuracy_write(FILE *f, const ifl_report_data *d) {
+    if (d->n_sources < 2) return;
+    fputs("<div class=\"card wide\"><figcaption><b>Held-out accuracy by source</b> <span>greedy, "
+          "with Wilson 95 % intervals; the gain is paired, with a bootstrap 95 % interval"
+          "</span></figcaption><table>\n<tr><th>source</th><th>tasks</th><th>first</th><th>last"
+          "</th><th>gain, points</th></tr>\n",
+          f);
+    for (int32_t i = -1; i < d->n_sources; i++)
+        accuracy_row(f, d, i);
+    fputs("</table></div>\n", f);
+}
+
 static void tables_write(FILE *f, const ifl_report_data *d) {
     fputs("<h2>Figures</h2>\n<div class=\"grid\">\n", f);
+    accuracy_write(f, d);
     if (d->summary) {
         fputs(
             "<div class=\"card\"><figcaption><b>Summary</b> <span>summary.json</span></figcaption>"

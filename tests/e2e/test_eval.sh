@@ -25,6 +25,8 @@ for text in "gain: " "  even: " "  other: "; do has measured.out.txt "$text"; do
 for when in before after; do
     [ "$(wc -l <runs/measured/evals/$when.jsonl)" = 45 ] || fail "evals/$when.jsonl: wanted a head and 44 tasks"
 done
+"$inflight" report runs/measured >report.txt
+has runs/measured/report.html '<td>other</td><td>12</td>'
 
 # --- The same by `inflight eval`: same tasks, same answers, same figures
 evaluate model.path=start "$two_sources" --out start.jsonl --json

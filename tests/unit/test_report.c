@@ -101,7 +101,7 @@ static void rollouts_write(const ifl_run_dir *run, bool lose_one) {
     ifl_rollout_log_close(log);
 }
 
-static void metrics_write(const ifl_run_dir *run) {
+static void metrics_write(const ifl_run_dir *run, int n_sources) {
     ifl_metrics *m = NULL;
     ifl_error err = {0};
     must(ifl_metrics_open(&m, run->metrics, 0, &err), &err);
@@ -132,6 +132,16 @@ static void metrics_write(const ifl_run_dir *run) {
         ifl_metrics_add(m, "eval/accuracy_low", a - 0.04);
         ifl_metrics_add(m, "eval/accuracy_high", a + 0.04);
         ifl_metrics_add_int(m, "eval/n", 512);
+        for (int s = 0; s < n_sources; s++) {
+            static const char *const what[] = {"accuracy", "accuracy_low", "accuracy_high"};
+            char key[64];
+            for (int i = 0; i < 3; i++) {
+                snprintf(key, sizeof key, "eval/s/%d<i>/%s", s, what[i]);
+                ifl_metrics_add(m, key, a / (s + 1) + 0.04 * (i == 1 ? -1 : i == 2));
+            }
+            snprintf(key, sizeof key, "eval/s/%d<i>/n", s);
+            ifl_metrics_add_int(m, key, 100 + s);
+        }
         ifl_metrics_add_int(m, "eval/version", step);
         must(ifl_metrics_end(m, &err), &err);
     }
@@ -141,7 +151,11 @@ static void metrics_write(const ifl_run_dir *run) {
 static void summary_write(const ifl_run_dir *run) {
     static const char text[] =
         "{\"run\":\"demo <b>\",\"steps\":40,\"wall_s\":141.2,\"accuracy_before\":0.35,"
-        "\"accuracy_after\":0.95,\"tokens_generated\":612345,\"tokens_trained\":598211,"
+        "\"accuracy_after\":0.95,\"accuracy_gain\":0.601,\"accuracy_gain_low\":0.55,"
+        "\"accuracy_gain_high\":0.65,\"accuracy_gain_tasks\":511,"
+        "\"accuracy_gain_sources\":[{\"name\":\"s/1<i>\",\"gain\":0.3,\"low\":0.25,\"high\":0.35},"
+        "{\"name\":\"s/"
+        "0<i>\",\"gain\":null}],\"tokens_generated\":612345,\"tokens_trained\":598211,"
         "\"swaps\":78,\"swaps_mid_trajectory\":3120,\"swap_stall_ms_p50\":0.021,"
         "\"swap_stall_ms_p99\":0.24,\"lag_mean\":1.41,\"lag_max\":4,\"ess_mean\":0.9937,"
         "\"parity_tokens_checked\":58211,\"parity_tokens_differing\":0,\"books\":{\"lost\":0}}";
@@ -149,7 +163,7 @@ static void summary_write(const ifl_run_dir *run) {
     must(ifl_file_write_atomic(run->summary, text, sizeof text - 1, &err), &err);
 }
 
-static void run_make(const char *name, bool lose_one) {
+static void run_make(const char *name, bool lose_one, int n_sources) {
     ifl_config *config = malloc(sizeof *config);
     ifl_run_dir run;
     ifl_error err = {0};
@@ -165,7 +179,7 @@ static void run_make(const char *name, bool lose_one) {
     must(ifl_file_write_atomic(run.tokenizer, json, n, &err), &err);
     free(json);
     rollouts_write(&run, lose_one);
-    metrics_write(&run);
+    metrics_write(&run, n_sources);
     summary_write(&run);
     ifl_run_dir_close(&run);
     free(config);
@@ -182,8 +196,9 @@ static int root_make(void **state) {
         fprintf(stderr, "%s\n", err.text);
         return -1;
     }
-    run_make("demo", false);
-    run_make("lossy", true);
+    run_make("demo", false, 2);
+    run_make("lossy", true, 1);
+    run_make("many", false, 20);
     return 0;
 }
 
@@ -303,7 +318,7 @@ static void test_unknown_runs_and_options_are_refused(void **state) {
     free(out);
     assert_int_equal(binary_run(&out, "rollouts --step -1 demo"), 64);
     free(out);
-    assert_int_equal(binary_run(&out, "rollouts demo run.steps=3"), 64);
+    assert_int_equal(binary_run(&out, "rollouts demo run.no_such_key=3"), 64);
     free(out);
     assert_int_equal(binary_run(&out, "nonsense"), 64);
     free(out);
@@ -381,6 +396,30 @@ static void test_report_shows_curves_books_audit_and_rollouts(void **state) {
     free(page);
 }
 
+static void test_report_shows_accuracy_by_source(void **state) {
+    (void)state;
+    char *page;
+    page_read("demo", &page);
+    wanted(page, "+60.1 points, paired 95 %: +55.0 to +65.0; n 511");
+    wanted(page, "Held-out accuracy by source</b> <span>greedy, with 95 % interval");
+    wanted(page, "<tr><td>all</td><td>512</td><td>0.350 ");
+    wanted(page, "+60.1 <small>(+55.0 to +65.0)</small></td></tr>\n<tr><td>s/0&lt;i&gt;</td>");
+    wanted(page, "s/0&lt;i&gt;</td><td>100</td><td>0.350 <small>(0.310 to 0.390)</small></td>"
+                 "<td>0.950 <small>(0.910 to 0.990)</small></td><td>–</td></tr>");
+    wanted(page, "s/1&lt;i&gt;</td><td>101</td><td>0.175 ");
+    wanted(page, "<td>+30.0 <small>(+25.0 to +35.0)</small></td></tr>");
+    assert_null(strstr(page, "s/0<i>"));
+    free(page);
+    page_read("lossy", &page); /* one source is the whole */
+    assert_null(strstr(page, "by source"));
+    free(page);
+    page_read("many", &page); /* no chart of twenty lines, and sixteen in the table */
+    assert_null(strstr(page, "by source</b> <span>greedy, with 95 % interval"));
+    wanted(page, "<td>s/15&lt;i&gt;</td>");
+    assert_null(strstr(page, "<td>s/16&lt;i&gt;</td>"));
+    free(page);
+}
+
 static void test_report_of_a_run_without_anything_is_still_written(void **state) {
     (void)state;
     char command[128], *page;
@@ -418,6 +457,7 @@ int main(void) {
         cmocka_unit_test(test_unknown_runs_and_options_are_refused),
         cmocka_unit_test(test_report_is_self_contained_and_escaped),
         cmocka_unit_test(test_report_shows_curves_books_audit_and_rollouts),
+        cmocka_unit_test(test_report_shows_accuracy_by_source),
         cmocka_unit_test(test_report_of_a_run_without_anything_is_still_written),
         cmocka_unit_test(test_damaged_files_are_an_error_that_names_them),
     };
