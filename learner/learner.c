@@ -928,10 +928,9 @@ static ifl_status learner_evaluate_end(learner *l, const char *when, double *acc
 static ifl_status learner_work(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     ifl_status_line_update(l->line, &l->view);
-    if (c->eval.before && l->eval_set && l->step == 0) {
+    if (c->eval.before && l->eval_set && l->step == 0)
         IFL_TRY(learner_evaluate_end(l, "before", &l->totals.accuracy_before, err));
-        l->view.accuracy_first = l->totals.accuracy_before;
-    }
+    l->view.accuracy_first = l->totals.accuracy_before; /* after a resume from the checkpoint */
     IFL_TRY(learner_loop(l, err));
     if (c->eval.after && l->eval_set)
         IFL_TRY(learner_evaluate_end(l, "after", &l->totals.accuracy_after, err));

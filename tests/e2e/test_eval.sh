@@ -4,6 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 small_config
 small_tasks other.jsonl 300 12
+sed -i 's/{/{"data_source":"elsewhere",/' other.jsonl # the configuration's name counts
 two_sources='data.eval=[{name: even, path: held.jsonl}, {name: other, path: other.jsonl}]'
 size=(eval.tasks=44 eval.tasks_mid=20 eval.every_steps=2)
 evaluate() { expect 0 "$inflight" eval --config small.yaml "${size[@]}" "$@"; }
@@ -58,6 +59,15 @@ grep -q '"compare":{"n":31,"gain":0.0,.*"only_before":13,"only_after":1' out.txt
 sed -i 's/"task":"[0-9a-f]*","status":"bad_task"/"task":"'"$(sed -n 's/.*"id":"t101".*"task":"\([0-9a-f]*\)".*/\1/p' start.jsonl)"'","status":"bad_task"/' bad.out.jsonl
 evaluate --from bad.out.jsonl --compare start.jsonl --json
 grep -q '"compare":{"n":31,"gain":0.0,.*"unscored":1,"only_before":12,"only_after":0' out.txt || fail "$(cat out.txt)"
+
+# A run leaves the same task out, and of its gain, too.
+train unscored run.steps=1 eval.samples=2 'data.eval=[{name: even, path: bad.jsonl}]'
+[ "$(number runs/unscored/summary.json accuracy_gain_tasks) $(number runs/unscored/summary.json accuracy_gain_unscored)" = "31 1" ] ||
+    fail "the gain of a run with a bad task"
+[ "$(grep -c '"eval/n":31,"eval/unscored":1,.*"eval/pass@k_left_out":1,' runs/unscored/metrics.jsonl)" = 2 ] ||
+    fail "metrics of a run with a bad task: $(grep '"kind":"eval"' runs/unscored/metrics.jsonl)"
+has unscored.out.txt 'left out: 1 not judged, 0 on one side only'
+has runs/unscored/evals/after.jsonl '"status":"bad_task"'
 
 # --- Mistakes are told before anything is generated
 expect 65 "$inflight" eval --config small.yaml model.path=start --compare nowhere.jsonl
