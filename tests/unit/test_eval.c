@@ -289,6 +289,10 @@ static void test_a_task_of_the_same_name_is_not_the_same_task(void **state) {
     add(&after, "new", "x", IFL_REWARD_OK, 1);
     ifl_eval_gain g = compare(&before, &after, NULL);
     assert_true(g.paired.n_tasks == 39 && g.n_only_before == 1 && g.n_only_after == 3);
+    after.rows[8].id[0] = 'u'; /* the same definition under another id: who knows */
+    g = compare(&before, &after, NULL);
+    assert_true(g.paired.n_tasks == 38 && g.n_only_before == 2 && g.n_only_after == 4);
+    after.rows[8].id[0] = 't';
     /* One that comes twice on one side and three times on the other makes two pairs. */
     for (int i = 0; i < 5; i++)
         add(i < 2 ? &before : &after, "twice", "y", IFL_REWARD_OK, i == 2);
