@@ -17,6 +17,7 @@
 
 #define WAIT_MS 10000
 #define GROUP_SIZE 2
+#define FIRST_LEASE 1000
 #define ATTEMPTS 8 /* learner/dispatch.c */
 
 static const char characters[] = "0123456789+*=#\n";
@@ -36,13 +37,24 @@ static void must(ifl_status st, const ifl_error *err) {
     if (st != IFL_OK) fail_msg("%s", err->text);
 }
 
-static void desk_open(desk *k) {
+static ifl_client *join(desk *k, const char *name) {
+    ifl_error err = {0};
+    ifl_client *client;
+    ifl_client_options co = {
+        .connect = ifl_server_endpoint(k->server), .name = name, .held_version = -1};
+    must(ifl_client_create(&client, &co, &err), &err);
+    return client;
+}
+
+static void desk_open(desk *k, ifl_mode mode, int64_t version) {
     ifl_error err = {0};
     memset(k, 0, sizeof *k);
     strcpy(k->folder, "/tmp/inflight-test-XXXXXX");
     assert_non_null(mkdtemp(k->folder));
     snprintf(k->logs, sizeof k->logs, "%s/rollouts", k->folder);
     ifl_config_defaults(&k->config);
+    k->config.run.mode = mode;
+    k->config.run.async_k = mode == IFL_MODE_PIPELINE ? 0 : 4;
     k->config.rollout.group_size = GROUP_SIZE;
     k->config.rollout.prompts_per_step = 1;
     k->config.data.n_train = 1;
@@ -60,11 +72,10 @@ static void desk_open(desk *k) {
     must(ifl_server_create(&k->server, &so, &err), &err);
     ifl_dispatch_options o = {
         .config = &k->config, .server = k->server, .train = k->train, .log = k->log};
+    o.first_lease = FIRST_LEASE;
     must(ifl_dispatch_create(&k->dispatch, &o, &err), &err);
-    ifl_dispatch_set_version(k->dispatch, 0);
-    ifl_client_options co = {
-        .connect = ifl_server_endpoint(k->server), .name = "a", .held_version = -1};
-    must(ifl_client_create(&k->client, &co, &err), &err);
+    ifl_dispatch_set_version(k->dispatch, version);
+    k->client = join(k, "a");
 }
 
 /* Ends the run and balances its books from the log. */
@@ -88,20 +99,46 @@ static ifl_rollout_balance desk_close(desk *k) {
     return balance;
 }
 
-static void want(desk *k, ifl_client_event_kind kind, int type, ifl_client_event *event) {
+static void want_of(ifl_client *client, ifl_client_event_kind kind, int type,
+                    ifl_client_event *event) {
     for (;;) {
-        if (ifl_client_poll(k->client, WAIT_MS, event, NULL) != IFL_OK)
+        if (ifl_client_poll(client, WAIT_MS, event, NULL) != IFL_OK)
             fail_msg("waited in vain for event %d, message %d", kind, type);
         if (event->kind == kind && (type < 0 || (int)event->message.type == type)) return;
         ifl_client_event_clear(event);
     }
 }
 
-static void give_credit(desk *k, int32_t n) {
+static void want(desk *k, ifl_client_event_kind kind, int type, ifl_client_event *event) {
+    want_of(k->client, kind, type, event);
+}
+
+/* Nothing of that type comes for a while. */
+static void want_none(ifl_client *client, int type) {
+    ifl_client_event event;
+    while (ifl_client_poll(client, 150, &event, NULL) == IFL_OK) {
+        if (event.kind == IFL_CLIENT_MESSAGE && (int)event.message.type == type)
+            fail_msg("unwanted: %s", ifl_wire_type_name(type));
+        ifl_client_event_clear(&event);
+    }
+}
+
+static void give_credit_of(ifl_client *client, int32_t n) {
     ifl_error err = {0};
     ifl_message m = ifl_message_make(IFL_WIRE_CREDIT);
     m.credit.n_sequences = n;
-    must(ifl_client_send(k->client, &m, &err), &err);
+    must(ifl_client_send(client, &m, &err), &err);
+}
+
+static void give_credit(desk *k, int32_t n) {
+    give_credit_of(k->client, n);
+}
+
+static void report_version(ifl_client *client, int64_t version) {
+    ifl_error err = {0};
+    ifl_message m = ifl_message_make(IFL_WIRE_WDONE);
+    m.wdone.version = version;
+    must(ifl_client_send(client, &m, &err), &err);
 }
 
 static void hand_back(desk *k, const ifl_wire_lease *lease) {
@@ -114,13 +151,14 @@ static void hand_back(desk *k, const ifl_wire_lease *lease) {
     must(ifl_client_send(k->client, &m, &err), &err);
 }
 
-static void answer(desk *k, const ifl_wire_lease *lease, int32_t sample, uint64_t seed) {
+static void answer_as(ifl_client *client, const ifl_wire_lease *lease, int32_t sample,
+                      uint64_t seed, int64_t version) {
     ifl_error err = {0};
     ifl_trajectory *t = NULL;
     must(ifl_trajectory_create(&t, lease->prompt, lease->n_prompt, &err), &err);
     int32_t at = t->n_tokens;
-    must(ifl_trajectory_kv_event(t, (ifl_kv_event){at, 0, at, 0, IFL_KV_BUILT}, &err), &err);
-    must(ifl_trajectory_append(t, 3, -0.5f, 0, &err), &err);
+    must(ifl_trajectory_kv_event(t, (ifl_kv_event){at, 0, at, version, IFL_KV_BUILT}, &err), &err);
+    must(ifl_trajectory_append(t, 3, -0.5f, version, &err), &err);
     t->task_serial = lease->task_serial;
     t->sample = sample;
     t->group_size = lease->group_size;
@@ -131,15 +169,19 @@ static void answer(desk *k, const ifl_wire_lease *lease, int32_t sample, uint64_
     t->finish = IFL_FINISH_EOS;
     t->reward.status = IFL_REWARD_OK;
     snprintf(t->task_id, sizeof t->task_id, "%s", lease->task_id);
-    must(ifl_client_send_trajectory(k->client, t, &err), &err);
+    must(ifl_client_send_trajectory(client, t, &err), &err);
     ifl_trajectory_free(t);
+}
+
+static void answer(desk *k, const ifl_wire_lease *lease, int32_t sample, uint64_t seed) {
+    answer_as(k->client, lease, sample, seed, 0);
 }
 
 static void test_members_given_up_are_dropped_in_the_log_and_not_lost(void **state) {
     (void)state;
     desk k;
     ifl_client_event e;
-    desk_open(&k);
+    desk_open(&k, IFL_MODE_PIPELINE, 0);
     want(&k, IFL_CLIENT_CONNECTED, -1, &e);
     ifl_client_event_clear(&e);
     ifl_dispatch_set_in_flight(k.dispatch, 1);
@@ -169,7 +211,7 @@ static void test_a_bad_answer_to_no_lease_of_its_own_changes_nothing(void **stat
     (void)state;
     desk k;
     ifl_client_event e, reply;
-    desk_open(&k);
+    desk_open(&k, IFL_MODE_PIPELINE, 0);
     uint64_t seed = (uint64_t)k.config.run.seed;
     want(&k, IFL_CLIENT_CONNECTED, -1, &e);
     ifl_client_event_clear(&e);
@@ -198,11 +240,147 @@ static void test_a_bad_answer_to_no_lease_of_its_own_changes_nothing(void **stat
     assert_true(ifl_rollout_balance_holds(&b));
 }
 
+static void want_nack(desk *k, ifl_nack_code code) {
+    ifl_client_event reply;
+    want(k, IFL_CLIENT_MESSAGE, IFL_WIRE_NACK, &reply);
+    assert_int_equal(reply.message.nack.code, code);
+    ifl_client_event_clear(&reply);
+}
+
+/* Task and sample are open, all checks but this one hold: what a resumed learner would meet. */
+static void test_answers_of_another_history_are_refused_and_counted(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e, reply;
+    desk_open(&k, IFL_MODE_PIPELINE, 5); /* resumed from step 5 */
+    ifl_dispatch_set_version(k.dispatch, 7);
+    uint64_t seed = (uint64_t)k.config.run.seed;
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    ifl_dispatch_set_in_flight(k.dispatch, 1);
+    give_credit(&k, GROUP_SIZE);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    ifl_wire_lease lease = e.message.lease;
+    assert_int_equal(lease.lease_id, FIRST_LEASE);
+    ifl_wire_lease former = lease;
+    former.lease_id = FIRST_LEASE - 1;
+    answer_as(k.client, &former, 0, seed, 6);
+    want_nack(&k, IFL_NACK_STALE);
+    former.lease_id = FIRST_LEASE + 1; /* nor one that is still to come */
+    answer_as(k.client, &former, 0, seed, 6);
+    want_nack(&k, IFL_NACK_STALE);
+    ifl_groups_counts counts = ifl_dispatch_counts(k.dispatch);
+    assert_int_equal(counts.leased, GROUP_SIZE);
+    assert_int_equal(counts.stored + counts.requeued, 0);
+    ifl_dispatch_stats stats;
+    ifl_dispatch_stats_get(k.dispatch, &stats);
+    assert_int_equal(stats.late, 2);
+    /* Its own lease, but versions that this process never made: generated again. */
+    answer_as(k.client, &lease, 0, seed, 4);
+    want_nack(&k, IFL_NACK_STALE);
+    counts = ifl_dispatch_counts(k.dispatch);
+    assert_int_equal(counts.stored, 0);
+    assert_int_equal(counts.requeued, GROUP_SIZE);
+    answer_as(k.client, &lease, 1, seed, 6);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_TRAJ_ACK, &reply);
+    assert_int_equal(reply.message.traj_ack.status, IFL_ACK_STORED);
+    ifl_client_event_clear(&reply);
+    ifl_client_event_clear(&e);
+    ifl_rollout_balance b = desk_close(&k);
+    assert_int_equal(b.lost, 0);
+    assert_true(ifl_rollout_balance_holds(&b));
+}
+
+static void answer_all(ifl_client *client, const ifl_wire_lease *lease, uint64_t seed) {
+    ifl_client_event reply;
+    for (int32_t i = 0; i < GROUP_SIZE; i++) {
+        answer_as(client, lease, i, seed, lease->required_version);
+        want_of(client, IFL_CLIENT_MESSAGE, IFL_WIRE_TRAJ_ACK, &reply);
+        assert_int_equal(reply.message.traj_ack.status, IFL_ACK_STORED);
+        ifl_client_event_clear(&reply);
+    }
+}
+
+/* Two actors at version 0 share its batch; version 1 and its batch are there. Whoever is done first
+ * waits, and can so do the other's work when that one is lost. */
+static void test_no_actor_goes_on_before_all_older_work_is_here(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e, slow;
+    desk_open(&k, IFL_MODE_ASYNC, 0);
+    uint64_t seed = (uint64_t)k.config.run.seed;
+    ifl_client *b = join(&k, "b");
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    want_of(b, IFL_CLIENT_CONNECTED, -1, &slow);
+    must(ifl_dispatch_open_batch(k.dispatch, 2, 0, NULL), NULL);
+    give_credit(&k, GROUP_SIZE);
+    give_credit_of(b, GROUP_SIZE);
+    want_none(k.client, IFL_WIRE_LEASE); /* it hasn't said that it has version 0 */
+    report_version(k.client, 0);
+    report_version(b, 0);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    want_of(b, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &slow);
+    assert_int_equal(e.message.lease.required_version, 0);
+    assert_int_equal(slow.message.lease.required_version, 0);
+    ifl_dispatch_set_version(k.dispatch, 1);
+    must(ifl_dispatch_open_batch(k.dispatch, 2, 1, NULL), NULL);
+    answer_all(k.client, &e.message.lease, seed);
+    ifl_client_event_clear(&e);
+    want_none(k.client, IFL_WIRE_WSET);
+    want_none(k.client, IFL_WIRE_LEASE);
+    ifl_client_free(b);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    assert_int_equal(e.message.lease.task_serial, slow.message.lease.task_serial);
+    assert_int_equal(e.message.lease.required_version, 0);
+    answer_all(k.client, &e.message.lease, seed);
+    ifl_client_event_clear(&e);
+    ifl_client_event_clear(&slow);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_WSET, &e);
+    assert_int_equal(e.message.wset.version, 1);
+    want_none(k.client, IFL_WIRE_LEASE);
+    report_version(k.client, 1);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    assert_int_equal(e.message.lease.required_version, 1);
+    ifl_client_event_clear(&e);
+    ifl_rollout_balance balance = desk_close(&k);
+    assert_int_equal(balance.lost, 0);
+}
+
+static void test_work_for_a_version_that_nobody_has_any_more_still_ends(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e;
+    desk_open(&k, IFL_MODE_ASYNC, 0);
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    must(ifl_dispatch_open_batch(k.dispatch, 1, 0, NULL), NULL);
+    give_credit(&k, GROUP_SIZE);
+    report_version(k.client, 0);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    ifl_client_event_clear(&e);
+    ifl_dispatch_set_version(k.dispatch, 1);
+    ifl_client *late = join(&k, "late"); /* version 0 is no longer announced */
+    want_of(late, IFL_CLIENT_CONNECTED, -1, &e);
+    give_credit_of(late, GROUP_SIZE);
+    report_version(late, 1);
+    want_none(late, IFL_WIRE_LEASE);
+    ifl_client_free(k.client);
+    k.client = late;
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    assert_int_equal(e.message.lease.required_version, 1);
+    answer_all(late, &e.message.lease, (uint64_t)k.config.run.seed);
+    ifl_client_event_clear(&e);
+    ifl_rollout_balance balance = desk_close(&k);
+    assert_int_equal(balance.lost, 0);
+}
+
 int main(void) {
     ifl_log_setup("test", IFL_LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members_given_up_are_dropped_in_the_log_and_not_lost),
         cmocka_unit_test(test_a_bad_answer_to_no_lease_of_its_own_changes_nothing),
+        cmocka_unit_test(test_answers_of_another_history_are_refused_and_counted),
+        cmocka_unit_test(test_no_actor_goes_on_before_all_older_work_is_here),
+        cmocka_unit_test(test_work_for_a_version_that_nobody_has_any_more_still_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

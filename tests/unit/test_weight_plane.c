@@ -31,8 +31,9 @@ typedef struct plane {
     ifl_weights *shadow[2];
 } plane;
 
-static ifl_server *make_server(const ifl_model *model, const char *bind) {
-    ifl_server_options so = {.bind = bind, .heartbeat_ms = 250, .heartbeat_misses = 12};
+static ifl_server *make_server(const ifl_model *model, const char *bind, uint64_t epoch) {
+    ifl_server_options so = {
+        .bind = bind, .heartbeat_ms = 250, .heartbeat_misses = 12, .run_epoch = epoch};
     so.fingerprint = model->fingerprint;
     so.profile = model->profile;
     so.vocab_size = model->config.vocab_size;
@@ -54,7 +55,7 @@ static void plane_open(plane *p) {
     }
     for (int i = 0; i < 2; i++)
         assert_int_equal(ifl_weights_create(&p->shadow[i], p->model, &err), IFL_OK);
-    p->server = make_server(p->model, "tcp://127.0.0.1:*");
+    p->server = make_server(p->model, "tcp://127.0.0.1:*", 1);
     assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, &err),
                      IFL_OK);
     ifl_client_options co = {
@@ -276,7 +277,24 @@ static void test_borrowed_weights_are_given_back_once_each(void **state) {
     assert_int_equal(atomic_load(&n_released), 30);
 }
 
-/* The learner dies and comes back from a checkpoint, with an older version that has other bytes. */
+/* The learner dies without a BYE, and another process takes its place. */
+static void replace_learner(plane *p) {
+    char endpoint[IFL_ENDPOINT_MAX];
+    snprintf(endpoint, sizeof endpoint, "%s", ifl_server_endpoint(p->server));
+    ifl_server_event e;
+    assert_int_equal(ifl_server_poll(p->server, WAIT_MS, &e, NULL), IFL_OK);
+    ifl_server_close_peer(p->server, e.peer, IFL_WIRE_E_FENCED, "test");
+    while (e.kind != IFL_SERVER_LOST) {
+        ifl_server_event_clear(&e);
+        assert_int_equal(ifl_server_poll(p->server, WAIT_MS, &e, NULL), IFL_OK);
+    }
+    ifl_publisher_free(p->publisher);
+    ifl_server_free(p->server);
+    p->server = make_server(p->model, endpoint, 2);
+    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, NULL),
+                     IFL_OK);
+}
+
 static void test_restarted_learner_counts_even_with_an_older_version(void **state) {
     (void)state;
     plane p;
@@ -285,25 +303,47 @@ static void test_restarted_learner_counts_even_with_an_older_version(void **stat
     publish(&p, 2);
     ifl_weights *w = wait_weights(&p);
     assert_int_equal(w->version, 2);
-    char endpoint[IFL_ENDPOINT_MAX];
-    snprintf(endpoint, sizeof endpoint, "%s", ifl_server_endpoint(p.server));
-    ifl_server_event e;
-    assert_int_equal(ifl_server_poll(p.server, WAIT_MS, &e, NULL), IFL_OK);
-    ifl_server_close_peer(p.server, e.peer, IFL_WIRE_E_FENCED, "test"); /* no BYE: a crash */
-    while (e.kind != IFL_SERVER_LOST) {
-        ifl_server_event_clear(&e);
-        assert_int_equal(ifl_server_poll(p.server, WAIT_MS, &e, NULL), IFL_OK);
-    }
-    ifl_publisher_free(p.publisher);
-    ifl_server_free(p.server);
+    replace_learner(&p);
     assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL), IFL_OK);
-    p.server = make_server(p.model, endpoint);
-    assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, CHUNK_BYTES, NULL),
-                     IFL_OK);
     publish(&p, 1);
     w = wait_weights(&p);
     assert_int_equal(w->version, 1);
     assert_same_weights(w, p.versions[1]);
+    plane_close(&p);
+}
+
+static void wait_versions(plane *p, int64_t n) {
+    ifl_weight_receiver_stats stats;
+    int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+    do {
+        if (ifl_clock_ns() > until) fail_msg("version %lld was never fetched", (long long)n);
+        ifl_sleep_ms(1);
+        ifl_weight_receiver_stats_get(p->receiver, &stats);
+    } while (stats.versions < n);
+}
+
+/* Both ways round: a version of the former process that was fetched and not taken, and one of the
+ * new process when the application hasn't heard of it yet. */
+static void test_only_versions_of_the_followed_learner_process_come_out(void **state) {
+    (void)state;
+    plane p;
+    plane_open(&p);
+    ifl_weights *w;
+    ifl_wire_welcome former = {.run_epoch = 1}, now = {.run_epoch = 2};
+    ifl_weight_receiver_follow(p.receiver, &former);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    publish(&p, 2);
+    wait_versions(&p, 1);
+    replace_learner(&p);
+    /* The same number, other weights. */
+    assert_int_equal(ifl_publisher_publish(p.publisher, 2, 1, p.versions[3], NULL, NULL, NULL),
+                     IFL_OK);
+    wait_versions(&p, 2);
+    assert_int_equal(ifl_weight_receiver_take(p.receiver, &w, NULL), IFL_AGAIN);
+    ifl_weight_receiver_follow(p.receiver, &now);
+    w = wait_weights(&p);
+    assert_int_equal(w->version, 2);
+    assert_same_weights(w, p.versions[3]);
     plane_close(&p);
 }
 
@@ -326,7 +366,7 @@ static void test_throughput_is_measured(void **state) {
         assert_int_equal(ifl_weights_create(&p.shadow[i], p.model, &err), IFL_OK);
     char path[64];
     snprintf(path, sizeof path, "ipc://@ifl-test-%d", (int)getpid());
-    p.server = make_server(p.model, path);
+    p.server = make_server(p.model, path, 1);
     assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, 0, &err), IFL_OK);
     ifl_client_options co = {.connect = path, .name = "a", .held_version = -1};
     co.fingerprint = p.model->fingerprint;
@@ -358,6 +398,7 @@ int main(void) {
         cmocka_unit_test(test_always_corrupted_version_stays_invisible),
         cmocka_unit_test(test_borrowed_weights_are_given_back_once_each),
         cmocka_unit_test(test_restarted_learner_counts_even_with_an_older_version),
+        cmocka_unit_test(test_only_versions_of_the_followed_learner_process_come_out),
         cmocka_unit_test(test_throughput_is_measured),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
