@@ -9,6 +9,7 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
+#include "kernels/random_model.h"
 
 typedef struct generate_args {
     const char *prompt, *tokens, *isa;
@@ -367,6 +368,9 @@ static ifl_status generate_work(const ifl_options *options, void *user, ifl_erro
         st,
         ifl_config_model_bare(&m, c, positions < (1 << 24) ? (int32_t)positions : 0, stderr, err),
         done);
+    ifl_model_config shape;
+    if (a->prompt && ifl_random_model_config(c->model.path, &shape))
+        IFL_TRY_GOTO(st, ifl_config_model_tokenizer(&m, err), done);
     IFL_TRY_GOTO(st, prompt_ids(a, m.tokenizer, &ids, err), done);
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, c->actor.threads, err), done);
     st = generate_run_loaded(a, &m, &ids, pool, err);

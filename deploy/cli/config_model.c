@@ -1,5 +1,6 @@
 #include "deploy/cli/config_model.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/bf16.h"
@@ -63,17 +64,45 @@ const char *ifl_config_model_name(const ifl_config *config) {
     return config->model.path[0] ? config->model.path : config->model.family;
 }
 
+/* UTF-8 of a code point from U+0800 on. */
+static size_t utf8_put(char *out, uint32_t c) {
+    size_t n = c < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i > 0; i--, c >>= 6)
+        out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)((n == 3 ? 0xe0 : 0xf0) | c);
+    return n;
+}
+
+/* A character for every id, so that whatever random weights sample has a text: printable ASCII and
+ * the newline, then code points from U+4E00 on. */
+static ifl_status shape_tokenizer(ifl_tokenizer **out, int32_t vocab_size, ifl_error *err) {
+    char *characters = malloc(4 * (size_t)vocab_size + 128);
+    if (!characters) return ifl_fail(err, IFL_NOMEM, "tokenizer: out of memory");
+    size_t n = 0;
+    for (int c = ' '; c <= '~'; c++)
+        characters[n++] = (char)c;
+    characters[n++] = '\n';
+    int32_t n_tokens = (int32_t)n + 1; /* one for padding */
+    for (uint32_t c = 0x4e00; n_tokens < vocab_size && c < 0x10fffe; c++) {
+        if (c >= 0xd800 && c < 0xe000) continue; /* surrogates */
+        n += utf8_put(characters + n, c);
+        n_tokens++;
+    }
+    characters[n] = '\0';
+    int32_t eos;
+    ifl_status st = config_tokenizer(out, characters, &eos, err);
+    free(characters);
+    return st;
+}
+
+ifl_status ifl_config_model_tokenizer(ifl_loaded_model *loaded, ifl_error *err) {
+    if (loaded->tokenizer) return IFL_OK;
+    return shape_tokenizer(&loaded->tokenizer, loaded->model->config.vocab_size, err);
+}
+
 ifl_status ifl_config_model(ifl_loaded_model *out, const ifl_config *config, FILE *notes,
                             ifl_error *err) {
     int32_t positions = config->data.prompt_tokens_max + config->rollout.max_new_tokens;
     IFL_TRY(ifl_config_model_bare(out, config, positions, notes, err));
-    if (out->tokenizer) return IFL_OK;
-    char characters[128];
-    int n = 0;
-    for (int c = ' '; c <= '~'; c++)
-        characters[n++] = (char)c;
-    characters[n++] = '\n';
-    characters[n] = '\0';
-    int32_t eos;
-    return config_tokenizer(&out->tokenizer, characters, &eos, err);
+    return ifl_config_model_tokenizer(out, err);
 }

@@ -26,12 +26,7 @@ static void state_fail(parse_state *s, ifl_status st) {
 
 static void argument_add(parse_state *s, const char *arg) {
     ifl_options *o = s->out;
-    if (is_override(arg) && s->spec->no_config) {
-        state_fail(s, ifl_fail(s->err, IFL_USAGE,
-                               "got \"%.80s\", but this command reads no "
-                               "configuration",
-                               arg));
-    } else if (is_override(arg)) {
+    if (is_override(arg)) {
         if (o->n_overrides < IFL_OVERRIDES_MAX)
             o->overrides[o->n_overrides++] = arg;
         else
@@ -41,9 +36,9 @@ static void argument_add(parse_state *s, const char *arg) {
         o->args[o->n_args++] = arg;
     } else {
         state_fail(s, ifl_fail(s->err, IFL_USAGE,
-                               "unexpected argument \"%.80s\"; wanted %s%s, see --help", arg,
-                               s->spec->args_doc ? s->spec->args_doc : "no arguments",
-                               s->spec->no_config ? "" : " and key=value overrides"));
+                               "unexpected argument \"%.80s\"; wanted %s and key=value overrides, "
+                               "see --help",
+                               arg, s->spec->args_doc ? s->spec->args_doc : "no arguments"));
     }
 }
 
@@ -121,11 +116,6 @@ static const struct argp_option config_options[] = {
     {"verbose", KEY_VERBOSE, NULL, 0, "say more", 10},
     {0},
 };
-static const struct argp_option plain_options[] = {
-    {"verbose", KEY_VERBOSE, NULL, 0, "say more", 10},
-    {0},
-};
-
 static size_t options_count(const struct argp_option *options) {
     size_t n = 0;
     while (options && (options[n].name || options[n].key || options[n].doc))
@@ -160,22 +150,17 @@ bool ifl_options_may_say(const ifl_options *options, const char *key) {
 ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_options_spec *spec,
                              ifl_error *err) {
     memset(out, 0, sizeof *out);
-    IFL_ASSERT(!spec->no_config || !spec->keys);
-    if (!spec->no_config) {
-        out->config = malloc(sizeof *out->config);
-        if (!out->config) return ifl_fail(err, IFL_NOMEM, "out of memory for the configuration");
-        ifl_config_defaults(out->config);
-    }
+    out->config = malloc(sizeof *out->config);
+    if (!out->config) return ifl_fail(err, IFL_NOMEM, "out of memory for the configuration");
+    ifl_config_defaults(out->config);
     if (spec->parsing) *spec->parsing = out;
     char args_doc[256];
-    snprintf(args_doc, sizeof args_doc, "%s%s", spec->args_doc ? spec->args_doc : "",
-             spec->no_config ? "" : " [key=value ...]");
-    const struct argp_option *common = spec->no_config ? plain_options : config_options;
-    size_t n_common = options_count(common), n_extra = options_count(spec->extra);
+    snprintf(args_doc, sizeof args_doc, "%s [key=value ...]", spec->args_doc ? spec->args_doc : "");
+    size_t n_common = options_count(config_options), n_extra = options_count(spec->extra);
     struct argp_option *all = calloc(n_common + n_extra + 1, sizeof *all);
     if (!all) return ifl_fail(err, IFL_NOMEM, "out of memory for the list of options");
     if (n_extra) memcpy(all, spec->extra, n_extra * sizeof *all);
-    memcpy(all + n_extra, common, n_common * sizeof *all);
+    memcpy(all + n_extra, config_options, n_common * sizeof *all);
     struct argp argp = {.options = all, .parser = on_argp, .args_doc = args_doc, .doc = spec->doc};
     parse_state state = {out, spec, IFL_OK, err};
 
@@ -187,7 +172,6 @@ ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_
     if (out->n_args < spec->n_args_min)
         return ifl_fail(err, IFL_USAGE, "got %d arguments, wanted %s; see --help", out->n_args,
                         spec->args_doc);
-    if (spec->no_config) return IFL_OK;
     return config_resolve(out, spec, err);
 }
 

@@ -60,8 +60,6 @@ typedef struct ifl_options_spec {
                             * ifl_options_set */
     void *user;
     int n_args_min, n_args_max;
-    bool no_config; /* reads no configuration: --config and overrides are refused, config stays NULL
-                     */
     ifl_command_work work;    /* for ifl_options_run */
     ifl_command_work dry_run; /* in the place of ifl_options_print; NULL: that one */
 } ifl_options_spec;

@@ -13,17 +13,17 @@ wrong() {
     [ -z "$(ls -A runs 2>/dev/null)" ] || fail "$*: a refused command left $(ls -A runs) in runs/"
 }
 
+commands=(train sft generate eval score parity bench export rollouts report learner actor)
 # Help, on standard output, with every option and an example or a sentence on what it does.
 expect 0 "$inflight" --help
 cp out.txt commands.txt
-for command in train sft generate eval score parity bench export rollouts report learner actor; do
+for command in "${commands[@]}"; do
     has commands.txt "  $command "
     expect 0 "$inflight" "$command" --help
     has out.txt "Usage: inflight $command"
     [ ! -s err.txt ] || fail "$command --help writes to standard error: $(cat err.txt)"
     [ "$(wc -l <out.txt)" -gt 8 ] || fail "$command --help is too short to help"
 done
-commands=(train sft generate eval score parity bench export rollouts learner actor)
 for command in "${commands[@]}"; do
     expect 0 "$inflight" "$command" --help
     for option in --config --dry-run --help-config --verbose; do has out.txt "$option"; done
@@ -97,9 +97,9 @@ for command in train learner; do
     [ "$ids" = "$wanted" ] || fail "$command --dry-run shows '$prompt' as '$ids', wanted '$wanted'"
     [ -z "$(ls -A runs 2>/dev/null)" ] || fail "a dry run wrote $(ls -A runs)"
 done
-declare -A needs=([bench]=decode [score]="--checker exact --pair 1 2" [export]="--out nothing" [rollouts]=nobody)
+declare -A needs=([bench]=decode [score]="--checker exact --pair 1 2" [export]="--out nothing" [rollouts]=nobody [report]=nobody)
 mkdir -p runs/nobody
-for command in sft generate eval score parity bench export rollouts actor; do
+for command in sft generate eval score parity bench export rollouts report actor; do
     # shellcheck disable=SC2086
     expect 0 "$inflight" "$command" ${needs[$command]:-} --config small.yaml model.path=start run.seed=12 --dry-run
     has out.txt "prompts_per_step: 8"
@@ -122,6 +122,10 @@ for command in sft generate eval score parity bench export rollouts actor; do
 done
 expect 0 "$inflight" rollouts --config small.yaml run.name=nobody --dry-run
 has out.txt "# reads   runs/nobody/rollouts/"
+expect 0 "$inflight" report --config small.yaml run.name=nobody --dry-run
+has out.txt "# writes  runs/nobody/report.html"
+expect 64 "$inflight" report --dry-run
+has err.txt "wanted RUN"
 expect 0 "$inflight" rollouts nobody --dry-run
 expect 0 "$inflight" rollouts run.name=nobody --dir ./runs --dry-run
 has out.txt "# reads   ./runs/nobody/rollouts/"
