@@ -601,10 +601,6 @@ int32_t ifl_engine_queued(const ifl_engine *e) {
     return e->scheduler->n_queued;
 }
 
-int32_t ifl_engine_free_slots(const ifl_engine *e) {
-    return e->options.sequences_max - e->scheduler->n_active;
-}
-
 void ifl_engine_stats_get(const ifl_engine *e, ifl_engine_stats *out) {
     *out = e->stats;
     out->preemptions = e->scheduler->n_preemptions;

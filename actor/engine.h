@@ -75,7 +75,6 @@ const ifl_trajectory *ifl_engine_peek(const ifl_engine *engine, uint64_t task_se
 bool ifl_engine_idle(const ifl_engine *engine);
 int32_t ifl_engine_running(const ifl_engine *engine);  /* sequences in the batch */
 int32_t ifl_engine_queued(const ifl_engine *engine);   /* sequences not yet admitted, parked ones included */
-int32_t ifl_engine_free_slots(const ifl_engine *engine);
 
 /* Parks a running sequence (its KV is freed; it resumes by re-prefill, exactly as after preemption). The
  * scheduler does the same by itself when pages run out: youngest first. For tests and drains. */

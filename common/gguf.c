@@ -311,10 +311,6 @@ void ifl_gguf_close(ifl_gguf *g) {
     free(g);
 }
 
-const char *ifl_gguf_path(const ifl_gguf *g) {
-    return g->map.path;
-}
-
 /* --- Tensors --- */
 
 int32_t ifl_gguf_count(const ifl_gguf *g) {

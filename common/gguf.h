@@ -42,7 +42,6 @@ typedef struct ifl_gguf ifl_gguf;
 /* IFL_UNSUPPORTED for another version and for tensor types not listed above. */
 ifl_status ifl_gguf_open(ifl_gguf **out, const char *path, ifl_error *err);
 void ifl_gguf_close(ifl_gguf *gguf); /* NULL is fine */
-const char *ifl_gguf_path(const ifl_gguf *gguf);
 
 int32_t ifl_gguf_count(const ifl_gguf *gguf);
 const ifl_gguf_tensor *ifl_gguf_at(const ifl_gguf *gguf, int32_t i);

@@ -74,14 +74,8 @@ ifl_status ifl_model_file_make_specs(ifl_model_file *file, ifl_error *err) {
 const ifl_model_config *ifl_model_file_config(const ifl_model_file *file) {
     return &file->config;
 }
-const char *ifl_model_file_path(const ifl_model_file *file) {
-    return file->path;
-}
 const char *ifl_model_file_format(const ifl_model_file *file) {
     return file->gguf ? "gguf" : "safetensors";
-}
-const ifl_gguf *ifl_model_file_gguf(const ifl_model_file *file) {
-    return file->gguf;
 }
 int32_t ifl_model_file_count(const ifl_model_file *file) {
     return file->n_specs;

@@ -18,7 +18,6 @@ ifl_status ifl_model_file_open(ifl_model_file **out, const char *path, ifl_error
 void ifl_model_file_close(ifl_model_file *file); /* NULL is fine */
 
 const ifl_model_config *ifl_model_file_config(const ifl_model_file *file);
-const char *ifl_model_file_path(const ifl_model_file *file);
 const char *ifl_model_file_format(const ifl_model_file *file); /* "safetensors" or "gguf" */
 
 /* The tensors, as ifl_model_config_tensors gives them. */
@@ -45,9 +44,6 @@ ifl_status ifl_model_file_tokenizer_json(const ifl_model_file *file, char **out,
 /* From tokenizer.json or from GGUF's metadata; roles (bos, eos) are those of the configuration. */
 ifl_status ifl_model_file_tokenizer(const ifl_model_file *file, ifl_tokenizer **out,
                                     ifl_error *err);
-
-/* The GGUF behind the file, NULL for a folder. Borrowed. */
-const ifl_gguf *ifl_model_file_gguf(const ifl_model_file *file);
 
 /* --- Export --- */
 

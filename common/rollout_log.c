@@ -31,7 +31,7 @@ struct ifl_rollout_log {
     char path[IFL_PATH_MAX]; /* of the current segment */
     FILE *f;
     int32_t number;
-    int64_t segment_written, written;
+    int64_t segment_written;
     ifl_rollout_log_options options;
     uint8_t *scratch; /* a record's meta while it is built */
     size_t scratch_cap;
@@ -122,7 +122,6 @@ static ifl_status record_write(ifl_rollout_log *log, ifl_record_type type, const
         (n_payload && fwrite(payload, 1, n_payload, log->f) != n_payload))
         return ifl_fail(err, IFL_IO, "%s: cannot write: %s", log->path, strerror(errno));
     log->segment_written += total;
-    log->written += total;
     return IFL_OK;
 }
 
@@ -256,8 +255,4 @@ ifl_status ifl_rollout_log_checkpoint(ifl_rollout_log *log, int64_t step, ifl_er
     IFL_TRY(meta_begin(log, 8, &w, err));
     ifl_put_u64(&w, (uint64_t)step);
     return meta_end(log, IFL_RECORD_CHECKPOINT, &w, err);
-}
-
-int64_t ifl_rollout_log_bytes(const ifl_rollout_log *log) {
-    return log->written;
 }

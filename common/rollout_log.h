@@ -97,7 +97,6 @@ ifl_status ifl_rollout_log_run_ended(ifl_rollout_log *log, int64_t step, const c
 /* Hands everything to the kernel, and to the disk if `durable`. Call before acknowledging a
  * trajectory. */
 ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err);
-int64_t ifl_rollout_log_bytes(const ifl_rollout_log *log); /* written by this object */
 
 /* --- Reading ------------------------------------------------------------------------------ */
 typedef struct ifl_record {

@@ -149,12 +149,6 @@ void ifl_optimizer_start(ifl_optimizer *optimizer, const ifl_weights *weights) {
     optimizer->n_updates = 0;
 }
 
-void ifl_optimizer_start_f32(ifl_optimizer *optimizer, const float *masters) {
-    memcpy(optimizer->masters, masters, (size_t)optimizer->model->n_elements * sizeof *masters);
-    optimizer_clear_moments(optimizer);
-    ifl_optimizer_refresh(optimizer, 0);
-}
-
 typedef struct step_work {
     ifl_optimizer *optimizer;
     const float *gradients;

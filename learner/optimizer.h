@@ -46,8 +46,6 @@ int64_t ifl_optimizer_bytes(const ifl_model *model);
 
 /* Masters = the weights' bf16 values, widened; moments and the update count = 0. */
 void ifl_optimizer_start(ifl_optimizer *optimizer, const ifl_weights *weights);
-/* The same from f32 values (a file that holds more than bf16), [n_elements] canonical. */
-void ifl_optimizer_start_f32(ifl_optimizer *optimizer, const float *masters);
 
 /* One update from gradients of a loss that is minimised ([n_elements], canonical; borrowed,
  * unchanged). A gradient with a NaN or an infinity is refused: IFL_LIMIT naming the first tensor
