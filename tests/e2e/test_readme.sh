@@ -1,23 +1,22 @@
 #!/usr/bin/env bash
 # Every command of README.md works as written. Its ```sh blocks are run in order, each command by itself, in a
-# copy of what a fresh clone has after the build; the copy's quickstart is cut short. A line right before a block
-# says how it is run:
-#
-#   <!-- test: skip REASON -->        not run; its programs, options and files are still looked up
-#   <!-- test: env KEY=VALUE ... -->  run with these in the environment
+# copy of what a fresh clone has after the build; the copy's quickstart is cut short, and commands on real models run two
+# steps on random weights of the model's shape (readme_blocks.sh says how a block is marked).
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/readme_blocks.sh"
 
-# blocks FILE: for each ```sh block a line "<line number> <marker>" and its commands, each behind a tab; a
-# command that goes on after a backslash becomes one line.
-blocks() {
-    awk '
-    !inside && /^<!-- test: .* -->[ \t]*$/ { marker = $0; sub(/^<!-- test: /, "", marker); sub(/ -->[ \t]*$/, "", marker); next }
-    !inside && /^[ \t]*```sh[ \t]*$/ { inside = 1; print NR " " marker; command = ""; next }
-    inside && /^[ \t]*```/ { inside = 0; marker = ""; next }
-    inside && /\\$/ { command = command substr($0, 1, length($0) - 1); next }
-    inside { command = command $0; if (command ~ /[^ \t]/ && command !~ /^[ \t]*#/) print "\t" command; command = ""; next }
-    { marker = "" }
-    END { if (inside) { print "a block of commands has no end" > "/dev/stderr"; exit 1 } }' "$1"
+# A model's shape needs its real memory and time: two steps take some 40 s. Under a sanitizer the family's
+# smallest shape has to do.
+shape=gemma-3-270m
+! grep -q __asan_init "$inflight" || shape=tiny-gemma3
+short="run.steps=2 rollout.prompts_per_step=4 rollout.group_size=4 actor.sequences_max=8 data.prompt_tokens_max=512 \
+eval.before=false eval.after=false eval.every_steps=0 checkpoint.every_steps=0 parity.audit=1"
+
+# short_form COMMAND: of a long one.
+short_form() {
+    local line=${1//models\/gemma-3-270m\/gemma-3-270m.gguf/$shape}
+    if [[ $line == "build/inflight train "* ]]; then line+=" model.path=$shape $short"; fi
+    echo "$line"
 }
 
 # look_up COMMAND: the program is there, knows every option, and every configuration named is there.
@@ -40,12 +39,12 @@ look_up() {
 run_document() {
     local line where="" marker="" environment=()
     n_run=0 n_skipped=0
-    blocks "$1" >commands.txt || return 1
+    readme_blocks "$1" >commands.txt || return 1
     while IFS= read -r line <&3; do
         if [[ $line != $'\t'* ]]; then
             where=${line%% *} marker=${line#* } environment=()
             case "$marker" in
-            "" | "skip "?*) ;;
+            "" | long | "long "?* | "skip "?*) ;;
             "env "?*) environment=(${marker#env }) ;;
             *) echo "line $where: unknown marker '$marker'" && return 1 ;;
             esac
@@ -57,6 +56,15 @@ run_document() {
             n_skipped=$((n_skipped + 1))
             look_up "$line" || return 1
             continue
+        fi
+        if [[ $marker == long* ]]; then
+            look_up "$line" || return 1
+            if readme_fetches "$line"; then
+                echo "looked up: $line"
+                n_skipped=$((n_skipped + 1))
+                continue
+            fi
+            line=$(short_form "$line")
         fi
         echo "running: $line"
         n_run=$((n_run + 1))
@@ -88,6 +96,14 @@ shorten '^  tasks: 512$' '  tasks: 32'
 shorten '^  tasks_mid: [0-9]+$' '  tasks_mid: 32'
 shorten '^  prompts_per_step: [0-9]+$' '  prompts_per_step: 8'
 cd tree
+# Task files of the form that deploy/get-data writes. What random weights say ends with any character of
+# their vocabulary: half of them are right, so that groups differ and the learner has something to train on.
+mkdir -p data/svamp
+for split in train test; do
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+        echo "{\"id\":\"$split-$i\",\"data_source\":\"svamp\",\"prompt\":\"$split: how many are $i and $((i * 7 % 5))?\",\"checker\":\"format\",\"answer\":\"$i\",\"meta\":{\"type\":\"Sum\",\"regex\":\"[\\\\x{4e00}-\\\\x{57c0}\\\\x{6200}-\\\\x{25000}]\\\\z\"}}"
+    done >data/svamp/$split.jsonl
+done
 
 # What this test is worth: a broken command, option, file or marker makes it red.
 good() { printf '%b' "$1" >document.md && run_document document.md >report.txt || fail "a good document is refused: $(cat report.txt)"; }
@@ -97,7 +113,12 @@ good 'text\n\n```sh\ntrue\nbuild/inflight \\\n  --version\n# a comment\n```\n```
 good '<!-- test: env A=x B=y -->\n```sh\n[ "$A$B" = xy ]\n```\n'
 good '<!-- test: skip long -->\n```sh\ndeploy/quickstart --seed 1\n```\n'
 [ "$n_run $n_skipped" = "0 1" ] || fail "a skipped command was run"
+good '<!-- test: long -->\n```sh\ndeploy/get-model gemma-3-270m\nbuild/inflight train --dry-run --config deploy/configs/arith-gemma-270m.yaml\n```\n'
+[ "$n_run $n_skipped" = "1 1" ] || fail "of a long block ran $n_run commands and looked up $n_skipped"
+grep -q '^  steps: 2 ' command.out.txt && grep -q "path: \"$shape\"" command.out.txt || fail "a long command was not shortened"
 bad '```sh\ntrue\nfalse\n```\n'
+bad '<!-- test: long -->\n```sh\nbuild/inflight train --no-such-option\n```\n'
+bad '<!-- test: long -->\n```sh\nbuild/inflight train model.path=nowhere data.train=[]\n```\n'
 bad '<!-- test: skip long -->\n\n```sh\nfalse\n```\n'
 bad '```sh\nbuild/inflight train --no-such-option\n```\n'
 bad '<!-- test: skip long -->\n```sh\nbuild/inflight train --no-such-option\n```\n'
@@ -116,5 +137,13 @@ run_document "$source_dir/README.md" || fail "README.md has a command that does 
 for script in quickstart check; do
     grep -q "deploy/$script" commands.txt || fail "README.md does not show deploy/$script"
 done
+for run in arith-gemma-270m svamp-gemma-270m; do
+    [ "$(number runs/$run/summary.json steps)" = 2 ] || fail "$run: not two steps"
+    [ "$(number runs/$run/summary.json trajectories_lost)" = 0 ] || fail "$run: trajectories were lost"
+    [ "$(number runs/$run/summary.json parity_tokens_differing)" = 0 ] || fail "$run: tokens differ"
+    holds "$(number runs/$run/summary.json parity_tokens_checked) > 0" "$run: audited tokens"
+done
+largest=$(column runs/svamp-gemma-270m optim/grad_norm | sort -g | tail -n 1)
+holds "${largest:-0} > 0" "svamp-gemma-270m: a gradient"
 [ -s runs/quickstart/summary.json ] && [ -s runs/quickstart/report.html ] || fail "no summary or report of the quickstart"
 echo "ok: $n_run commands run, $n_skipped looked up"
