@@ -14,7 +14,7 @@
 /* Rows that are worth a forward and backward of their own. Every pack reads and widens all weights
  * and reads and writes all gradients, which costs as much as some 15 to 40 rows, whatever the
  * model; so groups that come in one by one wait for each other, up to this. */
-#define PART_ROWS 256
+#define PART_ROWS 512
 
 typedef struct step_sums {
     double reward, reward2, advantage, length, lag;
