@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PREFIX "inflight-"
+#define PREFIX "inflight-sockets-"
 #define TEMPLATE PREFIX "XXXXXX"
 #define TRIES_MAX 16
 

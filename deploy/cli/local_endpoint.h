@@ -10,8 +10,9 @@ typedef struct ifl_local_endpoint {
     int lock_fd;     /* of the folder, locked while this process lives */
 } ifl_local_endpoint;
 
-/* Makes <XDG_RUNTIME_DIR or /tmp>/inflight-XXXXXX, readable by this user alone, and removes those
- * that processes of this user left behind when they were killed: a folder whose lock is free. */
+/* Makes <XDG_RUNTIME_DIR or /tmp>/inflight-sockets-XXXXXX, readable by this user alone, and removes
+ * those that processes of this user left behind when they were killed: a folder whose lock is free.
+ */
 ifl_status ifl_local_endpoint_create(ifl_local_endpoint *out, ifl_error *err);
 
 /* Removes the folder with its sockets. A zeroed one is fine. */

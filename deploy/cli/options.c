@@ -116,6 +116,7 @@ static const struct argp_option config_options[] = {
     {"verbose", KEY_VERBOSE, NULL, 0, "say more", 10},
     {0},
 };
+
 static size_t options_count(const struct argp_option *options) {
     size_t n = 0;
     while (options && (options[n].name || options[n].key || options[n].doc))
@@ -147,8 +148,8 @@ bool ifl_options_may_say(const ifl_options *options, const char *key) {
     return false;
 }
 
-ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_options_spec *spec,
-                             ifl_error *err) {
+static ifl_status options_parse(ifl_options *out, int argc, char **argv,
+                                const ifl_options_spec *spec, ifl_error *err) {
     memset(out, 0, sizeof *out);
     out->config = malloc(sizeof *out->config);
     if (!out->config) return ifl_fail(err, IFL_NOMEM, "out of memory for the configuration");
@@ -175,7 +176,7 @@ ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_
     return config_resolve(out, spec, err);
 }
 
-void ifl_options_free(ifl_options *options) {
+static void options_free(ifl_options *options) {
     for (int i = 0; i < options->n_settings; i++)
         free(options->settings[i]);
     options->n_settings = 0;
@@ -200,16 +201,10 @@ void ifl_options_print(const ifl_options *options, FILE *f) {
     ifl_config_write(options->config, f, true, NULL);
 }
 
-int ifl_options_exit(ifl_status st, const char *name, const ifl_error *err) {
-    if (st != IFL_OK)
-        fprintf(stderr, "%s: %s\n", name, err && *err->text ? err->text : ifl_status_text(st));
-    return ifl_status_exit_code(st);
-}
-
 int ifl_options_run(int argc, char **argv, const ifl_options_spec *spec) {
     ifl_options options = {0};
     ifl_error err = {0};
-    ifl_status st = ifl_options_parse(&options, argc, argv, spec, &err);
+    ifl_status st = options_parse(&options, argc, argv, spec, &err);
     if (st == IFL_OK && options.dry_run) {
         if (spec->dry_run)
             st = spec->dry_run(&options, spec->user, &err);
@@ -218,8 +213,10 @@ int ifl_options_run(int argc, char **argv, const ifl_options_spec *spec) {
     } else if (st == IFL_OK) {
         st = spec->work(&options, spec->user, &err);
     }
-    ifl_options_free(&options);
-    return ifl_options_exit(st, argv[0], &err);
+    options_free(&options);
+    if (st != IFL_OK)
+        fprintf(stderr, "%s: %s\n", argv[0], *err.text ? err.text : ifl_status_text(st));
+    return ifl_status_exit_code(st);
 }
 
 ifl_status ifl_options_int(const char *option, const char *arg, int64_t min, int64_t max,

@@ -64,15 +64,10 @@ typedef struct ifl_options_spec {
     ifl_command_work dry_run; /* in the place of ifl_options_print; NULL: that one */
 } ifl_options_spec;
 
-/* A whole command: parses, then prints (--dry-run) or works, tells the error, returns the exit
- * code. */
+/* A whole command: parses, then prints (--dry-run) or works, tells the error on standard error,
+ * returns the exit code. Prints and exits for --help, --usage and --help-config; unknown options
+ * exit with 64 as argp does. */
 int ifl_options_run(int argc, char **argv, const ifl_options_spec *spec);
-
-/* Fills `out`. Prints and exits for --help, --usage and --help-config; unknown options exit with 64
- * as argp does; everything else is a status and a text. */
-ifl_status ifl_options_parse(ifl_options *out, int argc, char **argv, const ifl_options_spec *spec,
-                             ifl_error *err);
-void ifl_options_free(ifl_options *options);
 
 /* For on_option: sets a key as a row of `keys` would. `out` is what is being parsed. */
 ifl_status ifl_options_set(ifl_options *out, const char *key, const char *value, ifl_error *err);
@@ -83,9 +78,6 @@ bool ifl_options_may_say(const ifl_options *options, const char *key);
 /* --dry-run: the resolved configuration as YAML with units and help, derived numbers as comments.
  */
 void ifl_options_print(const ifl_options *options, FILE *f);
-
-/* Prints "name: text" on standard error unless `st` is IFL_OK; returns the exit code. */
-int ifl_options_exit(ifl_status st, const char *name, const ifl_error *err);
 
 /* For on_option: a number in [min, max], or IFL_USAGE naming the option. */
 ifl_status ifl_options_int(const char *option, const char *arg, int64_t min, int64_t max,
