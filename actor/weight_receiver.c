@@ -167,11 +167,7 @@ static void receiver_announcement(ifl_weight_receiver *r, ifl_message *message) 
     r->announced_version = m->version;
     pthread_mutex_unlock(&r->lock);
     if (!r->fetching || ifl_hash_equal(r->fetching->root, m->root)) return;
-    /* A version below the fetched one comes from a learner that went back to a checkpoint: what it
-     * doesn't name is gone. */
-    bool is_new_history = m->version <= r->fetching->version;
-    if (is_new_history || (r->n_done < r->fetching->n_chunks / 2 && !r->dropped_last))
-        receiver_drop_fetch(r);
+    if (r->n_done < r->fetching->n_chunks / 2 && !r->dropped_last) receiver_drop_fetch(r);
 }
 
 /* Begins with the newest version when there is a buffer and something new. */

@@ -707,6 +707,8 @@ void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
     pthread_mutex_lock(&d->lock);
     d->version = version;
     if (d->first_version < 0) d->first_version = version;
+    /* At once if nothing older is to be done: the word travels ahead of the bytes. */
+    desk_direct(d);
     pthread_mutex_unlock(&d->lock);
 }
 
