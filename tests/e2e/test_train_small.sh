@@ -53,7 +53,7 @@ check_run() {
     fi
 }
 
-steps=8
+steps=16
 # More groups in flight than the actors have room for: whatever the machine's speed, each swap finds them busy.
 for kv in recompute keep; do
     train "$kv" run.steps=$steps "actor.kv=$kv" learner.groups_in_flight=24
