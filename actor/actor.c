@@ -443,7 +443,7 @@ static ifl_status actor_connected(actor *a, const ifl_wire_welcome *welcome, ifl
     else if (!same)
         IFL_TRY(actor_start_over(a, err));
     else if (a->current && !a->outdated) /* a new session knows nothing of an earlier WDONE */
-        ifl_weight_receiver_applied(a->receiver, a->current->version, 0);
+        a->swap_unreported = true;
     if (a->current) actor_send_credit(a);
     return IFL_OK;
 }
@@ -539,8 +539,10 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
         if (a->swap_unreported) {
             /* The stall is what lies between two decode steps of a busy batch, all of it. */
             double gap_s = a->step_end_s > 0.0 ? ifl_clock_s() - a->step_end_s : 0.0;
-            ifl_weight_receiver_applied(a->receiver, a->current->version, (int64_t)(gap_s * 1e6));
-            a->swap_unreported = false;
+            ifl_status told = ifl_weight_receiver_applied(a->receiver, a->current->version,
+                                                          (int64_t)(gap_s * 1e6), NULL);
+            /* Without a link it is said after the next WELCOME. */
+            a->swap_unreported = told != IFL_OK && told != IFL_PEER;
             a->stats_due = true;
         }
         if (ifl_engine_idle(a->engine)) {

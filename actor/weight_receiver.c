@@ -482,15 +482,15 @@ void ifl_weight_receiver_follow(ifl_weight_receiver *r, const ifl_wire_welcome *
     pthread_mutex_unlock(&r->lock);
 }
 
-void ifl_weight_receiver_applied(ifl_weight_receiver *r, int64_t version, int64_t stall_us) {
+ifl_status ifl_weight_receiver_applied(ifl_weight_receiver *r, int64_t version, int64_t stall_us,
+                                       ifl_error *err) {
     ifl_message m = ifl_message_make(IFL_WIRE_WDONE);
     m.policy = m.wdone.version = version;
     m.wdone.stall_us = stall_us < 0 ? 0 : stall_us;
     pthread_mutex_lock(&r->lock);
     if (version == r->done_version) m.wdone.root = r->done_root;
     pthread_mutex_unlock(&r->lock);
-    (void)ifl_client_send(r->client, &m,
-                          NULL); /* for the learner's statistics: a lost one is not missed */
+    return ifl_client_send(r->client, &m, err);
 }
 
 int64_t ifl_weight_receiver_announced(ifl_weight_receiver *r) {

@@ -46,8 +46,11 @@ ifl_status ifl_weight_receiver_take(ifl_weight_receiver *receiver, ifl_weights *
 ifl_status ifl_weight_receiver_wait(ifl_weight_receiver *receiver, int64_t wait_ms,
                                     ifl_weights **weights, ifl_error *err);
 
-/* Tells the learner that `version` (taken before) is in use: WDONE. Lossy: nothing waits for it. */
-void ifl_weight_receiver_applied(ifl_weight_receiver *receiver, int64_t version, int64_t stall_us);
+/* Tells the learner that `version` (taken before) is in use: WDONE. The learner leases by it, so it
+ * must be told again: after IFL_FULL or IFL_NOMEM at the next turn, after IFL_PEER (no link) at the
+ * next WELCOME. */
+ifl_status ifl_weight_receiver_applied(ifl_weight_receiver *receiver, int64_t version,
+                                       int64_t stall_us, ifl_error *err);
 
 int64_t
 ifl_weight_receiver_announced(ifl_weight_receiver *receiver); /* newest announced, -1 = none */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "kernels/cpu/rounding.h"
 #include "kernels/forward_internal.h"
 
 #define NORM_CHUNK 64                /* rows of one partial norm-weight gradient */
@@ -483,10 +484,12 @@ static void attention_backward_one(const attention_backward *ab, int32_t s, int3
 
 static void attention_backward_range(void *context, int64_t begin, int64_t end, int thread) {
     const attention_backward *ab = context;
+    uint32_t rounding = ifl_rounding_enter();
     int32_t n_kv = ab->tr->model->config.n_kv_heads;
     for (int64_t task = begin; task < end; task++)
         attention_backward_one(ab, (int32_t)(task / n_kv), (int32_t)(task % n_kv),
                                ab->tr->scratch + (int64_t)thread * ab->tr->scratch_floats);
+    ifl_rounding_leave(rounding);
 }
 
 /* Adds what sequences found for positions that other sequences own (a shared prompt), in pack
@@ -629,6 +632,7 @@ static void head_backward_rows(void *context, int64_t begin, int64_t end, int th
     (void)thread;
     const head_backward *hb = context;
     const ifl_ops *ops = hb->tr->ws->ops;
+    uint32_t rounding = ifl_rounding_enter();
     for (int64_t i = begin; i < end; i++) {
         float *x = hb->tr->dlogits + i * hb->ld;
         float temperature = hb->pack->temperatures[i];
@@ -636,6 +640,7 @@ static void head_backward_rows(void *context, int64_t begin, int64_t end, int th
         ops->logprob_backward(x, x, hb->coefficients[i] / temperature, hb->tr->logprobs[i].lse,
                               hb->pack->target_tokens[i] - hb->begin, hb->n);
     }
+    ifl_rounding_leave(rounding);
 }
 
 /* dhidden [n_targets, D], and the head's gradient, one vocabulary block after the other. */
@@ -732,5 +737,6 @@ ifl_status ifl_trainer_backward(ifl_trainer *tr, const ifl_weights *weights, con
         layer_backward_attention(tr, weights, &model->layers[l], tape, x_in, l, pack);
     }
     embedding_backward(tr, pack);
+    tr->n_targets = -1; /* the tapes are used up */
     return IFL_OK;
 }

@@ -235,8 +235,9 @@ static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
         desk_work *work = group->user;
         bool possible = work->required_version < 0 || work->required_version >= d->version;
         for (int32_t i = 0; i < d->n_peers && !possible; i++)
-            possible = d->peers[i].version_done == work->required_version ||
-                       d->peers[i].version_done < 0; /* it may say so yet */
+            possible =
+                !d->peers[i].too_small && (d->peers[i].version_done == work->required_version ||
+                                           d->peers[i].version_done < 0); /* it may say so yet */
         if (possible) continue;
         ifl_warn("no actor has version %lld any more: %d answers of task serial %llu are made "
                  "under version %lld",
@@ -328,6 +329,11 @@ static bool desk_gave_lease(const ifl_dispatch *d, uint64_t lease_id) {
     return lease_id >= d->first_lease && lease_id < d->next_lease;
 }
 
+/* Given to this very session: earlier ones' leases have been taken back. */
+static bool desk_is_lease_of(const ifl_dispatch *d, const desk_peer *peer, uint64_t lease_id) {
+    return desk_gave_lease(d, lease_id) && lease_id >= peer->first_lease;
+}
+
 /* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
 static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
                              ifl_error *err) {
@@ -387,7 +393,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     uint64_t lease_id = traj->lease_id;
     ifl_groups *groups = traj->purpose == IFL_PURPOSE_TRAIN ? d->train : d->eval;
     desk_peer *peer = desk_find_peer(d, from);
-    if (peer && peer->outstanding > 0 && lease_id >= peer->first_lease) peer->outstanding--;
+    if (peer && peer->outstanding > 0 && desk_is_lease_of(d, peer, lease_id)) peer->outstanding--;
     d->last_arrival_s = ifl_clock_s();
 
     ifl_group *group = ifl_groups_find(groups, traj->task_serial);
@@ -464,7 +470,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
 static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
                                 ifl_error *err) {
     desk_peer *peer = desk_find_peer(d, from);
-    if (!peer || r->lease_id < peer->first_lease) return IFL_OK; /* leased again already */
+    if (!peer || !desk_is_lease_of(d, peer, r->lease_id)) return IFL_OK; /* leased again already */
     peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
     ifl_groups_return_lease(d->train, r->lease_id);
     ifl_groups_return_lease(d->eval, r->lease_id);
@@ -773,6 +779,9 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
         for (int32_t i = 0; i < d->n_peers; i++)
             all &= d->peers[i].version_done >= version;
         if (all && d->n_peers > 0) break;
+        /* Asked to stop, like the actors: with none left none can skip a version, and the step is
+         * worth a checkpoint. */
+        if (d->n_peers == 0 && d->stop && atomic_load(d->stop)) break;
         st = desk_wait(d, idle_s, "actors to take new weights into use", err);
         if (st != IFL_OK) break;
     }

@@ -175,7 +175,7 @@ static bool status_at(const json_t *object, ifl_reward_status *out) {
 }
 
 static ifl_status head_read(ifl_eval_results *r, const json_t *line, const char *path,
-                            ifl_error *err) {
+                            json_int_t *n_rows, ifl_error *err) {
     const json_t *format = json_object_get(line, "inflight_eval");
     const char *model, *uuid;
     if (!json_is_integer(format))
@@ -191,6 +191,9 @@ static ifl_status head_read(ifl_eval_results *r, const json_t *line, const char 
     if (text_at(line, "run_uuid", sizeof r->run_uuid - 1, &uuid))
         snprintf(r->run_uuid, sizeof r->run_uuid, "%s", uuid);
     r->version = json_integer_value(json_object_get(line, "version"));
+    if (!json_is_integer(json_object_get(line, "n")))
+        return ifl_fail(err, IFL_FORMAT, "%s:1: n, the number of tasks, is missing", path);
+    *n_rows = json_integer_value(json_object_get(line, "n"));
     if (!count_at(line, "k", IFL_EVAL_SAMPLES_MAX, &r->k))
         return ifl_fail(err, IFL_FORMAT, "%s:1: k is no number 0 .. %d", path,
                         IFL_EVAL_SAMPLES_MAX);
@@ -237,6 +240,7 @@ ifl_status ifl_eval_results_read(ifl_eval_results *out, const char *path, ifl_er
     char *text = NULL;
     size_t n = 0;
     int64_t number = 0;
+    json_int_t n_rows = 0;
     ifl_status st = IFL_OK;
     IFL_TRY(ifl_file_read_text(path, IFL_EVAL_FILE_BYTES_MAX, &text, &n, err));
     for (size_t at = 0; at < n && st == IFL_OK;) {
@@ -249,12 +253,16 @@ ifl_status ifl_eval_results_read(ifl_eval_results *out, const char *path, ifl_er
             st = ifl_fail(err, IFL_FORMAT, "%s:%lld: not a JSON object: %s", path,
                           (long long)number, line ? "something else" : problem.text);
         else
-            st = number == 1 ? head_read(out, line, path, err)
+            st = number == 1 ? head_read(out, line, path, &n_rows, err)
                              : row_read(out, line, path, number, err);
         json_decref(line);
         at += length + 1;
     }
     if (st == IFL_OK && number == 0) st = ifl_fail(err, IFL_FORMAT, "%s: the file is empty", path);
+    if (st == IFL_OK && n_rows != (json_int_t)out->n_rows)
+        st = ifl_fail(err, IFL_FORMAT,
+                      "%s: %zu tasks, its first line says %lld: the file is not whole", path,
+                      out->n_rows, (long long)n_rows);
     free(text);
     if (st != IFL_OK) ifl_eval_results_clear(out);
     return st;

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "actor/engine.h"
@@ -63,32 +64,6 @@ static ifl_status eval_submit(evaluation *e, int32_t task, bool greedy, ifl_erro
     return ifl_engine_submit(e->engine, &request, err);
 }
 
-static ifl_status eval_check(evaluation *e, const ifl_trajectory *traj, ifl_error *err) {
-    int32_t task = (int32_t)(traj->task_serial % (uint64_t)e->n_tasks);
-    const ifl_task *t = &e->tasks[task];
-    char *answer;
-    IFL_TRY(ifl_eval_answer_text(&answer, e->loaded->tokenizer, e->config, traj, err));
-    ifl_reward_request request = {
-        .id = traj->task_serial,
-        .checker = t->checker && t->checker[0] ? t->checker : e->config->reward.checker,
-        .prompt = t->text ? t->text : "",
-        .completion = answer,
-        .n_completion = strlen(answer),
-        .answer = t->answer,
-        .meta = t->meta,
-        .finish = traj->finish,
-    };
-    ifl_status st = ifl_reward_pool_submit(e->pool, &request, err);
-    bool greedy = traj->task_serial < (uint64_t)e->n_tasks;
-    if (greedy && !e->results.rows[task].answer)
-        e->results.rows[task].answer = answer;
-    else
-        free(answer);
-    e->n_tokens += traj->n_tokens - ifl_trajectory_n_prompt(traj);
-    e->n_truncated += traj->finish == IFL_FINISH_LENGTH;
-    return st;
-}
-
 static ifl_status eval_collect(evaluation *e, int64_t wait_ms, ifl_error *err) {
     for (;;) {
         uint64_t id;
@@ -112,6 +87,36 @@ static ifl_status eval_collect(evaluation *e, int64_t wait_ms, ifl_error *err) {
         e->n_done++;
         if (wait_ms > 0) return IFL_OK;
     }
+}
+
+static ifl_status eval_check(evaluation *e, const ifl_trajectory *traj, ifl_error *err) {
+    int32_t task = (int32_t)(traj->task_serial % (uint64_t)e->n_tasks);
+    const ifl_task *t = &e->tasks[task];
+    char *answer;
+    IFL_TRY(ifl_eval_answer_text(&answer, e->loaded->tokenizer, e->config, traj, err));
+    ifl_reward_request request = {
+        .id = traj->task_serial,
+        .checker = t->checker && t->checker[0] ? t->checker : e->config->reward.checker,
+        .prompt = t->text ? t->text : "",
+        .completion = answer,
+        .n_completion = strlen(answer),
+        .answer = t->answer,
+        .meta = t->meta,
+        .finish = traj->finish,
+    };
+    ifl_status st = ifl_reward_pool_submit(e->pool, &request, err);
+    while (st == IFL_FULL) { /* slow checkers: room comes with each result */
+        st = eval_collect(e, 50, err);
+        if (st == IFL_OK) st = ifl_reward_pool_submit(e->pool, &request, err);
+    }
+    bool greedy = traj->task_serial < (uint64_t)e->n_tasks;
+    if (greedy && !e->results.rows[task].answer)
+        e->results.rows[task].answer = answer;
+    else
+        free(answer);
+    e->n_tokens += traj->n_tokens - ifl_trajectory_n_prompt(traj);
+    e->n_truncated += traj->finish == IFL_FINISH_LENGTH;
+    return st;
 }
 
 static ifl_status eval_run(evaluation *e, ifl_error *err) {
@@ -253,7 +258,10 @@ static ifl_status out_check(const char *path, ifl_error *err) {
     char folder[IFL_PATH_MAX];
     if (snprintf(folder, sizeof folder, "%s", path) >= (int)sizeof folder)
         return ifl_fail(err, IFL_LIMIT, "--out: the path has more than %d bytes", IFL_PATH_MAX - 1);
+    struct stat info;
     char *slash = strrchr(folder, '/');
+    if ((slash && slash[1] == '\0') || (stat(path, &info) == 0 && S_ISDIR(info.st_mode)))
+        return ifl_fail(err, IFL_USAGE, "--out %s: this is a folder, wanted a file's name", path);
     if (!slash)
         strcpy(folder, ".");
     else
@@ -289,6 +297,10 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
     ifl_loaded_model loaded = {0};
     ifl_thread_pool *threads = NULL;
     ifl_status st;
+    if (mine->out && mine->from)
+        return ifl_fail(err, IFL_USAGE,
+                        "--out and --from: results that come from a file are there already; "
+                        "give one of the two");
     if (mine->out) IFL_TRY(out_check(mine->out, err));
     if (mine->compare) IFL_TRY(ifl_eval_results_read(&e.before, mine->compare, err));
     if (mine->from) {
@@ -338,8 +350,8 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
     double begin = ifl_clock_s();
     IFL_TRY_GOTO(st, eval_run(&e, err), done);
     e.seconds = ifl_clock_s() - begin;
-    if (mine->out) IFL_TRY_GOTO(st, ifl_eval_results_write(&e.results, mine->out, err), done);
     IFL_TRY_GOTO(st, mine->json ? say_json(&e, mine, err) : say_text(&e, mine, err), done);
+    if (mine->out) IFL_TRY_GOTO(st, ifl_eval_results_write(&e.results, mine->out, err), done);
     if (e.n_unscored > 0)
         st = ifl_fail(err, IFL_PEER, "eval: %lld answers could not be scored",
                       (long long)e.n_unscored);
@@ -359,8 +371,8 @@ done:
 
 static ifl_status eval_option(int key, const char *arg, void *user, ifl_error *err) {
     eval_arguments *mine = user;
-    if (key == 't') return ifl_options_int("--tasks", arg, 1, 1 << 20, &mine->n_tasks, err);
-    if (key == 'k') return ifl_options_int("--samples", arg, 0, 1024, &mine->n_samples, err);
+    if (key == 't') return ifl_options_int("tasks", arg, 1, 1 << 20, &mine->n_tasks, err);
+    if (key == 'k') return ifl_options_int("samples", arg, 0, 1024, &mine->n_samples, err);
     if (key == 'j') mine->json = true;
     if (key == 'o') mine->out = arg;
     if (key == 'c') mine->compare = arg;

@@ -76,6 +76,9 @@ has err.txt 'tasks.jsonl:1'
 expect 65 "$inflight" eval --config small.yaml model.path=start 'data.eval=[{name: new, path: held.jsonl}]' --compare start.jsonl
 has err.txt 'none of its 44 tasks'
 expect 74 "$inflight" eval --config small.yaml model.path=start --out nowhere/x.jsonl
+expect 64 "$inflight" eval --config small.yaml model.path=start --out runs/
+has err.txt 'this is a folder'
+expect 64 "$inflight" eval --from start.jsonl --out copy.jsonl
 [ ! -s out.txt ] || fail "it evaluated first"
 
 # --- After a resume the results from before it are still there; without them there is no figure

@@ -363,7 +363,7 @@ static void test_a_long_answer_is_cut_between_characters(void **state) {
     ifl_eval_results_clear(&back);
 }
 
-#define HEAD "{\"inflight_eval\":1,\"model\":\"m\",\"version\":0,\"k\":2}\n"
+#define HEAD "{\"inflight_eval\":1,\"model\":\"m\",\"version\":0,\"k\":2,\"n\":2}\n"
 #define ROW                                                                                        \
     "{\"id\":\"1\",\"data_source\":\"a\",\"task\":\"00000000000000ff\",\"status\":\"ok\","         \
     "\"reward\":1.0}\n"
@@ -378,8 +378,10 @@ static void test_damaged_files_are_refused_by_line(void **state) {
         {"[1]\n", ":1: not a JSON object", IFL_FORMAT},
         {ROW, "no file of", IFL_FORMAT},
         {"{\"inflight_eval\":2}\n" ROW, ":1: format 2", IFL_UNSUPPORTED},
-        {"{\"inflight_eval\":1,\"k\":-1}\n", ":1: k ", IFL_FORMAT},
+        {"{\"inflight_eval\":1,\"n\":0,\"k\":-1}\n", ":1: k ", IFL_FORMAT},
         {HEAD ROW "{\"id\":\"2\",\"da", ":3: not a JSON object", IFL_FORMAT},
+        {HEAD ROW, "1 tasks, its first line says 2", IFL_FORMAT},
+        {"{\"inflight_eval\":1,\"k\":2}\n" ROW, ":1: n, ", IFL_FORMAT},
         {HEAD "\n", ":2: not a JSON object", IFL_FORMAT},
         {HEAD "{\"id\":2}\n", ":2: id", IFL_FORMAT},
         {HEAD "{\"id\":\"1\",\"data_source\":null}\n", ":2: data_source", IFL_FORMAT},

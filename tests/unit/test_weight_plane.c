@@ -119,7 +119,7 @@ static void test_published_bytes_arrive_whole(void **state) {
     ifl_hash content, root;
     assert_int_equal(ifl_publisher_version(p.publisher, &root, &content), 1);
     assert_true(ifl_hash_equal(content, ifl_weights_hash(w)));
-    ifl_weight_receiver_applied(p.receiver, 1, 250);
+    assert_int_equal(ifl_weight_receiver_applied(p.receiver, 1, 250, NULL), IFL_OK);
 
     /* WREADY and WDONE reach the learner, with the manifest's root. */
     bool ready = false, done = false;
