@@ -779,6 +779,14 @@ static ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
 static ifl_status learner_open_books(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     const ifl_run_dir *run = l->options->run;
+    /* Known now, not after an hour. The oldest goes when the newest is there; a run that goes on
+     * has its earlier ones already. */
+    int64_t every = c->checkpoint.every_steps,
+            n_checkpoints = 1 + (every > 0 ? c->run.steps / every : 0);
+    if (n_checkpoints > c->checkpoint.keep + 1) n_checkpoints = c->checkpoint.keep + 1;
+    if (l->resumed) n_checkpoints = 1;
+    IFL_TRY(ifl_disk_headroom(run->path, n_checkpoints * 12 * l->model->n_elements,
+                              "checkpoints (checkpoint.keep and one more)", err));
     IFL_TRY(ifl_task_set_open(&l->train_set, c, "train", l->options->tokenizer, err));
     if (c->data.n_eval > 0)
         IFL_TRY(ifl_task_set_open(&l->eval_set, c, "eval", l->options->tokenizer, err));

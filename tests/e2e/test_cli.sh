@@ -233,4 +233,9 @@ cp out.txt first.txt
 expect 0 "$inflight" generate --model kept.model --prompt "123+4*05=" --seed 7 --n 2 --json --max-new-tokens 8 --threads 2
 [ "$(sed -E 's/.*"text":"(([^"\\]|\\.)*)".*/\1/' out.txt)" = "$(sed -E 's/.*"text":"(([^"\\]|\\.)*)".*/\1/' first.txt)" ] ||
     fail "the same seed gave other answers"
+# Checkpoints that the disk has no room for are noticed before the first step.
+expect 65 "$inflight" train --config small.yaml model.path=start run.name=large run.steps=100000000 \
+    checkpoint.every_steps=1 checkpoint.keep=1000000
+has err.txt "checkpoint.keep"
+[ ! -s runs/large/metrics.jsonl ] || fail "it trained before it looked"
 echo ok
