@@ -17,8 +17,8 @@ void *ifl_alloc(size_t n, size_t size) {
     bytes = (bytes + 63) & ~(size_t)63;
     if (bytes == 0) bytes = 64;
     bool huge = bytes >= HUGE_FROM;
-    void *p = aligned_alloc(huge ? HUGE_PAGE : 64, bytes);
-    if (!p) return NULL;
+    void *p; /* not aligned_alloc: C17 wants a multiple of the alignment there */
+    if (posix_memalign(&p, huge ? HUGE_PAGE : 64, bytes) != 0) return NULL;
     if (huge) madvise(p, bytes & ~(HUGE_PAGE - 1), MADV_HUGEPAGE);
     memset(p, 0, bytes);
     return p;
