@@ -36,7 +36,7 @@ ifl_status ifl_eval_results_add_source(ifl_eval_results *r, const char *name, if
                         strlen(name), IFL_NAME_MAX - 1);
     if (r->n_sources == IFL_SOURCES_MAX)
         return ifl_fail(err, IFL_LIMIT, "evaluation: more than %d sources", IFL_SOURCES_MAX);
-    strcpy(r->sources[r->n_sources++], name);
+    snprintf(r->sources[r->n_sources++], sizeof *r->sources, "%s", name);
     return IFL_OK;
 }
 

@@ -263,7 +263,7 @@ static ifl_status out_check(const char *path, ifl_error *err) {
     if ((slash && slash[1] == '\0') || (stat(path, &info) == 0 && S_ISDIR(info.st_mode)))
         return ifl_fail(err, IFL_USAGE, "--out %s: this is a folder, wanted a file's name", path);
     if (!slash)
-        strcpy(folder, ".");
+        snprintf(folder, sizeof folder, ".");
     else
         slash[slash == folder] = '\0';
     if (access(folder, W_OK) != 0)

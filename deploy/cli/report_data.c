@@ -75,7 +75,8 @@ static void sources_find(ifl_report_data *d, const json_t *row) {
         int32_t i = 0;
         while (i < d->n_sources && strcmp(d->sources[i], name))
             i++;
-        if (i == d->n_sources && i < IFL_SOURCES_MAX) strcpy(d->sources[d->n_sources++], name);
+        if (i == d->n_sources && i < IFL_SOURCES_MAX)
+            snprintf(d->sources[d->n_sources++], sizeof *d->sources, "%s", name);
     }
 }
 

@@ -63,7 +63,7 @@ static void stage_learner(stage *s, uint64_t epoch, bool directed) {
                              .profile = s->model->profile,
                              .tokenizer = ifl_tokenizer_hash(s->tokenizer),
                              .vocab_size = VOCAB};
-    strcpy(so.run_uuid, "00112233445566778899aabbccddeeff");
+    snprintf(so.run_uuid, sizeof so.run_uuid, "00112233445566778899aabbccddeeff");
     must(ifl_server_create(&s->server, &so, &err), &err);
     must(ifl_publisher_create(&s->publisher, s->model, s->server, 0, &err), &err);
 }
@@ -77,7 +77,7 @@ static void stage_publish(stage *s, int64_t version, int weights) {
 static void stage_open(stage *s, bool directed) {
     ifl_error err = {0};
     memset(s, 0, sizeof *s);
-    strcpy(s->folder, "/tmp/inflight-test-XXXXXX");
+    snprintf(s->folder, sizeof s->folder, "/tmp/inflight-test-XXXXXX");
     assert_non_null(mkdtemp(s->folder));
     snprintf(s->endpoint, sizeof s->endpoint, "ipc://%s/socket", s->folder);
     ifl_config_defaults(&s->config);
@@ -163,8 +163,8 @@ static void lease(stage *s, uint64_t peer, uint64_t id, int32_t max_new_tokens) 
                                .max_new_tokens = max_new_tokens,
                                .seed = (uint64_t)s->config.run.seed,
                                .required_version = -1};
-    strcpy(m.lease.task_id, "t");
-    strcpy(m.lease.checker, "exact");
+    snprintf(m.lease.task_id, sizeof m.lease.task_id, "t");
+    snprintf(m.lease.checker, sizeof m.lease.checker, "exact");
     must(ifl_server_send(s->server, peer, &m, &err), &err);
 }
 

@@ -49,7 +49,7 @@ static ifl_client *join(desk *k, const char *name) {
 static void desk_open(desk *k, ifl_mode mode, int64_t version) {
     ifl_error err = {0};
     memset(k, 0, sizeof *k);
-    strcpy(k->folder, "/tmp/inflight-test-XXXXXX");
+    snprintf(k->folder, sizeof k->folder, "/tmp/inflight-test-XXXXXX");
     assert_non_null(mkdtemp(k->folder));
     snprintf(k->logs, sizeof k->logs, "%s/rollouts", k->folder);
     ifl_config_defaults(&k->config);
@@ -59,8 +59,8 @@ static void desk_open(desk *k, ifl_mode mode, int64_t version) {
     k->config.rollout.prompts_per_step = 1;
     k->config.data.n_train = 1;
     k->config.data.train[0] = (ifl_source_config){.ratio = 1, .digits = 1, .steps_max = 4};
-    strcpy(k->config.data.train[0].generator, "ladder");
-    strcpy(k->config.data.train[0].split, "train");
+    snprintf(k->config.data.train[0].generator, sizeof k->config.data.train[0].generator, "ladder");
+    snprintf(k->config.data.train[0].split, sizeof k->config.data.train[0].split, "train");
     must(ifl_tokenizer_char(&k->tokenizer, characters, sizeof characters - 1, NULL, 0, false, &err),
          &err);
     must(ifl_task_set_open(&k->train, &k->config, "train", k->tokenizer, &err), &err);
