@@ -1,0 +1,521 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "learner/dispatch_internal.h"
+
+#define POLL_MS 20
+#define LATE_INTERVAL_S 5.0
+
+/* --- Groups
+ * ----------------------------------------------------------------------------------------- */
+
+void desk_work_free(desk_work *work) {
+    if (!work) return;
+    ifl_task_clear(&work->task);
+    free(work);
+}
+
+ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
+                     int32_t n_members, int64_t version, float temperature, ifl_error *err) {
+    desk_work *work = calloc(1, sizeof *work);
+    if (!work) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for a task");
+    work->required_version = version;
+    work->temperature = temperature;
+    ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
+    if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
+    if (st != IFL_OK) desk_work_free(work);
+    return st;
+}
+
+ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err) {
+    return desk_open(d->train, d->train_set, serial, serial, d->config->rollout.group_size, version,
+                     (float)d->config->rollout.temperature, err);
+}
+
+static int32_t desk_not_taken(ifl_dispatch *d) {
+    /* Taken groups are being trained; they no longer wait for anything here. */
+    int32_t n = 0, open = ifl_groups_n_open(d->train);
+    uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
+    if (!serials) return open;
+    ifl_groups_serials(d->train, serials, open);
+    for (int32_t i = 0; i < open; i++)
+        n += !ifl_groups_find(d->train, serials[i])->taken;
+    free(serials);
+    return n;
+}
+
+static void desk_fail(ifl_dispatch *d, const ifl_error *err) {
+    if (d->failed != IFL_OK) return;
+    d->failed = err->status;
+    d->failure = *err;
+    pthread_cond_broadcast(&d->changed);
+}
+
+/* --- Leasing
+ * ---------------------------------------------------------------------------------------- */
+
+static desk_peer *desk_find_peer(ifl_dispatch *d, uint64_t peer) {
+    for (int32_t i = 0; i < d->n_peers; i++)
+        if (d->peers[i].peer == peer) return &d->peers[i];
+    return NULL;
+}
+
+/* `version`: that it must have in use; -1 = any. */
+static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t version) {
+    desk_peer *best = NULL;
+    for (int32_t i = 0; i < d->n_peers; i++) {
+        desk_peer *p = &d->peers[i];
+        if (p->capacity <= 0 || (version >= 0 && p->version_done != version)) continue;
+        if (p->outstanding > 0 && p->outstanding + need > p->capacity) continue;
+        if (!best || p->capacity - p->outstanding > best->capacity - best->outstanding) best = p;
+    }
+    return best;
+}
+
+/* Leases pending work of one table until there is none or no actor has room for it. */
+static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t purpose,
+                                   int32_t need, ifl_error *err) {
+    const ifl_config *c = d->config;
+    uint64_t from_serial = 0;
+    for (;;) {
+        ifl_group *group = ifl_groups_pending(groups, from_serial);
+        if (!group) return IFL_OK;
+        desk_work *work = group->user;
+        desk_peer *peer = desk_freest_peer(d, need, d->directed ? work->required_version : -1);
+        if (!peer && !d->directed) return IFL_OK;
+        if (!peer) { /* others may want a version that somebody has */
+            from_serial = group->task_serial + 1;
+            continue;
+        }
+        int32_t n;
+        uint64_t lease_id = d->next_lease++;
+        ifl_groups_assign_group(groups, group, peer->peer, lease_id, d->samples, &n);
+        ifl_message message = ifl_message_make(IFL_WIRE_LEASE);
+        ifl_wire_lease *lease = &message.lease;
+        lease->lease_id = lease_id;
+        lease->attempt = work->attempt;
+        lease->purpose = purpose;
+        lease->task_serial = group->task_serial;
+        snprintf(lease->task_id, sizeof lease->task_id, "%s", group->task_id);
+        lease->group_size = group->n_members;
+        lease->n_samples = n;
+        lease->samples = d->samples;
+        lease->n_prompt = work->task.n_prompt;
+        lease->prompt = work->task.prompt;
+        snprintf(lease->checker, sizeof lease->checker, "%s",
+                 work->task.checker && work->task.checker[0] ? work->task.checker
+                                                             : c->reward.checker);
+        lease->answer = work->task.answer;
+        lease->meta = work->task.meta;
+        lease->text = work->task.text;
+        lease->temperature = work->temperature;
+        bool tempered = work->temperature > 0.0f;
+        lease->top_k = tempered ? c->rollout.top_k : 0;
+        lease->top_p = tempered ? (float)c->rollout.top_p : 1.0f;
+        lease->max_new_tokens =
+            work->task.max_new_tokens > 0 ? work->task.max_new_tokens : c->rollout.max_new_tokens;
+        lease->n_stops = c->rollout.n_stops;
+        for (int32_t i = 0; i < c->rollout.n_stops; i++)
+            snprintf(lease->stops[i], sizeof lease->stops[i], "%s", c->rollout.stops[i]);
+        lease->seed = (uint64_t)c->run.seed;
+        lease->required_version = work->required_version;
+        ifl_error send_error = {0};
+        ifl_status st = ifl_server_send(d->server, peer->peer, &message, &send_error);
+        if (st == IFL_PEER || st == IFL_FULL) {
+            /* Its LOST event is on the way, or its queue will empty: the work goes back. Not as
+             * a failed attempt, or a link that is full for a moment would use all of them up. */
+            ifl_groups_unassign(groups, lease_id);
+            return IFL_OK;
+        }
+        if (st != IFL_OK) {
+            *err = send_error;
+            return st;
+        }
+        IFL_TRY(ifl_rollout_log_leased(d->log, group->task_serial, purpose, group->n_members,
+                                       lease_id, work->attempt, err));
+        work->attempt++;
+        peer->outstanding += n;
+    }
+}
+
+/* Work of one table that is not here yet, with the lowest serial from *serial on; *serial moves on.
+ */
+static const ifl_group *desk_next_unfinished(ifl_groups *groups, uint64_t *serial) {
+    const ifl_group *group;
+    while ((group = ifl_groups_next(groups, *serial)) != NULL) {
+        *serial = group->task_serial + 1;
+        if (group->n_pending + group->n_leased > 0) return group;
+    }
+    return NULL;
+}
+
+/* The oldest version that unfinished work of a table is pinned to; INT64_MAX when there is none. */
+static int64_t desk_oldest_pinned(ifl_groups *groups) {
+    int64_t oldest = INT64_MAX;
+    uint64_t serial = 0;
+    for (const ifl_group *group; (group = desk_next_unfinished(groups, &serial)) != NULL;) {
+        const desk_work *work = group->user;
+        if (work->required_version >= 0 && work->required_version < oldest)
+            oldest = work->required_version;
+    }
+    return oldest;
+}
+
+/* Work for a version that no actor has any more, and none can get (only the newest is served): its
+ * actors were lost. Better the newest version, visible as lag, than a group that never ends. */
+static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
+    uint64_t serial = 0;
+    for (ifl_group *group; (group = ifl_groups_pending(groups, serial)) != NULL;) {
+        serial = group->task_serial + 1;
+        desk_work *work = group->user;
+        bool possible = work->required_version < 0 || work->required_version >= d->version;
+        for (int32_t i = 0; i < d->n_peers && !possible; i++)
+            possible =
+                !d->peers[i].too_small && (d->peers[i].version_done == work->required_version ||
+                                           d->peers[i].version_done < 0); /* it may say so yet */
+        if (possible) continue;
+        ifl_warn("no actor has version %lld any more: %d answers of task serial %llu are made "
+                 "under version %lld",
+                 (long long)work->required_version, group->n_pending,
+                 (unsigned long long)group->task_serial, (long long)d->version);
+        work->required_version = d->version;
+    }
+}
+
+/* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
+ * Not earlier, even those that have nothing to do: if an actor is lost, another one must be able to
+ * do its work under the same version. */
+void desk_direct(ifl_dispatch *d) {
+    bool any = false;
+    for (int32_t i = 0; i < d->n_peers; i++)
+        any |= d->peers[i].version_told < d->version;
+    if (!d->directed || !any) return;
+    desk_repin(d, d->train);
+    desk_repin(d, d->eval);
+    if (desk_oldest_pinned(d->train) < d->version || desk_oldest_pinned(d->eval) < d->version)
+        return;
+    for (int32_t i = 0; i < d->n_peers; i++) {
+        desk_peer *p = &d->peers[i];
+        if (p->version_told >= d->version) continue;
+        ifl_message message = ifl_message_make(IFL_WIRE_WSET);
+        message.policy = message.wset.version = d->version;
+        /* A queue that is full for a moment: tried again at the next turn. */
+        if (ifl_server_send(d->server, p->peer, &message, NULL) == IFL_OK)
+            p->version_told = d->version;
+    }
+}
+
+static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
+    if (!d->leasing) return IFL_OK;
+    if (d->in_flight > 0) {
+        for (int32_t open = desk_not_taken(d); open < d->in_flight; open++)
+            IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
+    }
+    /* async:k: an actor that swaps for an evaluation could not do the older batches any more, and
+     * their lag would not be k. */
+    if (ifl_groups_counts_get(d->eval).pending > 0 && desk_oldest_pinned(d->train) >= d->version)
+        IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
+    return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
+}
+
+/* --- Events
+ * ----------------------------------------------------------------------------------------- */
+
+static void desk_peer_gone(ifl_dispatch *d, uint64_t id, const char *why) {
+    desk_peer *p = desk_find_peer(d, id);
+    int32_t requeued = ifl_groups_lose_actor(d->train, id) + ifl_groups_lose_actor(d->eval, id);
+    if (!p) return;
+    if (d->leasing)
+        ifl_warn("%s is gone (%s); %d of its trajectories are leased again", p->name, why,
+                 requeued);
+    d->totals.swaps += p->swaps;
+    d->totals.sequences_swapped += p->sequences_swapped;
+    d->totals.tokens_rebuilt += p->tokens_rebuilt;
+    d->totals.preemptions += p->preemptions;
+    *p = d->peers[--d->n_peers];
+    pthread_cond_broadcast(&d->changed);
+}
+
+static void desk_stats(desk_peer *p, const ifl_wire_stats *stats) {
+    for (int32_t i = 0; i < stats->n; i++) {
+        const char *name = stats->entries[i].name;
+        double value = stats->entries[i].value;
+        if (strcmp(name, "tokens_per_s") == 0) p->tokens_per_s = value;
+        if (strcmp(name, "step_ms_p50") == 0) p->step_ms_p50 = value;
+        if (strcmp(name, "pages_used") == 0) p->pages_used = value;
+        if (strcmp(name, "swaps") == 0) p->swaps = (int64_t)value;
+        if (strcmp(name, "sequences_swapped") == 0) p->sequences_swapped = (int64_t)value;
+        if (strcmp(name, "tokens_rebuilt") == 0) p->tokens_rebuilt = (int64_t)value;
+        if (strcmp(name, "preemptions") == 0) p->preemptions = (int64_t)value;
+    }
+}
+
+/* Of this process's history are only the versions that it has made itself. */
+static ifl_status desk_check_version(const ifl_dispatch *d, const ifl_trajectory *traj,
+                                     int64_t version, ifl_error *err) {
+    if (version >= d->first_version && version <= d->version) return IFL_OK;
+    return ifl_fail(err, IFL_STALE,
+                    "trajectory %llu/%d names version %lld, this learner has made %lld to %lld",
+                    (unsigned long long)traj->task_serial, traj->sample, (long long)version,
+                    (long long)d->first_version, (long long)d->version);
+}
+
+static bool desk_gave_lease(const ifl_dispatch *d, uint64_t lease_id) {
+    return lease_id >= d->first_lease && lease_id < d->next_lease;
+}
+
+/* Given to this very session: earlier ones' leases have been taken back. */
+static bool desk_is_lease_of(const ifl_dispatch *d, const desk_peer *peer, uint64_t lease_id) {
+    return desk_gave_lease(d, lease_id) && lease_id >= peer->first_lease;
+}
+
+/* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
+static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
+                             ifl_error *err) {
+    if (!desk_gave_lease(d, traj->lease_id))
+        return ifl_fail(err, IFL_STALE,
+                        "trajectory %llu/%d answers a lease of an earlier learner process",
+                        (unsigned long long)traj->task_serial, traj->sample);
+    if (!group) return IFL_OK; /* closed long ago, or never leased: the table says so */
+    const desk_work *work = group->user;
+    int32_t n_prompt = ifl_trajectory_n_prompt(traj);
+    if (n_prompt != work->task.n_prompt ||
+        memcmp(traj->tokens, work->task.prompt, (size_t)n_prompt * sizeof *traj->tokens) != 0)
+        return ifl_fail(err, IFL_MISMATCH, "trajectory %llu/%d has another prompt than its task",
+                        (unsigned long long)traj->task_serial, traj->sample);
+    if (traj->group_size != group->n_members)
+        return ifl_fail(err, IFL_MISMATCH, "trajectory %llu/%d is of a group of %d, leased were %d",
+                        (unsigned long long)traj->task_serial, traj->sample, traj->group_size,
+                        group->n_members);
+    if (traj->seed != (uint64_t)d->config->run.seed)
+        return ifl_fail(err, IFL_MISMATCH,
+                        "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
+                        (unsigned long long)traj->task_serial, traj->sample,
+                        (unsigned long long)traj->seed, (long long)d->config->run.seed);
+    for (int32_t i = 0; i < traj->n_kv_events; i++)
+        IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        int64_t version = traj->runs[i].version;
+        IFL_TRY(desk_check_version(d, traj, version, err));
+        if (work->required_version >= 0 && version != work->required_version)
+            return ifl_fail(
+                err, IFL_MISMATCH,
+                "trajectory %llu/%d has tokens of version %lld, required are those of %lld",
+                (unsigned long long)traj->task_serial, traj->sample, (long long)version,
+                (long long)work->required_version);
+    }
+    return IFL_OK;
+}
+
+/* An answer to a lease that was withdrawn: nobody's fault, and after a restart there may be many.
+ * They are counted, and told about in one line per interval. */
+static void desk_note_late(ifl_dispatch *d, const char *why) {
+    d->totals.late++;
+    if (d->n_late++ == 0) d->late_since_s = ifl_clock_s();
+    ifl_debug("late: %s", why);
+}
+
+static void desk_report_late(ifl_dispatch *d) {
+    if (d->n_late == 0 || ifl_clock_s() - d->late_since_s < LATE_INTERVAL_S) return;
+    ifl_warn("%lld answers came late: their leases had been withdrawn", (long long)d->n_late);
+    d->n_late = 0;
+}
+
+static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *message,
+                                  ifl_error *err) {
+    ifl_trajectory *traj = message->traj.trajectory;
+    ifl_trajectory_key key = ifl_trajectory_key_of(traj);
+    uint64_t lease_id = traj->lease_id;
+    ifl_groups *groups = traj->purpose == IFL_PURPOSE_TRAIN ? d->train : d->eval;
+    desk_peer *peer = desk_find_peer(d, from);
+    if (peer && peer->outstanding > 0 && desk_is_lease_of(d, peer, lease_id)) peer->outstanding--;
+    d->last_arrival_s = ifl_clock_s();
+
+    ifl_group *group = ifl_groups_find(groups, traj->task_serial);
+    ifl_error refused = {0};
+    ifl_status valid = desk_check(d, group, traj, &refused);
+    ifl_message answer;
+    if (valid != IFL_OK) {
+        d->totals.rejected++;
+        /* Only who has the lease can give the member up: a late answer to an earlier lease, or one
+         * to another's, must not. */
+        const ifl_member *m =
+            group && traj->sample < group->n_members ? &group->members[traj->sample] : NULL;
+        bool lessee =
+            m && m->state == IFL_MEMBER_LEASED && m->actor == from && m->lease_id == lease_id;
+        bool invalid = valid != IFL_STALE;
+        if (lessee)
+            ifl_warn("refused: %s", refused.text);
+        else
+            desk_note_late(d, refused.text);
+        /* A stale one is generated again, under this run's versions. */
+        if (!invalid && lessee) ifl_groups_return_lease(groups, m->lease_id);
+        if (invalid && lessee &&
+            ifl_groups_drop(groups, traj->task_serial, traj->sample, IFL_DROP_INVALID) &&
+            traj->purpose == IFL_PURPOSE_TRAIN)
+            IFL_TRY(ifl_rollout_log_dropped(
+                d->log, (ifl_rollout_key){key.task_serial, key.sample, key.purpose},
+                ifl_drop_reason_name(IFL_DROP_INVALID), err));
+        answer = ifl_message_make(IFL_WIRE_NACK);
+        answer.nack = (ifl_wire_nack){
+            .key = key, .lease_id = lease_id, .code = invalid ? IFL_NACK_INVALID : IFL_NACK_STALE};
+        snprintf(answer.nack.text, sizeof answer.nack.text, "%.500s", refused.text);
+    } else {
+        if (traj->purpose == IFL_PURPOSE_TRAIN && traj->reward.status != IFL_REWARD_OK &&
+            strcmp(d->config->reward.on_error, "fail") == 0)
+            return ifl_fail(
+                err, IFL_PEER, "checker %s could not judge %s (%s) and reward.on_error is fail",
+                traj->reward.checker, traj->task_id, ifl_reward_status_name(traj->reward.status));
+        int64_t n_policy = ifl_trajectory_n_policy(traj);
+        uint8_t purpose = traj->purpose;
+        /* Written before it is acknowledged; a duplicate is not written twice. */
+        bool open = group && traj->sample < group->n_members &&
+                    (group->members[traj->sample].state == IFL_MEMBER_PENDING ||
+                     group->members[traj->sample].state == IFL_MEMBER_LEASED);
+        if (open) {
+            IFL_TRY(ifl_rollout_log_trajectory(d->log, traj, err));
+            IFL_TRY(ifl_rollout_log_flush(d->log, err));
+        }
+        ifl_store_result result = ifl_groups_store(groups, traj);
+        if (result == IFL_STORE_UNKNOWN) {
+            answer = ifl_message_make(IFL_WIRE_NACK);
+            answer.nack =
+                (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_UNKNOWN};
+            snprintf(answer.nack.text, sizeof answer.nack.text, "no open group of that serial");
+            desk_note_late(d, answer.nack.text);
+        } else {
+            answer = ifl_message_make(IFL_WIRE_TRAJ_ACK);
+            answer.traj_ack = (ifl_wire_traj_ack){
+                key, lease_id, result == IFL_STORE_STORED ? IFL_ACK_STORED : IFL_ACK_DUPLICATE};
+        }
+        if (result == IFL_STORE_STORED) {
+            message->traj.trajectory = NULL; /* the table owns it now */
+            d->totals.trajectories_stored++;
+            if (purpose == IFL_PURPOSE_TRAIN)
+                d->totals.tokens_generated += n_policy;
+            else
+                d->totals.tokens_eval += n_policy;
+        }
+    }
+    pthread_cond_broadcast(&d->changed);
+    ifl_server_send(d->server, from, &answer, NULL); /* a lost answer is asked for again */
+    return IFL_OK;
+}
+
+static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
+                                ifl_error *err) {
+    desk_peer *peer = desk_find_peer(d, from);
+    if (!peer || !desk_is_lease_of(d, peer, r->lease_id)) return IFL_OK; /* leased again already */
+    peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
+    ifl_groups_return_lease(d->train, r->lease_id);
+    ifl_groups_return_lease(d->eval, r->lease_id);
+    if (r->reason != IFL_RETURN_CAPACITY) return IFL_OK;
+    /* This actor is too small for the run's tasks. Others may do, as long as there are any. */
+    ifl_warn("%s gets no more work: %s", peer->name, r->text);
+    peer->capacity = 0;
+    peer->too_small = true;
+    for (int32_t i = 0; i < d->n_peers; i++)
+        if (!d->peers[i].too_small) return IFL_OK;
+    return ifl_fail(err, IFL_LIMIT, "no actor can run the tasks: %s: %s", peer->name, r->text);
+}
+
+/* A transport thread that answers pings proves no live engine: an actor whose loop has stood still
+ * for lease_s while it has work is given up. */
+static void desk_find_stalled(ifl_dispatch *d) {
+    double now = ifl_clock_s();
+    if (now - d->stall_check_s < 1.0) return;
+    d->stall_check_s = now;
+    int32_t n = ifl_server_peers(d->server, d->infos, IFL_PEERS_MAX);
+    for (int32_t i = 0; i < n && i < IFL_PEERS_MAX; i++) {
+        const desk_peer *p = desk_find_peer(d, d->infos[i].peer);
+        if (!p || p->outstanding == 0 || d->infos[i].progress_age_s < d->config->transport.lease_s)
+            continue;
+        char text[128];
+        snprintf(text, sizeof text, "its engine has not moved for %.0f s (transport.lease_s)",
+                 d->infos[i].progress_age_s);
+        ifl_server_close_peer(d->server, p->peer, IFL_WIRE_E_FENCED, text);
+    }
+}
+
+static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error *err) {
+    switch (event->kind) {
+    case IFL_SERVER_JOINED:
+        if (d->n_peers == IFL_PEERS_MAX)
+            return IFL_OK; /* it gets no work; the transport bounds sessions */
+        /* What it says to hold may be of another learner process; it says in a WDONE what it has of
+         * this one. */
+        d->peers[d->n_peers++] = (desk_peer){.peer = event->peer,
+                                             .version_done = -1,
+                                             .version_told = -1,
+                                             .first_lease = d->next_lease};
+        snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
+        ifl_info("%s joined", event->name);
+        d->last_arrival_s = ifl_clock_s();
+        return IFL_OK;
+    case IFL_SERVER_LOST:
+        desk_peer_gone(d, event->peer, event->text);
+        return IFL_OK;
+    default:
+        break;
+    }
+    desk_peer *peer = desk_find_peer(d, event->peer);
+    switch (event->message.type) {
+    case IFL_WIRE_TRAJ:
+        return desk_trajectory(d, event->peer, &event->message, err);
+    case IFL_WIRE_RETURN:
+        return desk_returned(d, event->peer, &event->message.returned, err);
+    case IFL_WIRE_CREDIT:
+        if (peer && !peer->too_small) peer->capacity = event->message.credit.n_sequences;
+        return IFL_OK;
+    case IFL_WIRE_STATS:
+        if (peer) desk_stats(peer, &event->message.stats);
+        /* Long answers take their time: whoever samples tokens is not idle. */
+        if (peer && peer->tokens_per_s > 0.0) d->last_arrival_s = ifl_clock_s();
+        return IFL_OK;
+    case IFL_WIRE_WDONE:
+        if (peer) {
+            bool first = peer->version_done < 0;
+            peer->version_done = event->message.wdone.version;
+            d->last_arrival_s = ifl_clock_s();
+            if (!first && d->n_stalls < STALLS_MAX)
+                d->stalls[d->n_stalls++] = (float)event->message.wdone.stall_us * 1e-3f;
+            pthread_cond_broadcast(&d->changed);
+        }
+        return IFL_OK;
+    default:
+        return IFL_OK;
+    }
+}
+
+void *desk_thread(void *arg) {
+    ifl_dispatch *d = arg;
+    while (!atomic_load(&d->quit)) {
+        ifl_server_event event;
+        ifl_error err = {0};
+        ifl_status st = ifl_server_poll(d->server, POLL_MS, &event, &err);
+        pthread_mutex_lock(&d->lock);
+        bool got = st == IFL_OK;
+        if (got)
+            st = desk_event(d, &event, &err);
+        else if (st == IFL_AGAIN)
+            st = IFL_OK;
+        desk_direct(d);
+        if (st == IFL_OK) st = desk_lease(d, &err);
+        desk_find_stalled(d);
+        desk_report_late(d);
+        if (st != IFL_OK) desk_fail(d, &err);
+        pthread_mutex_unlock(&d->lock);
+        if (got) ifl_server_event_clear(&event);
+        /* After a fatal error peers are still answered, but nothing is leased. */
+        if (st != IFL_OK) {
+            pthread_mutex_lock(&d->lock);
+            d->leasing = false;
+            pthread_mutex_unlock(&d->lock);
+            if (!got) ifl_sleep_ms(POLL_MS);
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,79 @@
+/* The desk's insides, shared by dispatch.c (its life and the learner's side) and dispatch_desk.c
+ * (what its thread does: leases out, trajectories in). Not for other files. */
+#ifndef IFL_LEARNER_DISPATCH_INTERNAL_H
+#define IFL_LEARNER_DISPATCH_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "learner/dispatch.h"
+
+#define STALLS_MAX 65536
+
+typedef struct desk_peer {
+    uint64_t peer;
+    char name[IFL_WIRE_NAME_MAX];
+    int32_t capacity, outstanding; /* sequences */
+    int64_t version_done;          /* in use there; -1 = not known yet */
+    int64_t version_told;          /* that it may go on to (lock-step modes) */
+    uint64_t first_lease;          /* of this session: earlier ones are not its own any more */
+    bool too_small;                /* it has handed back work that can never fit there */
+    double tokens_per_s, step_ms_p50, pages_used;
+    int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
+} desk_peer;
+
+/* What a group carries beside its members. */
+typedef struct desk_work {
+    ifl_task task;
+    int64_t required_version; /* -1 = any */
+    float temperature;
+    int32_t attempt;
+} desk_work;
+
+struct ifl_dispatch {
+    const ifl_config *config;
+    ifl_server *server;
+    ifl_task_set *train_set, *eval_set;
+    ifl_rollout_log *log;
+    pthread_t thread;
+    bool thread_started;
+    atomic_bool quit;
+    const atomic_bool *stop, *hopeless;
+
+    pthread_mutex_t lock; /* guards everything below */
+    pthread_cond_t changed;
+    ifl_status failed; /* first fatal error of the desk's thread */
+    ifl_error failure;
+    bool leasing;
+    ifl_groups *train, *eval;
+    uint64_t next_serial, first_lease, next_lease;
+    bool directed; /* lock-step modes: the desk says when a version is taken into use */
+    int32_t in_flight;
+    int64_t version, first_version; /* newest, and the first one that this process made */
+    desk_peer peers[IFL_PEERS_MAX];
+    int32_t n_peers;
+    double last_arrival_s;
+    double stall_check_s;
+    int64_t n_late; /* since the last line about them */
+    double late_since_s;
+    ifl_peer_info *infos;      /* [IFL_PEERS_MAX] scratch */
+    ifl_dispatch_stats totals; /* of peers that have gone, and what the desk counts itself */
+    float *stalls;
+    int32_t n_stalls;
+    int32_t *samples; /* scratch for one lease */
+};
+
+/* All of these with the lock held, but for desk_thread. */
+
+/* Opens the group `serial` for task task_number; version -1 = any. */
+ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
+                     int32_t n_members, int64_t version, float temperature, ifl_error *err);
+ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err);
+void desk_work_free(desk_work *work); /* NULL is fine */
+/* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
+ */
+void desk_direct(ifl_dispatch *d);
+
+void *desk_thread(void *dispatch);
+
+#endif

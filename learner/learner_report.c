@@ -1,0 +1,210 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/memory.h"
+#include "learner/learner_internal.h"
+
+ifl_audit_counts learner_audit_counts(const learner *l) {
+    ifl_audit_counts c = ifl_audit_counts_get(l->audit);
+    c.n_trajectories += l->audit_before.n_trajectories;
+    c.tokens_checked += l->audit_before.tokens_checked;
+    c.tokens_differing += l->audit_before.tokens_differing;
+    c.tokens_after_swap += l->audit_before.tokens_after_swap;
+    c.tokens_not_checkable += l->audit_before.tokens_not_checkable;
+    return c;
+}
+
+ifl_dispatch_stats learner_desk_stats(const learner *l) {
+    ifl_dispatch_stats s;
+    ifl_dispatch_stats_get(l->dispatch, &s);
+    s.tokens_generated += l->desk_before.tokens_generated;
+    s.tokens_eval += l->desk_before.tokens_eval;
+    s.late += l->desk_before.late;
+    s.swaps += l->desk_before.swaps;
+    s.sequences_swapped += l->desk_before.sequences_swapped;
+    return s;
+}
+
+void learner_update_view(learner *l, const ifl_step_report *r, double step_s) {
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
+    ifl_status_view *v = &l->view;
+    v->step = l->step;
+    v->steps = l->config->run.steps;
+    v->reward = r->reward_mean;
+    v->actor_tokens_per_s = desk.actor_tokens_per_s;
+    v->learner_tokens_per_s = step_s > 0.0 ? (double)r->n_tokens / step_s : 0.0;
+    v->lag_mean = r->lag_mean;
+    v->lag_max = (double)r->lag_max;
+    v->ess = r->loss.ess;
+    v->swap_stall_ms = ifl_dispatch_stall_ms(l->dispatch, 0.5);
+    v->mean_length = r->length_mean;
+    v->actors = desk.n_actors;
+    v->in_flight = (int32_t)(counts.pending + counts.leased);
+    v->elapsed_s = ifl_clock_s() - l->started_s;
+    double done = (double)l->totals.n_steps;
+    v->eta_s = done > 0 ? l->totals.train_s / done * (double)(l->config->run.steps - l->step)
+                        : (double)NAN;
+    ifl_status_line_update(l->line, v);
+}
+
+ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, double wait_s,
+                           double publish_s, ifl_error *err) {
+    ifl_metrics *m = l->metrics;
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    ifl_audit_counts audit = learner_audit_counts(l);
+    ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
+    double b = r->n_trajectories > 0 ? (double)r->n_trajectories : 1.0;
+    ifl_metrics_begin(m, "step", r->step);
+    ifl_metrics_add(m, "rl/reward", r->reward_mean);
+    ifl_metrics_add(m, "rl/reward_std", r->reward_std);
+    ifl_metrics_add(m, "rl/loss", r->loss.loss);
+    ifl_metrics_add(m, "rl/ess", r->loss.ess);
+    ifl_metrics_add(m, "rl/entropy", r->loss.entropy);
+    ifl_metrics_add(m, "rl/kl_new_old", r->loss.k3);
+    ifl_metrics_add(m, "rl/mean_abs_log_ratio_new_old", r->loss.abs_log_ratio_mean);
+    ifl_metrics_add(m, "rl/ratio_new_old_max", r->loss.ratio_max);
+    ifl_metrics_add(m, "rl/clamp_share", r->loss.clip_low + r->loss.clip_high);
+    ifl_metrics_add(m, "rl/advantage", r->advantage_mean);
+    ifl_metrics_add(m, "rl/zero_variance_share",
+                    (double)r->n_groups_zero_variance /
+                        (double)(r->n_groups > 0 ? r->n_groups : 1));
+    ifl_metrics_add(m, "rl/reward_correct_length", r->length_correct);
+    ifl_metrics_add(m, "rl/reward_wrong_length", r->length_wrong);
+    ifl_metrics_add(m, "stats/lag", r->lag_mean);
+    ifl_metrics_add_int(m, "stats/max_lag", r->lag_max);
+    ifl_metrics_add(m, "stats/multi_version_share", r->n_multi_version / b);
+    ifl_metrics_add_int(m, "stats/samples", l->totals.trajectories);
+    ifl_metrics_add_int(m, "stats/tokens", l->totals.tokens_trained);
+    ifl_metrics_add(m, "stats/time_waiting_for_data", wait_s);
+    ifl_metrics_add_int(m, "stats/queue/batches", counts.stored / l->config->rollout.group_size);
+    ifl_metrics_add_int(m, "stats/masked", r->n_masked);
+    ifl_metrics_add_int(m, "stats/groups_skipped", r->n_groups_skipped);
+    ifl_metrics_add_int(m, "stats/late_answers", desk.late);
+    ifl_metrics_add(m, "completions/mean_length", r->length_mean);
+    ifl_metrics_add(m, "completions/p95_length", r->length_p95);
+    ifl_metrics_add(m, "completions/max_length", r->length_max);
+    ifl_metrics_add(m, "completions/truncated_share", r->n_truncated / b);
+    ifl_metrics_add(m, "throughput/actor_tokens_per_s", desk.actor_tokens_per_s);
+    ifl_metrics_add(m, "throughput/learner_tokens_per_s",
+                    step_s > 0 ? (double)r->n_tokens / step_s : 0);
+    ifl_metrics_add(m, "throughput/sec_per_step", step_s);
+    ifl_metrics_add(m, "optim/grad_norm", r->optimizer.grad_norm);
+    ifl_metrics_add(m, "optim/lr", r->optimizer.learning_rate);
+    ifl_metrics_add(m, "swap/stall_ms_p50", ifl_dispatch_stall_ms(l->dispatch, 0.5));
+    ifl_metrics_add(m, "swap/stall_ms_p99", ifl_dispatch_stall_ms(l->dispatch, 0.99));
+    ifl_metrics_add_int(m, "swap/count", desk.swaps);
+    ifl_metrics_add(m, "actor/decode_step_ms_p50", desk.decode_step_ms_p50);
+    ifl_metrics_add_int(m, "actor/sequences", counts.leased);
+    ifl_metrics_add_int(m, "parity/tokens_checked", audit.tokens_checked);
+    ifl_metrics_add_int(m, "parity/tokens_differing", audit.tokens_differing);
+    ifl_metrics_add(m, "time/step", step_s);
+    ifl_metrics_add(m, "time/wait_for_batch", wait_s);
+    ifl_metrics_add(m, "time/forward_backward", r->forward_backward_s);
+    ifl_metrics_add(m, "time/optimizer", r->optimizer_s);
+    ifl_metrics_add(m, "time/broadcast_weights", publish_s);
+    ifl_metrics_add(m, "memory/rss_gib", (double)ifl_memory_rss() / 1073741824.0);
+    return ifl_metrics_end(m, err);
+}
+
+ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t n, ifl_error *err) {
+    for (int32_t g = 0; g < n; g++) {
+        int32_t scored = 0, right = 0;
+        int64_t tokens = 0;
+        for (int32_t i = 0; i < groups[g]->n_members; i++) {
+            const ifl_member *m = &groups[g]->members[i];
+            if (m->state != IFL_MEMBER_STORED) continue;
+            tokens += ifl_trajectory_n_policy(m->traj);
+            if (m->traj->reward.status != IFL_REWARD_OK) continue;
+            scored++;
+            right += m->traj->reward.reward > 0.0f;
+        }
+        double rate = scored > 0 ? (double)right / scored : (double)NAN;
+        if (scored > 0) ifl_dispatch_report(l->dispatch, groups[g]->task_id, rate);
+        ifl_metrics_begin(l->metrics, "group", l->step + 1);
+        ifl_metrics_add_text(l->metrics, "task/id", groups[g]->task_id);
+        ifl_metrics_add(l->metrics, "task/pass_rate", rate);
+        ifl_metrics_add(l->metrics, "task/mean_length", (double)tokens / groups[g]->n_members);
+        IFL_TRY(ifl_metrics_end(l->metrics, err));
+    }
+    return IFL_OK;
+}
+
+ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
+    const run_totals *t = &l->totals;
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    ifl_audit_counts audit = learner_audit_counts(l);
+    /* The books come from the log alone, not from the learner's own counters. */
+    ifl_rollout_ledger *ledger;
+    ifl_rollout_balance balance;
+    IFL_TRY(ifl_rollout_log_flush(l->log, err));
+    IFL_TRY(ifl_rollout_ledger_read(&ledger, l->options->run->rollouts, err));
+    ifl_rollout_ledger_balance(ledger, &balance);
+    json_t *books = ifl_rollout_balance_json(&balance);
+    ifl_rollout_ledger_free(ledger);
+    double wall_s = t->wall_s + ifl_clock_s() - l->started_s;
+    json_t *root = json_object();
+    if (!root || !books) {
+        json_decref(root);
+        json_decref(books);
+        return ifl_fail(err, IFL_NOMEM, "summary: out of memory");
+    }
+#define PUT_INT(name, value) json_object_set_new(root, name, json_integer((json_int_t)(value)))
+#define PUT_REAL(name, value)                                                                      \
+    json_object_set_new(root, name, isfinite(value) ? json_real(value) : json_null())
+    json_object_set_new(root, "run", json_string(l->config->run.name));
+    json_object_set_new(root, "run_uuid", json_string(l->run_uuid));
+    json_object_set_new(root, "end", json_string(end));
+    json_object_set_new(root, "control", json_string(l->config->learner.control));
+    PUT_INT("seed", l->config->run.seed);
+    PUT_INT("steps", l->step);
+    PUT_REAL("wall_s", wall_s);
+    PUT_REAL("train_s", t->train_s);
+    PUT_REAL("accuracy_before", t->accuracy_before);
+    PUT_REAL("accuracy_after", t->accuracy_after);
+    PUT_REAL("accuracy_gain", l->has_gain ? l->gain.paired.difference : (double)NAN);
+    PUT_REAL("accuracy_gain_low", l->has_gain ? l->gain.paired.interval.low : (double)NAN);
+    PUT_REAL("accuracy_gain_high", l->has_gain ? l->gain.paired.interval.high : (double)NAN);
+    PUT_INT("accuracy_gain_tasks", l->has_gain ? l->gain.paired.n_tasks : 0);
+    PUT_INT("accuracy_gain_unscored", l->has_gain ? l->gain.n_unscored : 0);
+    PUT_INT("tokens_generated", desk.tokens_generated);
+    PUT_INT("tokens_generated_eval", desk.tokens_eval);
+    PUT_INT("tokens_trained", t->tokens_trained);
+    PUT_INT("tokens_backward", t->tokens_backward);
+    PUT_REAL("tokens_trained_per_s", t->train_s > 0 ? (double)t->tokens_trained / t->train_s : 0.0);
+    PUT_INT("swaps", desk.swaps);
+    PUT_INT("swaps_mid_trajectory", desk.sequences_swapped);
+    PUT_INT("trajectories_multi_version", t->n_multi_version);
+    PUT_REAL("swap_stall_ms_p50", ifl_dispatch_stall_ms(l->dispatch, 0.5));
+    PUT_REAL("swap_stall_ms_p99", ifl_dispatch_stall_ms(l->dispatch, 0.99));
+    PUT_REAL("decode_step_ms_p50", desk.decode_step_ms_p50);
+    PUT_REAL("lag_mean",
+             t->tokens_trained > 0 ? t->lag_token_sum / (double)t->tokens_trained : 0.0);
+    PUT_INT("lag_max", t->lag_max);
+    PUT_REAL("ess_mean", t->ess_n > 0 ? t->ess_sum / (double)t->ess_n : 1.0);
+    PUT_REAL("reward_mean", t->n_steps > 0 ? t->reward_sum / (double)t->n_steps : 0.0);
+    PUT_INT("parity_trajectories", audit.n_trajectories);
+    PUT_INT("parity_tokens_checked", audit.tokens_checked);
+    PUT_INT("parity_tokens_differing", audit.tokens_differing);
+    PUT_INT("parity_tokens_after_swap", audit.tokens_after_swap);
+    PUT_INT("parity_tokens_not_checkable", audit.tokens_not_checkable);
+    PUT_INT("steps_refused", t->steps_refused);
+    PUT_INT("trajectories_leased", balance.leased);
+    PUT_INT("trajectories_trained", balance.trained);
+    PUT_INT("trajectories_masked", balance.masked);
+    PUT_INT("trajectories_dropped", balance.dropped);
+    PUT_INT("trajectories_in_flight", balance.in_flight);
+    PUT_INT("trajectories_lost", balance.lost);
+    PUT_INT("memory_rss_peak_bytes", ifl_memory_rss_peak());
+    json_object_set_new(root, "books", books);
+    json_object_set(root, "evals", l->evals);
+    if (l->has_gain) json_object_set(root, "accuracy_gain_sources", l->gain_sources);
+    char *text = json_dumps(root, JSON_INDENT(2));
+    json_decref(root);
+    if (!text) return ifl_fail(err, IFL_NOMEM, "summary: out of memory");
+    ifl_status st = ifl_file_write_atomic(l->options->run->summary, text, strlen(text), err);
+    free(text);
+    return st;
+}

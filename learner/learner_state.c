@@ -1,0 +1,134 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "learner/learner_internal.h"
+
+static json_t *state_counts(const ifl_groups_counts *c) {
+    json_t *dropped = json_object();
+    for (int i = 0; i < IFL_DROP_COUNT; i++)
+        json_object_set_new(dropped, ifl_drop_reason_name((ifl_drop_reason)i),
+                            json_integer(c->dropped[i]));
+    return json_pack("{s:I,s:I,s:I,s:o,s:I,s:I,s:I,s:I,s:I}", "opened",
+                     (json_int_t)(c->opened - ifl_groups_in_flight(c)), "trained",
+                     (json_int_t)c->trained, "masked", (json_int_t)c->masked, "dropped", dropped,
+                     "requeued", (json_int_t)c->requeued, "duplicates", (json_int_t)c->duplicates,
+                     "groups_opened", (json_int_t)c->groups_closed, "groups_closed",
+                     (json_int_t)c->groups_closed, "groups_skipped", (json_int_t)c->groups_skipped);
+}
+
+char *learner_state(learner *l) {
+    uint64_t next = 0;
+    uint64_t *serials = malloc(sizeof *serials * OPEN_SERIALS_MAX);
+    if (!serials) return NULL;
+    int32_t n = ifl_dispatch_cursor(l->dispatch, &next, serials, OPEN_SERIALS_MAX);
+    json_t *open = json_array();
+    for (int32_t i = 0; i < n && i < OPEN_SERIALS_MAX; i++)
+        json_array_append_new(open, json_integer((json_int_t)serials[i]));
+    free(serials);
+    ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
+    ifl_audit_counts audit = learner_audit_counts(l);
+    ifl_dispatch_stats desk = learner_desk_stats(l);
+    const run_totals *t = &l->totals;
+    char epoch[17]; /* text: JSON has no unsigned 64-bit numbers */
+    snprintf(epoch, sizeof epoch, "%016llx", (unsigned long long)l->run_epoch);
+    json_t *root = json_pack(
+        "{s:s,s:s,s:I,s:o,s:o,s:{s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:f,s:f},s:{s:I,s:I,s:"
+        "I,s:I,s:I},s:{s:I,s:I,s:I,s:I,s:I},s:O}",
+        "run_uuid", l->run_uuid, "run_epoch", epoch, "next_serial", (json_int_t)next, "open", open,
+        "counts", state_counts(&counts), "totals", "tokens_trained", (json_int_t)t->tokens_trained,
+        "tokens_backward", (json_int_t)t->tokens_backward, "trajectories",
+        (json_int_t)t->trajectories, "multi_version", (json_int_t)t->n_multi_version, "refused",
+        (json_int_t)t->steps_refused, "ess_sum", t->ess_sum, "lag_token_sum", t->lag_token_sum,
+        "reward_sum", t->reward_sum, "ess_n", (json_int_t)t->ess_n, "lag_max",
+        (json_int_t)t->lag_max, "n_steps", (json_int_t)t->n_steps, "train_s", t->train_s, "wall_s",
+        t->wall_s + (ifl_clock_s() - l->started_s), "parity", "trajectories",
+        (json_int_t)audit.n_trajectories, "checked", (json_int_t)audit.tokens_checked, "differing",
+        (json_int_t)audit.tokens_differing, "after_swap", (json_int_t)audit.tokens_after_swap,
+        "not_checkable", (json_int_t)audit.tokens_not_checkable, "actors", "tokens",
+        (json_int_t)desk.tokens_generated, "tokens_eval", (json_int_t)desk.tokens_eval,
+        "late_answers", (json_int_t)desk.late, "swaps", (json_int_t)desk.swaps, "sequences_swapped",
+        (json_int_t)desk.sequences_swapped, "evals", l->evals);
+    if (!root) return NULL;
+    if (isfinite(t->accuracy_before))
+        json_object_set_new(root, "accuracy_before", json_real(t->accuracy_before));
+    char *text = json_dumps(root, JSON_INDENT(1));
+    json_decref(root);
+    return text;
+}
+
+static int64_t state_int(const json_t *object, const char *key) {
+    return (int64_t)json_integer_value(json_object_get(object, key));
+}
+
+ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
+    json_error_t problem;
+    json_t *root = json_loads(text, 0, &problem);
+    json_t *open = json_object_get(root, "open"), *counts = json_object_get(root, "counts");
+    json_t *totals = json_object_get(root, "totals"), *parity = json_object_get(root, "parity");
+    json_t *actors = json_object_get(root, "actors");
+    const char *uuid = json_string_value(json_object_get(root, "run_uuid"));
+    if (!root || !json_is_array(open) || !json_is_object(counts) || !json_is_object(totals) ||
+        !uuid || strlen(uuid) != 32) {
+        json_decref(root);
+        return ifl_fail(err, IFL_FORMAT, "checkpoint: state.json is not one of a training run (%s)",
+                        problem.text);
+    }
+    memcpy(l->run_uuid, uuid, 33);
+    l->next_serial = (uint64_t)state_int(root, "next_serial");
+    size_t n = json_array_size(open);
+    l->open_serials = malloc(sizeof *l->open_serials * (n + 1));
+    if (!l->open_serials) {
+        json_decref(root);
+        return ifl_fail(err, IFL_NOMEM, "checkpoint: out of memory");
+    }
+    for (size_t i = 0; i < n; i++)
+        l->open_serials[l->n_open_serials++] =
+            (uint64_t)json_integer_value(json_array_get(open, i));
+    ifl_groups_counts *c = &l->counts;
+    c->opened = state_int(counts, "opened");
+    c->trained = state_int(counts, "trained");
+    c->masked = state_int(counts, "masked");
+    for (int i = 0; i < IFL_DROP_COUNT; i++)
+        c->dropped[i] =
+            state_int(json_object_get(counts, "dropped"), ifl_drop_reason_name((ifl_drop_reason)i));
+    c->requeued = state_int(counts, "requeued");
+    c->duplicates = state_int(counts, "duplicates");
+    c->groups_opened = state_int(counts, "groups_opened");
+    c->groups_closed = state_int(counts, "groups_closed");
+    c->groups_skipped = state_int(counts, "groups_skipped");
+    run_totals *t = &l->totals;
+    t->tokens_trained = state_int(totals, "tokens_trained");
+    t->tokens_backward = state_int(totals, "tokens_backward");
+    t->trajectories = state_int(totals, "trajectories");
+    t->n_multi_version = state_int(totals, "multi_version");
+    t->steps_refused = state_int(totals, "refused");
+    t->ess_sum = json_number_value(json_object_get(totals, "ess_sum"));
+    t->lag_token_sum = json_number_value(json_object_get(totals, "lag_token_sum"));
+    t->reward_sum = json_number_value(json_object_get(totals, "reward_sum"));
+    t->ess_n = state_int(totals, "ess_n");
+    t->lag_max = state_int(totals, "lag_max");
+    t->n_steps = state_int(totals, "n_steps");
+    t->train_s = json_number_value(json_object_get(totals, "train_s"));
+    t->wall_s = json_number_value(json_object_get(totals, "wall_s"));
+    json_t *before = json_object_get(root, "accuracy_before");
+    if (before) t->accuracy_before = json_number_value(before);
+    l->audit_before.n_trajectories = state_int(parity, "trajectories");
+    l->audit_before.tokens_checked = state_int(parity, "checked");
+    l->audit_before.tokens_differing = state_int(parity, "differing");
+    l->audit_before.tokens_after_swap = state_int(parity, "after_swap");
+    l->audit_before.tokens_not_checkable = state_int(parity, "not_checkable");
+    l->desk_before.tokens_generated = state_int(actors, "tokens");
+    l->desk_before.tokens_eval = state_int(actors, "tokens_eval");
+    l->desk_before.late = state_int(actors, "late_answers");
+    l->desk_before.swaps = state_int(actors, "swaps");
+    l->desk_before.sequences_swapped = state_int(actors, "sequences_swapped");
+    json_t *evals = json_object_get(root, "evals");
+    if (json_is_array(evals)) {
+        json_decref(l->evals);
+        l->evals = json_incref(evals);
+    }
+    json_decref(root);
+    return IFL_OK;
+}
