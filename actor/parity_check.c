@@ -20,7 +20,7 @@ static void mutant_matmul(float *y, int64_t ldy, const float *x, int64_t ldx,
                           int64_t panel_begin, int64_t panel_end) {
     enum { ROWS = 64 };
     float tail[ROWS * IFL_PANEL];
-    int64_t half = k / 2;
+    int64_t half = k / 4 * 2; /* a panel holds pairs of k */
     if (m < 4) {
         mutant_base->matmul(y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
         return;
@@ -28,13 +28,13 @@ static void mutant_matmul(float *y, int64_t ldy, const float *x, int64_t ldx,
     for (int64_t panel = panel_begin; panel < panel_end; panel++) {
         int64_t column = panel * IFL_PANEL,
                 n_columns = n - column < IFL_PANEL ? n - column : IFL_PANEL;
-        const uint16_t *w = w_panels + panel * IFL_PANEL * k;
+        const uint16_t *w = w_panels + panel * ifl_panel_elements(k);
         for (int64_t row = 0; row < m; row += ROWS) {
             int64_t n_rows = m - row < ROWS ? m - row : ROWS;
             float *to = y + row * ldy + column;
             const float *from = x + row * ldx;
             mutant_base->matmul(to, ldy, from, ldx, w, n_rows, n_columns, half, 0, 1);
-            mutant_base->matmul(tail, IFL_PANEL, from + half, ldx, w + half * IFL_PANEL, n_rows,
+            mutant_base->matmul(tail, IFL_PANEL, from + half, ldx, w + ifl_panel_k(half), n_rows,
                                 n_columns, k - half, 0, 1);
             for (int64_t i = 0; i < n_rows; i++)
                 mutant_base->add(to + i * ldy, tail + i * IFL_PANEL, n_columns);

@@ -237,7 +237,7 @@ static ifl_status bench_allocate(bench_run *run, const bench_case *c, ifl_error 
         for (int64_t r = 0; r < c->n; r++)
             run->pos[r] = (int32_t)(c->k - 1);
     } else if (c->kind == BENCH_MATMUL) {
-        w = ifl_panels(c->n) * c->k * IFL_PANEL;
+        w = ifl_panels_elements(c->n, c->k);
     } else {
         b = ifl_panels(c->n) * c->k * IFL_PANEL;
     }

@@ -498,9 +498,9 @@ static void embed_range(void *context, int64_t begin, int64_t end, int thread) {
     const uint16_t *panels = ifl_weights_panels(e->w, model->embedding);
     for (int64_t row = begin; row < end; row++) {
         int64_t token = e->tokens[row];
-        const uint16_t *column = panels + token / IFL_PANEL * IFL_PANEL * d + token % IFL_PANEL;
+        const uint16_t *from = panels + ifl_panel_row(token, d);
         for (int64_t i = 0; i < d; i++) {
-            uint32_t bits = (uint32_t)column[i * IFL_PANEL] << 16;
+            uint32_t bits = (uint32_t)from[ifl_panel_k(i)] << 16;
             memcpy(&e->x[row * d + i], &bits, sizeof bits);
         }
         if (scale != 1.0f) e->ops->scale(e->x + row * d, e->x + row * d, scale, d);

@@ -210,8 +210,8 @@ static void head_range(void *context, int64_t begin, int64_t end, int thread) {
         int64_t first = block * IFL_VOCAB_BLOCK;
         int64_t n =
             c->vocab_size - first < IFL_VOCAB_BLOCK ? c->vocab_size - first : IFL_VOCAB_BLOCK;
-        ws->ops->matmul(x, ld, hp->hidden + row * d, d, panels + first * d, rows, n, d, 0,
-                        ifl_panels(n));
+        ws->ops->matmul(x, ld, hp->hidden + row * d, d, panels + ifl_panel_row(first, d), rows, n,
+                        d, 0, ifl_panels(n));
         for (int64_t i = 0; i < rows; i++)
             head_row_block(hp, (int32_t)(row + i), block, x + i * ld, p, n);
     }

@@ -76,7 +76,7 @@ static ifl_status model_layout(ifl_model *model, ifl_error *err) {
         model->n_elements += p->spec.rows * p->spec.cols;
         if (p->spec.is_matrix) {
             p->packed_offset = model->n_panel_elements;
-            model->n_panel_elements += ifl_panels(p->spec.rows) * IFL_PANEL * p->spec.cols;
+            model->n_panel_elements += ifl_panels_elements(p->spec.rows, p->spec.cols);
         } else {
             p->packed_offset = model->n_vector_elements;
             /* Rounded up so that every vector starts on a cache line. */
@@ -238,21 +238,25 @@ static int32_t weights_param_at(const ifl_model *model, int64_t at) {
     return lo;
 }
 
-typedef void (*weights_run_fn)(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n);
+/* A run of n elements: of one output's row in a panel from its k-th on, or of a vector. */
+typedef void (*weights_run_fn)(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
+                               int64_t n);
 
-static void weights_run_put(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n) {
-    if (panel_column)
+static void weights_run_put(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
+                            int64_t n) {
+    if (panel_row)
         for (int64_t i = 0; i < n; i++)
-            panel_column[i * IFL_PANEL] = flat[i];
+            panel_row[ifl_panel_k(k + i)] = flat[i];
     else
         for (int64_t i = 0; i < n; i++)
             vector[i] = ifl_bf16_to_f32(flat[i]);
 }
 
-static void weights_run_get(uint16_t *panel_column, float *vector, uint16_t *flat, int64_t n) {
-    if (panel_column)
+static void weights_run_get(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
+                            int64_t n) {
+    if (panel_row)
         for (int64_t i = 0; i < n; i++)
-            flat[i] = panel_column[i * IFL_PANEL];
+            flat[i] = panel_row[ifl_panel_k(k + i)];
     else
         for (int64_t i = 0; i < n; i++)
             flat[i] = ifl_bf16_from_f32(vector[i]);
@@ -275,13 +279,11 @@ static void weights_walk(const ifl_weights *w, int64_t begin, int64_t n, uint16_
                 int64_t row = at / p->spec.cols, col = at % p->spec.cols;
                 take = p->spec.cols - col;
                 if (take > stop - begin) take = stop - begin;
-                uint16_t *column = w->panels + p->packed_offset +
-                                   (row / IFL_PANEL) * IFL_PANEL * p->spec.cols + col * IFL_PANEL +
-                                   row % IFL_PANEL;
-                run(column, NULL, flat, take);
+                run(w->panels + p->packed_offset + ifl_panel_row(row, p->spec.cols), col, NULL,
+                    flat, take);
             } else {
                 take = stop - begin;
-                run(NULL, w->vectors + p->packed_offset + at, flat, take);
+                run(NULL, 0, w->vectors + p->packed_offset + at, flat, take);
             }
             begin += take;
             flat += take;

@@ -56,11 +56,8 @@ bool ifl_ops_force(const char *name) {
 }
 
 void ifl_pack_bf16(uint16_t *panels, const uint16_t *w, int64_t n, int64_t k) {
-    for (int64_t p = 0; p < ifl_panels(n); p++)
-        for (int64_t j = 0; j < IFL_PANEL; j++) {
-            int64_t row = p * IFL_PANEL + j;
-            uint16_t *out = panels + p * k * IFL_PANEL + j;
-            for (int64_t kk = 0; kk < k; kk++)
-                out[kk * IFL_PANEL] = row < n ? w[row * k + kk] : 0;
-        }
+    memset(panels, 0, (size_t)ifl_panels_elements(n, k) * sizeof *panels);
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t kk = 0; kk < k; kk++)
+            panels[ifl_panel_row(row, k) + ifl_panel_k(kk)] = w[row * k + kk];
 }

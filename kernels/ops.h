@@ -9,7 +9,10 @@
  *   chain       acc = +0; for k ascending: acc = fma(a_k, b_k, acc)
  *   lane sum    16 lanes, lane = index mod 16, each an ascending chain of adds (or fmas) from +0; then
  *               the tree  s[l] += s[l+8], += s[l+4], += s[l+2], += s[l+1]  (l = 0 at the end)
- *   panel       32 outputs of a weight matrix, k-major: [ceil(N/32)][K][32]; columns past N hold +0
+ *   panel       32 outputs of a bf16 weight matrix in pairs of k: [ceil(N/32)][depth / 2][32][2], depth = K
+ *               rounded up to 32; what lies past N or K holds +0. A pair is what one 32-bit lane of AMX and
+ *               AVX-512-BF16 takes, and FMA paths get the even k by a shift and the odd one by a mask.
+ *   f32 panel   32 columns of an f32 matrix, k-major: [ceil(N/32)][K][32]; columns past N hold +0
  * exp is ifl_ops.exp's polynomial; division and square root are IEEE; no contraction but written fmas.
  * Every maximum passes NaNs over and gives a zero as +0, so that its bits don't depend on the search.
  * NaN outputs are NaNs in every implementation, but not of one payload.
@@ -22,7 +25,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define IFL_PANEL 32        /* columns of a weight panel */
+#define IFL_PANEL 32        /* columns of a panel */
+#define IFL_DEPTH 32        /* a weight panel's k is padded to a multiple of this */
 #define IFL_LANES 16
 #define IFL_KV_SPLIT 256    /* keys of one attention split, at absolute positions */
 #define IFL_VOCAB_BLOCK 4096 /* logits of one log-sum-exp block, at absolute positions */
@@ -180,8 +184,21 @@ int ifl_ops_list(const ifl_ops **out, int max);
 /* Makes ifl_ops_best return the named one; false when this host cannot run it. Call before threads. */
 bool ifl_ops_force(const char *name);
 
+static inline int64_t ifl_panels(int64_t n) { return (n + IFL_PANEL - 1) / IFL_PANEL; }
+
+/* Elements of one bf16 weight panel of depth k; of all panels of a matrix [n, k]. */
+static inline int64_t ifl_panel_elements(int64_t k) {
+    return (k + IFL_DEPTH - 1) / IFL_DEPTH * IFL_DEPTH * IFL_PANEL;
+}
+static inline int64_t ifl_panels_elements(int64_t n, int64_t k) { return ifl_panels(n) * ifl_panel_elements(k); }
+
+/* Where output n's elements begin, and how far from there its k-th one is. */
+static inline int64_t ifl_panel_row(int64_t n, int64_t k_total) {
+    return n / IFL_PANEL * ifl_panel_elements(k_total) + n % IFL_PANEL * 2;
+}
+static inline int64_t ifl_panel_k(int64_t k) { return k / 2 * (2 * IFL_PANEL) + k % 2; }
+
 /* Panels of a row-major bf16 matrix [n, k] (n rows = outputs). Not timed: once per version. */
 void ifl_pack_bf16(uint16_t *panels, const uint16_t *w, int64_t n, int64_t k);
-static inline int64_t ifl_panels(int64_t n) { return (n + IFL_PANEL - 1) / IFL_PANEL; }
 
 #endif

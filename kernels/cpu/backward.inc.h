@@ -60,12 +60,11 @@ BODY void unpack_for_dx_body(float *out_panels, const uint16_t *w_panels, int64_
         for (int64_t half = 0; half < IFL_PANEL; half += 16)
             for (int64_t n0 = n_begin; n0 < n_end; n0 += 16) {
                 int64_t column = kp * IFL_PANEL + half, n_rows = matmul_min(16, n_end - n0);
-                const uint16_t *in =
-                    w_panels + ((n0 / IFL_PANEL) * k + column) * IFL_PANEL + n0 % IFL_PANEL;
-                for (int64_t j = 0; j < 16; j++)
-                    lanes_store(widened + j * 16, column + j < k
-                                                      ? lanes_load_bf16(in + j * IFL_PANEL)
-                                                      : lanes_zero());
+                const uint16_t *in = w_panels + ifl_panel_row(n0, k) + ifl_panel_k(column);
+                for (int64_t j = 0; j < 16; j += 2) { /* what lies past k holds +0 */
+                    lanes_store(widened + j * 16, lanes_load_even(in + j * IFL_PANEL));
+                    lanes_store(widened + (j + 1) * 16, lanes_load_odd(in + j * IFL_PANEL));
+                }
                 lanes_transpose(block, rows);
                 for (int64_t r = 0; r < n_rows; r++)
                     lanes_store(out_panels + (kp * depth + n0 - n_begin + r) * IFL_PANEL + half,

@@ -63,6 +63,18 @@ LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
     }
     return out;
 }
+/* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
+LANES_FN lanes lanes_load_even(const uint16_t *p) {
+    lanes out;
+    for (int i = 0; i < 4; i++) {
+        lanes_quad_bits u = {p[8 * i], p[8 * i + 2], p[8 * i + 4], p[8 * i + 6]};
+        out.q[i] = (lanes_quad)(u << 16);
+    }
+    return out;
+}
+LANES_FN lanes lanes_load_odd(const uint16_t *p) {
+    return lanes_load_even(p + 1);
+}
 LANES_FN lanes lanes_add(lanes a, lanes b) {
     LANES_EACH(a.q[i] + b.q[i]);
 }

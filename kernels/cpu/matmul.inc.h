@@ -11,9 +11,9 @@
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
 #define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
 
-/* y[r, c] over R rows and C lanes of columns; `columns` of them are real. b advances b_step per k;
- * lane group c starts at b + (c / 2) * b_panel + (c % 2) * 16. a[r * a_row + k * a_col]. */
-#define MATMUL_TILE(R, C, LOAD_B, AHEAD)                                                           \
+/* y[r, c] over R rows and C lanes of columns; `columns` of them are real. Accumulators start at
+ * zero, or at what y holds when `resume`. */
+#define MATMUL_TILE_BEGIN(R, C)                                                                    \
     lanes acc[R][C];                                                                               \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
@@ -25,17 +25,15 @@
                 acc[r][c] =                                                                        \
                     lanes_load_n(y + r * ldy + c * 16, columns > c * 16 ? columns - c * 16 : 0);   \
         }                                                                                          \
-    }                                                                                              \
-    for (int64_t kk = 0; kk < k; kk++) {                                                           \
-        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
-            lanes bv = LOAD_B(b + (c / 2) * b_panel + (c % 2) * 16);                               \
-            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
-                lanes_fma(lanes_set(a[r * a_row]), bv, acc[r][c]);                                 \
-        }                                                                                          \
-        AHEAD;                                                                                     \
-        a += a_col;                                                                                \
-        b += b_step;                                                                               \
-    }                                                                                              \
+    }
+/* acc[r][c] += A * lanes of B, for one k. */
+#define MATMUL_TILE_STEP(R, C, A, LOAD_B)                                                          \
+    _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                        \
+        lanes bv = LOAD_B;                                                                         \
+        _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                         \
+            lanes_fma(lanes_set(A), bv, acc[r][c]);                                                \
+    }
+#define MATMUL_TILE_END(R, C)                                                                      \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
             if (columns >= (c + 1) * 16)                                                           \
@@ -45,16 +43,31 @@
         }                                                                                          \
     }
 
-/* Direct: bf16 panels, rows of x. One function per row count, for its own register allocation. Asks
- * for what `ahead` points at, ahead_step bytes further per k, while it computes. */
+/* Direct: bf16 panels, rows of x contiguous in k; lane group c starts at b + (c / 2) * b_panel + (c
+ * % 2) * 32. One function per row count, for its own register allocation. Asks for what `ahead`
+ * points at, ahead_step bytes further per k, while it computes. */
 #define MATMUL_DIRECT(R)                                                                           \
     BODY void matmul_direct_##R(float *y, int64_t ldy, const float *a, int64_t a_row,              \
                                 const uint16_t *b, int64_t b_panel, int64_t k, int64_t columns,    \
                                 bool resume, uintptr_t ahead, int64_t ahead_step) {                \
-        const int64_t a_col = 1, b_step = IFL_PANEL;                                               \
-        MATMUL_TILE(                                                                               \
-            R, IFL_DIRECT_COLS(R), lanes_load_bf16,                                                \
-            (__builtin_prefetch((const void *)ahead, 0, 2), ahead += (uintptr_t)ahead_step));      \
+        enum { C = IFL_DIRECT_COLS(R) };                                                           \
+        int64_t kk = 0;                                                                            \
+        MATMUL_TILE_BEGIN(R, C)                                                                    \
+        for (; kk + 2 <= k; kk += 2) {                                                             \
+            MATMUL_TILE_STEP(R, C, a[r * a_row],                                                   \
+                             lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))                \
+            __builtin_prefetch((const void *)ahead, 0, 2);                                         \
+            MATMUL_TILE_STEP(R, C, a[r * a_row + 1],                                               \
+                             lanes_load_odd(b + (c / 2) * b_panel + (c % 2) * 32))                 \
+            __builtin_prefetch((const void *)(ahead + (uintptr_t)ahead_step), 0, 2);               \
+            ahead += 2 * (uintptr_t)ahead_step;                                                    \
+            a += 2;                                                                                \
+            b += 2 * IFL_PANEL;                                                                    \
+        }                                                                                          \
+        if (kk < k)                                                                                \
+            MATMUL_TILE_STEP(R, C, a[r * a_row],                                                   \
+                             lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))                \
+        MATMUL_TILE_END(R, C)                                                                      \
     }
 IFL_TILE_CASES(MATMUL_DIRECT)
 
@@ -63,15 +76,19 @@ IFL_TILE_CASES(MATMUL_DIRECT)
     BODY void matmul_wide_##R(float *y, int64_t ldy, const float *a, int64_t a_row,                \
                               const float *b, int64_t b_step, int64_t k, int64_t columns,          \
                               bool resume) {                                                       \
-        const int64_t a_col = 1, b_panel = 0;                                                      \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load, (void)0);                                        \
+        MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
+        for (int64_t kk = 0; kk < k; kk++, b += b_step)                                            \
+            MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r * a_row + kk], lanes_load(b + c * 16))          \
+        MATMUL_TILE_END(R, IFL_TILE_COLS)                                                          \
     }                                                                                              \
     BODY void matmul_packed_##R(float *y, int64_t ldy, const float *a, int64_t stride,             \
                                 const float *b, int64_t b_step, int64_t k, int64_t columns,        \
                                 bool resume) {                                                     \
-        const int64_t a_row = 1, a_col = (R), b_panel = 0;                                         \
         (void)stride;                                                                              \
-        MATMUL_TILE(R, IFL_TILE_COLS, lanes_load, (void)0);                                        \
+        MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
+        for (int64_t kk = 0; kk < k; kk++, a += (R), b += b_step)                                  \
+            MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r], lanes_load(b + c * 16))                       \
+        MATMUL_TILE_END(R, IFL_TILE_COLS)                                                          \
     }
 IFL_TILE_CASES(MATMUL_F32)
 
@@ -104,7 +121,7 @@ static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, co
 #define MATMUL_CASE(R)                                                                             \
     case R:                                                                                        \
         for (int64_t c = 0; c < columns; c += 16 * IFL_DIRECT_COLS(R)) {                           \
-            matmul_direct_##R(y + c, ldy, x, ldx, w + (c / 32) * b_panel + c % 32,                 \
+            matmul_direct_##R(y + c, ldy, x, ldx, w + (c / 32) * b_panel + c % 32 * 2,             \
                               columns - c > 32 ? b_panel : 0, k, columns - c, resume, ahead,       \
                               ahead_step);                                                         \
             ahead += (uintptr_t)(k * ahead_step);                                                  \
@@ -151,7 +168,7 @@ static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
     int64_t k_block = n_tiles == 1 ? k : MATMUL_K_DIRECT;
     for (int64_t p = panel_begin; p < panel_end; p += step) {
         int64_t column_end = matmul_min(n, matmul_min(p + step, panel_end) * IFL_PANEL);
-        const uint16_t *w = w_panels + p * k * IFL_PANEL;
+        const uint16_t *w = w_panels + p * ifl_panel_elements(k);
         int64_t k0 = 0;
         do {
             int64_t depth = matmul_min(k_block, k - k0);
@@ -160,7 +177,7 @@ static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
             for (int64_t i = 0, rows; i < m; i += rows) {
                 rows = matmul_rows_of_tile(m - i);
                 matmul_direct(y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
-                              w + k0 * IFL_PANEL, k * IFL_PANEL, rows, depth,
+                              w + k0 * IFL_PANEL, ifl_panel_elements(k), rows, depth,
                               column_end - p * IFL_PANEL, k0 > 0, ahead, ahead_step);
                 ahead += (uintptr_t)(2 * depth * IFL_PANEL / n_tiles);
             }
@@ -206,14 +223,30 @@ static void matmul_pack_a(float *tiles, const float *a, int64_t a_row, int64_t a
     }
 }
 
-/* A block of 16 * IFL_TILE_COLS columns of a panel as a dense f32 tile. Half a panel left in place
- * would use every other cache line, so only half of L1's sets. One of w, b is NULL. */
-static void matmul_fill_tile(float *tile, const uint16_t *w, const float *b, int64_t depth) {
+/* A block of 16 * IFL_TILE_COLS columns of a panel as a dense f32 tile, from bf16 panels widened
+ * ...
+ */
+static void matmul_widen_tile(float *tile, const uint16_t *w, int64_t depth) {
+    enum { WIDTH = 16 * IFL_TILE_COLS };
+    for (int64_t kk = 0; kk + 2 <= depth; kk += 2)
+        for (int c = 0; c < WIDTH; c += 16) {
+            const uint16_t *pairs = w + kk * IFL_PANEL + c * 2;
+            lanes_store(tile + kk * WIDTH + c, lanes_load_even(pairs));
+            lanes_store(tile + (kk + 1) * WIDTH + c, lanes_load_odd(pairs));
+        }
+    if (depth % 2)
+        for (int c = 0; c < WIDTH; c += 16)
+            lanes_store(tile + (depth - 1) * WIDTH + c,
+                        lanes_load_even(w + (depth - 1) * IFL_PANEL + c * 2));
+}
+
+/* ... or from f32 panels. Half a panel left in place would use every other cache line, so only half
+ * of L1's sets. */
+static void matmul_copy_tile(float *tile, const float *b, int64_t depth) {
     enum { WIDTH = 16 * IFL_TILE_COLS };
     for (int64_t kk = 0; kk < depth; kk++)
         for (int c = 0; c < WIDTH; c += 16)
-            lanes_store(tile + kk * WIDTH + c, w ? lanes_load_bf16(w + kk * IFL_PANEL + c)
-                                                 : lanes_load(b + kk * IFL_PANEL + c));
+            lanes_store(tile + kk * WIDTH + c, lanes_load(b + kk * IFL_PANEL + c));
 }
 
 /* All rows of a block of A over one block of k and one tile (or half panel) of columns. */
@@ -252,7 +285,10 @@ static void matmul_blocked(float *y, int64_t ldy, const float *a, int64_t a_row,
             if (pack) matmul_pack_a(tiles, block, a_row, a_col, m_block, depth);
             for (int64_t column = column_begin; column < column_end; column += WIDTH) {
                 int64_t at = ((column / IFL_PANEL) * k + k0) * IFL_PANEL + column % IFL_PANEL;
-                if (fill) matmul_fill_tile(tile, w ? w + at : NULL, b ? b + at : NULL, depth);
+                if (w)
+                    matmul_widen_tile(tile, w + ifl_panel_row(column, k) + k0 * IFL_PANEL, depth);
+                else if (fill)
+                    matmul_copy_tile(tile, b + at, depth);
                 matmul_block(y + i0 * ldy + column, ldy, pack ? tiles : block,
                              pack ? MATMUL_K_TILE : a_row, a_col != 1, fill ? tile : b + at,
                              fill ? WIDTH : IFL_PANEL, m_block, depth,

@@ -34,10 +34,10 @@ BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const 
                       int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t c = panel_begin * IFL_PANEL; c < panel_end * IFL_PANEL && c < n; c++) {
-            const uint16_t *w = w_panels + (c / IFL_PANEL) * k * IFL_PANEL + c % IFL_PANEL;
+            const uint16_t *w = w_panels + ifl_panel_row(c, k);
             float acc = 0.0f;
             for (int64_t kk = 0; kk < k; kk++)
-                acc = ref_fma(x[i * ldx + kk], ifl_bf16_to_f32(w[kk * IFL_PANEL]), acc);
+                acc = ref_fma(x[i * ldx + kk], ifl_bf16_to_f32(w[ifl_panel_k(kk)]), acc);
             y[i * ldy + c] = acc;
         }
 }
@@ -269,9 +269,9 @@ BODY void unpack_for_dx_body(float *out_panels, const uint16_t *w_panels, int64_
         for (int64_t r = n_begin; r < n_end; r++)
             for (int64_t j = 0; j < IFL_PANEL; j++) {
                 int64_t col = kp * IFL_PANEL + j;
-                const uint16_t *panel = w_panels + (r / IFL_PANEL) * k * IFL_PANEL;
                 out_panels[(kp * depth + r - n_begin) * IFL_PANEL + j] =
-                    col < k ? ifl_bf16_to_f32(panel[col * IFL_PANEL + r % IFL_PANEL]) : 0.0f;
+                    col < k ? ifl_bf16_to_f32(w_panels[ifl_panel_row(r, k) + ifl_panel_k(col)])
+                            : 0.0f;
             }
 }
 

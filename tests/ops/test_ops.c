@@ -27,7 +27,7 @@ static void case_matmul(const ifl_ops *ops, testing_rng *rng, testing_sink *sink
     int64_t ldx = k + testing_below(rng, 3), ldy = n + testing_below(rng, 5);
     testing_kind kind = testing_any_kind(rng);
     uint16_t *w = testing_bf16(rng, n * k, kind == KIND_TINY ? KIND_PLAIN : kind);
-    uint16_t *panels = malloc((size_t)(ifl_panels(n) * (k + 1) * IFL_PANEL) * sizeof *panels);
+    uint16_t *panels = malloc((size_t)ifl_panels_elements(n, k + 1) * sizeof *panels);
     assert_non_null(panels);
     ifl_pack_bf16(panels, w, n, k);
     float *x = testing_floats(rng, m * ldx + 1, kind);
@@ -85,7 +85,7 @@ static void case_packing(const ifl_ops *ops, testing_rng *rng, testing_sink *sin
     free(out);
 
     uint16_t *w = testing_bf16(rng, n * k, KIND_WILD);
-    uint16_t *w_panels = malloc((size_t)(panels * k * IFL_PANEL) * sizeof *w_panels);
+    uint16_t *w_panels = malloc((size_t)ifl_panels_elements(n, k) * sizeof *w_panels);
     assert_non_null(w_panels);
     ifl_pack_bf16(w_panels, w, n, k);
     int64_t n_begin = testing_below(rng, panels) * IFL_PANEL,
@@ -404,7 +404,7 @@ static void test_a_row_has_the_same_bits_for_every_number_of_rows(void **state) 
     testing_rng rng = {1};
     float *x = testing_floats(&rng, ROWS * K, KIND_PLAIN);
     uint16_t *w = testing_bf16(&rng, N * K, KIND_PLAIN);
-    uint16_t *panels = calloc((size_t)(ifl_panels(N) * K * IFL_PANEL), sizeof *panels);
+    uint16_t *panels = calloc((size_t)ifl_panels_elements(N, K), sizeof *panels);
     float *alone = malloc(sizeof(float[ROWS * N])), *together = malloc(sizeof(float[ROWS * N]));
     assert_true(panels && alone && together);
     ifl_pack_bf16(panels, w, N, K);
@@ -432,7 +432,7 @@ static void test_a_product_of_ones_is_exactly_k(void **state) {
     enum { K_MAX = 1100, N = 50, M = 20 };
     float *x = malloc(sizeof(float[M * K_MAX])), *y = malloc(sizeof(float[M * N]));
     uint16_t *ones = malloc(sizeof(uint16_t[N * K_MAX]));
-    uint16_t *panels = malloc(sizeof(uint16_t[64 * K_MAX]));
+    uint16_t *panels = malloc((size_t)ifl_panels_elements(N, K_MAX) * sizeof *panels);
     float *b_panels = malloc(sizeof(float[64 * K_MAX]));
     assert_true(x && y && ones && panels && b_panels);
     for (int i = 0; i < M * K_MAX; i++)
@@ -448,7 +448,8 @@ static void test_a_product_of_ones_is_exactly_k(void **state) {
             all[i]->matmul(y, N, x, k, panels, m, N, k, 0, 2);
             for (int j = 0; j < m * N; j++)
                 assert_true(y[j] == (float)k);
-            all[i]->bf16_to_f32(b_panels, panels, 64 * k);
+            for (int j = 0; j < 64 * k; j++)
+                b_panels[j] = 1.0f;
             all[i]->matmul_f32(y, N, x, k, 1, b_panels, m, N, k, 0, 2, true);
             for (int j = 0; j < m * N; j++)
                 assert_true(y[j] == 2.0f * (float)k);
@@ -469,11 +470,11 @@ static void mutant_matmul_split_k(float *y, int64_t ldy, const float *x, int64_t
                                   int64_t panel_begin, int64_t panel_end) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t c = panel_begin * IFL_PANEL; c < panel_end * IFL_PANEL && c < n; c++) {
-            const uint16_t *w = w_panels + (c / IFL_PANEL) * k * IFL_PANEL + c % IFL_PANEL;
+            const uint16_t *w = w_panels + ifl_panel_row(c, k);
             float half[2] = {0};
             for (int64_t kk = 0; kk < k; kk++)
                 half[kk >= k / 2] =
-                    fmaf(x[i * ldx + kk], ifl_bf16_to_f32(w[kk * IFL_PANEL]), half[kk >= k / 2]);
+                    fmaf(x[i * ldx + kk], ifl_bf16_to_f32(w[ifl_panel_k(kk)]), half[kk >= k / 2]);
             y[i * ldy + c] = half[0] + half[1];
         }
 }

@@ -265,7 +265,7 @@ static void test_products_of_the_backward_pass(void **state) {
     float *x = testing_floats(&rng, M * K, KIND_PLAIN),
           *dy = testing_floats(&rng, M * N, KIND_PLAIN);
     uint16_t *w = testing_bf16(&rng, N * K, KIND_PLAIN);
-    uint16_t *panels = calloc((size_t)(ifl_panels(N) * K * IFL_PANEL), sizeof *panels);
+    uint16_t *panels = calloc((size_t)ifl_panels_elements(N, K), sizeof *panels);
     float *w_rows = calloc((size_t)(ifl_panels(K) * N * IFL_PANEL), sizeof *w_rows);
     float *x_panels = calloc((size_t)(ifl_panels(K) * M * IFL_PANEL), sizeof *x_panels);
     float *dx = calloc(M * K, sizeof *dx), *dw = calloc(N * K, sizeof *dw);

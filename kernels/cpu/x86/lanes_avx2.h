@@ -57,6 +57,20 @@ LANES_FN __m256 lanes_widen(const uint16_t *p) {
 LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
     return (lanes){lanes_widen(p), lanes_widen(p + 8)};
 }
+/* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
+LANES_FN __m256 lanes_even(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));
+}
+LANES_FN __m256 lanes_odd(const uint16_t *p) {
+    const __m256i high = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)p), high));
+}
+LANES_FN lanes lanes_load_even(const uint16_t *p) {
+    return (lanes){lanes_even(p), lanes_even(p + 16)};
+}
+LANES_FN lanes lanes_load_odd(const uint16_t *p) {
+    return (lanes){lanes_odd(p), lanes_odd(p + 16)};
+}
 
 #define LANES_BINARY(name, op)                                                                     \
     LANES_FN lanes lanes_##name(lanes x, lanes y) {                                                \

@@ -47,6 +47,14 @@ LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
     __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
 }
+/* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
+LANES_FN lanes lanes_load_even(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+LANES_FN lanes lanes_load_odd(const uint16_t *p) {
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
 LANES_FN lanes lanes_add(lanes x, lanes y) {
     return _mm512_add_ps(x, y);
 }
