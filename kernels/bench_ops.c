@@ -69,8 +69,8 @@ typedef struct bench_peaks {
 
 static bench_peaks bench_peaks_of(const ifl_ops *ops) {
 #if defined(__x86_64__)
-    if (ops == ifl_ops_avx512()) return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
-    if (ops == ifl_ops_avx2()) return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};
+    if (ops == ifl_ops_avx512(IFL_PROFILE_F32)) return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
+    if (ops == ifl_ops_avx2(IFL_PROFILE_F32)) return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};
 #endif
     (void)ops;
     return (bench_peaks){ifl_peak_fma_generic, ifl_peak_read_generic};
@@ -302,7 +302,7 @@ ifl_status ifl_bench_ops(FILE *out, bool json, int n_threads, double seconds_per
     }
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&run->pool, n_threads, err), done);
     run->n_threads = ifl_thread_pool_size(run->pool);
-    run->ops = ifl_ops_best();
+    run->ops = ifl_ops_best(IFL_PROFILE_F32);
     bench_printer printer = {
         .out = out, .json = json, .ops = run->ops->name, .n_threads = run->n_threads};
     if (!json)

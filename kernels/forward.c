@@ -123,7 +123,7 @@ ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model
     workspace_cut(&a, ws, model, rows_max, n_threads, n_tapes, keep_inputs);
     ws->arena = arena;
     ws->pool = pool;
-    ws->ops = ops ? ops : ifl_ops_best();
+    ws->ops = ops ? ops : ifl_ops_best(IFL_PROFILE_F32);
     *out = ws;
     return IFL_OK;
 }

@@ -8,48 +8,46 @@
 
 #define OPS_MAX 4
 
-static _Atomic(const ifl_ops *) ops_forced;
+typedef const ifl_ops *(*ops_of_profile)(ifl_profile profile);
+
+static atomic_int ops_chosen = -1; /* index among the available ones */
 
 /* Slowest first. */
-static int ops_available(const ifl_ops *out[OPS_MAX]) {
+static int ops_available(ops_of_profile out[OPS_MAX]) {
     int n = 0;
-    out[n++] = ifl_ops_ref();
-    out[n++] = ifl_ops_generic();
+    out[n++] = ifl_ops_ref;
+    out[n++] = ifl_ops_generic;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out[n++] = ifl_ops_avx2();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out[n++] = ifl_ops_avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        out[n++] = ifl_ops_avx512();
+        out[n++] = ifl_ops_avx512;
 #endif
     return n;
 }
 
-const ifl_ops *ifl_ops_best(void) {
-    const ifl_ops *chosen = atomic_load_explicit(&ops_forced, memory_order_relaxed);
-    if (chosen) return chosen;
-    const ifl_ops *all[OPS_MAX];
-    chosen = all[ops_available(all) - 1];
-    /* Several threads may come here at once: they store the same pointer. */
-    atomic_store_explicit(&ops_forced, chosen, memory_order_relaxed);
-    return chosen;
+const ifl_ops *ifl_ops_best(ifl_profile profile) {
+    ops_of_profile all[OPS_MAX];
+    int n = ops_available(all), chosen = atomic_load_explicit(&ops_chosen, memory_order_relaxed);
+    return all[chosen >= 0 ? chosen : n - 1](profile);
 }
 
-int ifl_ops_list(const ifl_ops **out, int max) {
-    const ifl_ops *all[OPS_MAX];
+int ifl_ops_list(ifl_profile profile, const ifl_ops **out, int max) {
+    ops_of_profile all[OPS_MAX];
     int n = ops_available(all);
     if (n > max) n = max;
     for (int i = 0; i < n; i++)
-        out[i] = all[i];
+        out[i] = all[i](profile);
     return n;
 }
 
 bool ifl_ops_force(const char *name) {
-    const ifl_ops *all[OPS_MAX];
+    ops_of_profile all[OPS_MAX];
     int n = ops_available(all);
     for (int i = 0; i < n; i++)
-        if (strcmp(all[i]->name, name) == 0) {
-            atomic_store_explicit(&ops_forced, all[i], memory_order_relaxed);
+        if (strcmp(all[i](IFL_PROFILE_F32)->name, name) == 0) {
+            atomic_store_explicit(&ops_chosen, i, memory_order_relaxed);
             return true;
         }
     return false;

@@ -1,5 +1,9 @@
 /* The op table: every piece of tensor maths, one name each, with its shapes and its ORDER.
  *
+ * There is one table for each numerics profile. `f32`: as the ops say. `bf16`: what multiplies is bf16, and sums
+ * are f32: in matmul and attention x32 takes the place of chain, and round rounds; all else is the same. The caller
+ * rounds what these two read (x; q, and K and V in the cache), attention rounds p.
+ *
  * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512` (one source over
  * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` for
  * the ops marked EXACT (profile `f32`); the backward ops are deterministic per implementation and also
@@ -9,6 +13,10 @@
  *   chain       acc = +0; for k ascending: acc = fma(a_k, b_k, acc)
  *   lane sum    16 lanes, lane = index mod 16, each an ascending chain of adds (or fmas) from +0; then
  *               the tree  s[l] += s[l+8], += s[l+4], += s[l+2], += s[l+1]  (l = 0 at the end)
+ *   x32         profile `bf16`, the order of AMX's tile instruction, for bf16 a and b: acc = +0; for each block of 32
+ *               k: even = chain over its even k from +0, odd = chain over its odd k, t = even + odd, acc = acc +
+ *               t. a and b past the last k read as +0. Every step flushes: a denormal operand counts as a zero of
+ *               its sign, and so does a result that is denormal after rounding to 24 bits.
  *   panel       32 outputs of a bf16 weight matrix in pairs of k: [ceil(N/32)][depth / 2][32][2], depth = K
  *               rounded up to 32; what lies past N or K holds +0. A pair is what one 32-bit lane of AMX and
  *               AVX-512-BF16 takes, and FMA paths get the even k by a shift and the odd one by a mask.
@@ -51,8 +59,11 @@ typedef struct ifl_lse {
     float sum; /* sum of exp(x - max) */
 } ifl_lse;
 
+typedef enum ifl_profile { IFL_PROFILE_F32, IFL_PROFILE_BF16, IFL_PROFILE_COUNT } ifl_profile;
+
 typedef struct ifl_ops {
     const char *name;
+    ifl_profile profile;
 
     /* --- EXACT: forward ------------------------------------------------------------------------- */
 
@@ -81,6 +92,9 @@ typedef struct ifl_ops {
     void (*add_bias)(float *y, int64_t ldy, const float *bias, int64_t m, int64_t n);
     void (*scale)(float *y, const float *x, float factor, int64_t n);  /* y[i] = x[i] * factor */
     void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);
+    /* A named rounding point. `f32`: nothing. `bf16`: x[i] to the nearest bf16, ties to even, in place; a NaN becomes
+     * 0x7fc0. */
+    void (*round)(float *x, int64_t n);
 
     /* Copies one position's key and value of one kv head to where `view` says position t lives. */
     void (*kv_store)(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
@@ -93,6 +107,8 @@ typedef struct ifl_ops {
      *   score_t = (chain over d of q_d * K[t, d]) * scale;  m_s = max over its visible t;
      *   p_t = exp(score_t - m_s);  l_s = lane sum of p_t, lane = t mod 16, invisible keys skipped;
      *   o_s[d] = chain over visible t ascending of p_t * V[t, d].
+     *     (`bf16`: x32 over the positions t of the split, p_t rounded to bf16 after l_s; p_t and V[t] of a key that is
+     *     not visible read as +0, and o_s[d] + 0 goes on, so that a block of such keys changes nothing)
      * Then m = max m_s, c_s = exp(m_s - m); the first visible split starts l = c*l_s, o = c*o_s and
      * each later one merges l = fma(c_s, l_s, l), o = fma(c_s, o_s, o). Output o[d] / l.
      * An invisible key is selected out, never multiplied. lse (may be NULL) gets {m, l} per row. */
@@ -173,13 +189,13 @@ typedef struct ifl_ops {
 } ifl_ops;
 
 /* The scalar definition. Slow. */
-const ifl_ops *ifl_ops_ref(void);
+const ifl_ops *ifl_ops_ref(ifl_profile profile);
 
 /* The fastest implementation that this host can run, or the one that ifl_ops_force chose. */
-const ifl_ops *ifl_ops_best(void);
+const ifl_ops *ifl_ops_best(ifl_profile profile);
 
 /* All implementations that this host can run, `ref` included; returns how many (at most max). */
-int ifl_ops_list(const ifl_ops **out, int max);
+int ifl_ops_list(ifl_profile profile, const ifl_ops **out, int max);
 
 /* Makes ifl_ops_best return the named one; false when this host cannot run it. Call before threads. */
 bool ifl_ops_force(const char *name);

@@ -137,8 +137,8 @@ static void print_figures(const bench_args *a, const char *what, const char *mod
         printf("{\"bench\":\"%s\",\"model\":\"%s\",\"kernels\":\"%s\",\"threads\":%d,\"batch\":%d,"
                "\"tokens_each\":%d,\"repeat\":%lld,\"tokens_per_s\":{\"min\":%.2f,\"median\":%.2f,"
                "\"max\":%.2f}}\n",
-               what, model, ifl_ops_best()->name, n_threads, batch, tokens_each, (long long)n,
-               rates[0], median, rates[n - 1]);
+               what, model, ifl_ops_best(IFL_PROFILE_F32)->name, n_threads, batch, tokens_each,
+               (long long)n, rates[0], median, rates[n - 1]);
     else
         printf("%-8s %6d %12d %12.1f %12.1f %12.1f\n", what, batch, tokens_each, rates[0], median,
                rates[n - 1]);
@@ -147,8 +147,8 @@ static void print_figures(const bench_args *a, const char *what, const char *mod
 
 static void print_head(const bench_args *a, const char *model, int n_threads) {
     if (a->json) return;
-    printf("%s, kernels %s, %d threads, %lld measurements, tokens/s\n", model, ifl_ops_best()->name,
-           n_threads, (long long)a->repeat);
+    printf("%s, kernels %s, %d threads, %lld measurements, tokens/s\n", model,
+           ifl_ops_best(IFL_PROFILE_F32)->name, n_threads, (long long)a->repeat);
     printf("%-8s %6s %12s %12s %12s %12s\n", "", "batch", "tokens each", "min", "median", "max");
 }
 
@@ -283,7 +283,8 @@ static ifl_status train_bench_open(train_bench *t, const bench_args *a, const if
     IFL_TRY(ifl_trainer_create(&t->trainer, m->model, t->n_rows_max, pool, NULL, err));
     ifl_optimizer_options oo = {
         .learning_rate = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1};
-    IFL_TRY(ifl_optimizer_create(&t->optimizer, m->model, &oo, pool, ifl_ops_best(), err));
+    IFL_TRY(ifl_optimizer_create(&t->optimizer, m->model, &oo, pool, ifl_ops_best(IFL_PROFILE_F32),
+                                 err));
     ifl_optimizer_start(t->optimizer, m->weights);
     size_t n = (size_t)t->n_rows_max + 1;
     t->tokens = ifl_alloc(n, sizeof *t->tokens);

@@ -107,7 +107,7 @@ static ifl_status parity_work(const ifl_options *options, void *user, ifl_error 
                         "--isa %s: this host cannot run it; see the list that `inflight "
                         "parity` prints",
                         a->isa);
-    printf("numerics profile f32, kernels %s%s\n", ifl_ops_best()->name,
+    printf("numerics profile f32, kernels %s%s\n", ifl_ops_best(IFL_PROFILE_F32)->name,
            a->mutate ? ", mutated" : "");
     if (options->config->model.path[0] || options->config_path)
         return parity_model(a, options->config, &report, err);

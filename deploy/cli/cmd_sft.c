@@ -179,7 +179,7 @@ static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *er
     ifl_optimizer *optimizer = NULL;
     ifl_task_set *set = NULL;
     progress_sink sink = {0};
-    const ifl_ops *ops = ifl_ops_best();
+    const ifl_ops *ops = ifl_ops_best(IFL_PROFILE_F32);
     const ifl_optimizer_options optimizer_options = sft_optimizer_options(config);
     const ifl_sft_options options = {.n_steps = config->sft.steps,
                                      .batch_tokens = config->sft.batch_tokens,

@@ -26,6 +26,7 @@ typedef struct attention_call {
     float *q_tiles; /* per row tile [D][rows] */
     int page_shift; /* t >> page_shift is t's page, t & page_mask its place there */
     int64_t page_mask;
+    bool x32; /* profile `bf16` */
 } attention_call;
 
 /* The visible keys [lo, hi) of each row inside one split, relative to the split's first key. */
@@ -85,16 +86,43 @@ static void attention_range_of(attention_range *range, const attention_call *cal
     }
 IFL_TILE_CASES(ATTENTION_SCORES_FN)
 
-static void attention_scores_rows(bool wide, int64_t rows, float *score, const float *q,
+#define X32_SCORES_TILE(R, C, AHEAD)                                                               \
+    float total[(R) * (C)*16] __attribute__((aligned(64))) = {0};                                  \
+    for (int64_t d = 0; d < head_dim; d += IFL_DEPTH, q += IFL_DEPTH * (R))                        \
+        X32_BLOCK(R, C, (int)matmul_min(IFL_DEPTH, head_dim - d), q[2 * i * (R) + r],              \
+                  lanes_load(k[c] + (d + 2 * i) * 16), q[(2 * i + 1) * (R) + r],                   \
+                  lanes_load(k[c] + (d + 2 * i + 1) * 16),                                         \
+                  for (int c = 0; (AHEAD) && c < (C); c++)                                         \
+                      __builtin_prefetch(k[c] + (d + 2 * i) * 16 + (AHEAD), 0, 2));                \
+    lanes scales = lanes_set(scale);                                                               \
+    for (int r = 0; r < (R); r++)                                                                  \
+        for (int c = 0; c < (C); c++)                                                              \
+            if (c < n_blocks)                                                                      \
+                lanes_store(score + r * IFL_KV_SPLIT + c * 16,                                     \
+                            lanes_mul(lanes_load(total + (r * (C) + c) * 16), scales));
+#define X32_SCORES_FN(R)                                                                           \
+    BODY void x32_scores_wide_##R(float *score, const float *q, const float *const *k,             \
+                                  int64_t head_dim, float scale, int n_blocks) {                   \
+        X32_SCORES_TILE(R, IFL_DIRECT_COLS(R), 512);                                               \
+    }                                                                                              \
+    BODY void x32_scores_tile_##R(float *score, const float *q, const float *const *k,             \
+                                  int64_t head_dim, float scale, int n_blocks) {                   \
+        X32_SCORES_TILE(R, IFL_TILE_COLS, 0);                                                      \
+    }
+IFL_TILE_CASES(X32_SCORES_FN)
+
+static void attention_scores_rows(bool x32, bool wide, int64_t rows, float *score, const float *q,
                                   const float *const *k, int64_t head_dim, float scale,
                                   int n_blocks) {
     switch (rows) {
 #define ATTENTION_CASE(R)                                                                          \
     case R:                                                                                        \
         if (wide)                                                                                  \
-            attention_scores_wide_##R(score, q, k, head_dim, scale, n_blocks);                     \
+            (x32 ? x32_scores_wide_##R : attention_scores_wide_##R)(score, q, k, head_dim, scale,  \
+                                                                    n_blocks);                     \
         else                                                                                       \
-            attention_scores_tile_##R(score, q, k, head_dim, scale, n_blocks);                     \
+            (x32 ? x32_scores_tile_##R : attention_scores_tile_##R)(score, q, k, head_dim, scale,  \
+                                                                    n_blocks);                     \
         break;
         IFL_TILE_CASES(ATTENTION_CASE)
 #undef ATTENTION_CASE
@@ -152,6 +180,7 @@ static void attention_scores(float *score, const attention_call *call,
     bool gather = view->page_tokens < 16;
     bool wide = !gather && call->n_rows <= IFL_TILE_ROWS;
     int cols = wide ? attention_wide_cols(call->n_rows) : IFL_TILE_COLS;
+    uint32_t mode = call->x32 ? ifl_rounding_enter_flush() : 0;
     for (int t0 = range->lo_min / 16 * 16; t0 < range->hi_max; t0 += cols * 16) {
         const float *k[4] = {NULL};
         int n_blocks = 0;
@@ -175,11 +204,12 @@ static void attention_scores(float *score, const attention_call *call,
                 seen |= range->lo[i] < range->hi[i] && range->lo[i] < t0 + cols * 16 &&
                         range->hi[i] > t0;
             if (seen)
-                attention_scores_rows(wide, rows, score + r * IFL_KV_SPLIT + t0,
+                attention_scores_rows(call->x32, wide, rows, score + r * IFL_KV_SPLIT + t0,
                                       call->q_tiles + r * head_dim, k, head_dim, call->scale,
                                       n_blocks);
         }
     }
+    if (call->x32) ifl_rounding_leave_flush(mode);
 }
 
 /* Selects the invisible entries of the blocks [lo / 16, hi / 16] out; returns the maximum of the
@@ -194,9 +224,9 @@ static float attention_mask(float *score, int lo, int hi) {
     return row_max(score + begin, end - begin);
 }
 
-/* Scores, masked, become p in place; returns the lane sum. p of an invisible key is +0, which the
- * sum does not notice; the PV chain leaves it out. */
-static float attention_exp(float *score, int lo, int hi, float split_max) {
+/* Scores, masked, become p in place, in profile `bf16` rounded after the sum; returns the lane sum.
+ * p of an invisible key is +0, which the sum does not notice; the PV chain leaves it out. */
+static float attention_exp(float *score, int lo, int hi, float split_max, bool x32) {
     lanes max = lanes_set(split_max), sum = lanes_zero();
     for (int t = lo / 16 * 16; t < hi; t += 16) {
         lanes_store(score + t, lanes_exp(lanes_sub(lanes_load(score + t), max)));
@@ -206,7 +236,9 @@ static float attention_exp(float *score, int lo, int hi, float split_max) {
         if (t + 16 > hi)
             for (int j = hi; j < t + 16; j++)
                 score[j] = 0.0f;
-        sum = lanes_add(sum, lanes_load(score + t));
+        lanes p = lanes_load(score + t);
+        sum = lanes_add(sum, p);
+        if (x32) lanes_store(score + t, lanes_round_bf16(p));
     }
     return lanes_tree(sum);
 }
@@ -281,11 +313,122 @@ static void attention_pv_row(float *o, const float *p, const float *const *v, in
         attention_pv_row_1(o, p, v, d, begin, end);
 }
 
+/* The same over whole blocks of 32 keys, begin and end multiples of 32. */
+#define X32_PV_TILE(R, C)                                                                          \
+    float *total = o;                                                                              \
+    for (int t = begin; t < end; t += IFL_DEPTH)                                                   \
+        X32_BLOCK(R, C, IFL_DEPTH, p[r * IFL_KV_SPLIT + t + 2 * i],                                \
+                  lanes_load(v[t + 2 * i] + d + c * 16), p[r * IFL_KV_SPLIT + t + 2 * i + 1],      \
+                  lanes_load(v[t + 2 * i + 1] + d + c * 16), (void)0);
+#define X32_PV_FN(R)                                                                               \
+    BODY void x32_pv_wide_##R(float *o, const float *p, const float *const *v, int64_t d,          \
+                              int begin, int end) {                                                \
+        X32_PV_TILE(R, IFL_DIRECT_COLS(R));                                                        \
+    }                                                                                              \
+    BODY void x32_pv_tile_##R(float *o, const float *p, const float *const *v, int64_t d,          \
+                              int begin, int end) {                                                \
+        X32_PV_TILE(R, IFL_TILE_COLS);                                                             \
+    }
+IFL_TILE_CASES(X32_PV_FN)
+
+static void x32_pv_rows(bool wide, int64_t rows, float *o, const float *p, const float *const *v,
+                        int64_t d, int begin, int end) {
+    switch (rows) {
+#define ATTENTION_CASE(R)                                                                          \
+    case R:                                                                                        \
+        (wide ? x32_pv_wide_##R : x32_pv_tile_##R)(o, p, v, d, begin, end);                        \
+        break;
+        IFL_TILE_CASES(ATTENTION_CASE)
+#undef ATTENTION_CASE
+    default:
+        break;
+    }
+}
+
+#define X32_PV_ROW(C)                                                                              \
+    BODY void x32_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,           \
+                             int begin, int end) {                                                 \
+        X32_PV_TILE(1, C);                                                                         \
+    }
+X32_PV_ROW(1)
+X32_PV_ROW(2)
+X32_PV_ROW(4)
+
+static void x32_pv_blocks(float *o, const float *p, const float *const *v, int64_t d, int cols,
+                          int begin, int end) {
+    if (cols == 4)
+        x32_pv_row_4(o, p, v, d, begin, end);
+    else if (cols == 2)
+        x32_pv_row_2(o, p, v, d, begin, end);
+    else
+        x32_pv_row_1(o, p, v, d, begin, end);
+}
+
+/* One row over the blocks that hold keys [begin, end), all of them its own. A key of such a block
+ * that the row doesn't see reads as +0, and so does its p: another row's NaN must not come in. */
+static void x32_pv_row(float *o, const float *p, const float *const *v, int64_t d, int cols,
+                       int begin, int end) {
+    static const float zeros[IFL_HEAD_DIM_MAX + 64];
+    int t = begin;
+    while (t < end) {
+        int block = t / IFL_DEPTH * IFL_DEPTH, next = block + IFL_DEPTH;
+        if (t == block && next <= end) {
+            next = end / IFL_DEPTH * IFL_DEPTH;
+            x32_pv_blocks(o, p, v, d, cols, t, next);
+        } else {
+            const float *masked_v[IFL_DEPTH];
+            float masked_p[IFL_DEPTH];
+            for (int j = 0; j < IFL_DEPTH; j++) {
+                bool seen = block + j >= begin && block + j < end;
+                masked_v[j] = seen ? v[block + j] : zeros;
+                masked_p[j] = seen ? p[block + j] : 0.0f;
+            }
+            x32_pv_blocks(o, masked_p, masked_v, d, cols, 0, IFL_DEPTH);
+        }
+        t = next;
+    }
+}
+
+/* attention_pv_keys for profile `bf16`; t0 and t1 don't cut a block that holds visible keys of both
+ * sides. */
+static void x32_pv_keys(float *tile, const attention_call *call, const attention_range *range,
+                        const float *p, const float *const *v, int64_t d, bool wide, int cols,
+                        int t0, int t1) {
+    uint32_t mode = ifl_rounding_enter_flush();
+    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
+        rows = matmul_rows_of_tile(call->n_rows - r);
+        float *o = tile + r * cols * 16;
+        const float *pr = p + r * IFL_KV_SPLIT;
+        int lo[IFL_TILE_ROWS], hi[IFL_TILE_ROWS], common_lo = t0, common_hi = t1;
+        for (int64_t i = 0; i < rows; i++) {
+            lo[i] = range->lo[r + i] > t0 ? range->lo[r + i] : t0;
+            hi[i] = range->hi[r + i] < t1 ? range->hi[r + i] : t1;
+            if (lo[i] > common_lo) common_lo = lo[i];
+            if (hi[i] < common_hi) common_hi = hi[i];
+        }
+        common_lo = (common_lo + IFL_DEPTH - 1) / IFL_DEPTH * IFL_DEPTH;
+        common_hi = common_hi / IFL_DEPTH * IFL_DEPTH;
+        bool common = common_lo < common_hi && rows > 1;
+        for (int64_t i = 0; i < rows; i++)
+            x32_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
+                       common ? common_lo : hi[i]);
+        if (!common) continue;
+        x32_pv_rows(wide, rows, o, pr, v, d, common_lo, common_hi);
+        for (int64_t i = 0; i < rows; i++)
+            x32_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, common_hi, hi[i]);
+    }
+    ifl_rounding_leave_flush(mode);
+}
+
 /* Continues o_s of all rows ([row][cols * 16], at `tile`) over keys [t0, t1) of the split; key t's
  * chunk of outputs lies at v[t] + d. */
 static void attention_pv_keys(float *tile, const attention_call *call, const attention_range *range,
                               const float *p, const float *const *v, int64_t d, bool wide, int cols,
                               int t0, int t1) {
+    if (call->x32) {
+        x32_pv_keys(tile, call, range, p, v, d, wide, cols, t0, t1);
+        return;
+    }
     for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
         rows = matmul_rows_of_tile(call->n_rows - r);
         float *o = tile + r * cols * 16;
@@ -319,6 +462,7 @@ static void attention_merge(float *const *o, const attention_call *call,
         float *out = o[r] + d;
         for (int64_t c = 0; c < columns; c += 16) {
             lanes o_s = lanes_load(tile + r * cols * 16 + c);
+            if (call->x32) o_s = lanes_add(o_s, lanes_zero());
             int64_t n = columns - c < 16 ? columns - c : 16;
             lanes merged =
                 started[r] ? lanes_fma(c_s, o_s, lanes_load_n(out + c, n)) : lanes_mul(c_s, o_s);
@@ -334,9 +478,10 @@ static void attention_pv_few(float *const *o, const attention_call *call,
                              bool wide, int cols, const float *factor, const bool *started) {
     float tile[ATTENTION_PACK_ROWS * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
     int64_t head_dim = call->head_dim, n_rows = call->n_rows;
-    int keys = head_dim > 128 ? 16 : head_dim > 64 ? 64 : IFL_KV_SPLIT;
+    int keys = head_dim <= 64 ? IFL_KV_SPLIT : head_dim <= 128 ? 64 : call->x32 ? IFL_DEPTH : 16;
+    int begin = call->x32 ? range->lo_min / IFL_DEPTH * IFL_DEPTH : range->lo_min;
     memset(tile, 0, (size_t)(n_rows * head_dim) * sizeof *tile);
-    for (int t = range->lo_min; t < range->hi_max; t += keys) {
+    for (int t = begin; t < range->hi_max; t += keys) {
         int end = t + keys < range->hi_max ? t + keys : range->hi_max;
         int next = end + keys < range->hi_max ? end + keys : range->hi_max;
         for (int64_t d = 0; d < head_dim; d += cols * 16) {
@@ -435,7 +580,8 @@ static void attention_group(float *const *o, const float *const *q, attention_ca
             if (!keep) continue;
             ifl_lse *split = &splits[(s - begin) * n_rows + r];
             split->max = max;
-            split->sum = attention_exp(score + r * IFL_KV_SPLIT, range.lo[r], range.hi[r], max);
+            split->sum =
+                attention_exp(score + r * IFL_KV_SPLIT, range.lo[r], range.hi[r], max, call->x32);
         }
     }
     for (int64_t s = begin; s < end; s++) {
@@ -448,7 +594,7 @@ static void attention_group(float *const *o, const float *const *q, attention_ca
                 if (range.lo[r] >= range.hi[r]) continue;
                 float *p = score + r * IFL_KV_SPLIT;
                 fresh[r].max = attention_mask(p, range.lo[r], range.hi[r]);
-                fresh[r].sum = attention_exp(p, range.lo[r], range.hi[r], fresh[r].max);
+                fresh[r].sum = attention_exp(p, range.lo[r], range.hi[r], fresh[r].max, call->x32);
             }
         }
         for (int64_t r = 0; r < n_rows; r++) {
@@ -470,16 +616,17 @@ static void attention_group(float *const *o, const float *const *q, attention_ca
     }
 }
 
-BODY void attention_body(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
-                         const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
-                         ifl_lse *lse) {
+static void attention_any(bool x32, float *const *o, const float *const *q, const int32_t *pos,
+                          int64_t n_rows, const ifl_kv_view *view, int64_t head_dim, float scale,
+                          int32_t window, ifl_lse *lse) {
     float q_tiles[IFL_ATTENTION_ROWS_MAX * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
     attention_call call = {.view = view,
                            .head_dim = head_dim,
                            .scale = scale,
                            .q_tiles = q_tiles,
                            .page_shift = __builtin_ctz((unsigned)view->page_tokens),
-                           .page_mask = view->page_tokens - 1};
+                           .page_mask = view->page_tokens - 1,
+                           .x32 = x32};
     for (int64_t r0 = 0, rows; r0 < n_rows; r0 += rows) {
         int64_t begin = INT64_MAX, end = 0;
         for (int64_t r = r0; r < n_rows; r++) {
@@ -495,6 +642,18 @@ BODY void attention_body(float *const *o, const float *const *q, const int32_t *
         call.n_rows = rows;
         attention_group(o + r0, q + r0, &call, begin, end, lse ? lse + r0 : NULL);
     }
+}
+
+BODY void attention_body(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
+                         const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
+                         ifl_lse *lse) {
+    attention_any(false, o, q, pos, n_rows, view, head_dim, scale, window, lse);
+}
+
+BODY void attention_x32_body(float *const *o, const float *const *q, const int32_t *pos,
+                             int64_t n_rows, const ifl_kv_view *view, int64_t head_dim, float scale,
+                             int32_t window, ifl_lse *lse) {
+    attention_any(true, o, q, pos, n_rows, view, head_dim, scale, window, lse);
 }
 
 BODY void kv_store_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,

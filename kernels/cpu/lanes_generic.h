@@ -163,6 +163,18 @@ LANES_FN lanes lanes_exp_scale(lanes p, lanes t) {
     return out;
 }
 
+/* To bf16, to nearest even; a NaN becomes 0x7fc0. */
+LANES_FN lanes lanes_round_bf16(lanes a) {
+    lanes out;
+    for (int i = 0; i < 4; i++) {
+        lanes_quad_bits u = (lanes_quad_bits)a.q[i];
+        lanes_quad_bits rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+        lanes_quad_bits nan = (lanes_quad_bits)((u & 0x7fffffffu) > 0x7f800000u);
+        out.q[i] = (lanes_quad)((rounded & ~nan) | (nan & 0x7fc00000u));
+    }
+    return out;
+}
+
 /* The fixed tree of kernels/ops.h. */
 LANES_FN float lanes_tree(lanes a) {
     lanes_quad s0 = a.q[0] + a.q[2], s1 = a.q[1] + a.q[3];

@@ -92,14 +92,16 @@ IFL_TILE_CASES(MATMUL_DIRECT)
     }
 IFL_TILE_CASES(MATMUL_F32)
 
+static inline int64_t matmul_min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+#include "kernels/cpu/x32.inc.h"
+
 /* Splits m rows into the fewest tiles, as evenly as possible: 8 rows are 4 + 4, not 6 + 2. */
 static inline int64_t matmul_rows_of_tile(int64_t rows_left) {
     int64_t tiles = (rows_left + IFL_TILE_ROWS - 1) / IFL_TILE_ROWS;
     return (rows_left + tiles - 1) / tiles;
-}
-
-static inline int64_t matmul_min(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 static int64_t matmul_direct_cols(int64_t rows) {
@@ -114,16 +116,16 @@ static int64_t matmul_direct_cols(int64_t rows) {
     }
 }
 
-static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w,
-                          int64_t b_panel, int64_t rows, int64_t k, int64_t columns, bool resume,
-                          uintptr_t ahead, int64_t ahead_step) {
+static void matmul_direct(bool x32, float *y, int64_t ldy, const float *x, int64_t ldx,
+                          const uint16_t *w, int64_t b_panel, int64_t rows, int64_t k,
+                          int64_t columns, bool resume, uintptr_t ahead, int64_t ahead_step) {
     switch (rows) {
 #define MATMUL_CASE(R)                                                                             \
     case R:                                                                                        \
         for (int64_t c = 0; c < columns; c += 16 * IFL_DIRECT_COLS(R)) {                           \
-            matmul_direct_##R(y + c, ldy, x, ldx, w + (c / 32) * b_panel + c % 32 * 2,             \
-                              columns - c > 32 ? b_panel : 0, k, columns - c, resume, ahead,       \
-                              ahead_step);                                                         \
+            (x32 ? x32_direct_##R : matmul_direct_##R)(                                            \
+                y + c, ldy, x, ldx, w + (c / 32) * b_panel + c % 32 * 2,                           \
+                columns - c > 32 ? b_panel : 0, k, columns - c, resume, ahead, ahead_step);        \
             ahead += (uintptr_t)(k * ahead_step);                                                  \
         }                                                                                          \
         break;
@@ -151,13 +153,18 @@ static void matmul_direct(float *y, int64_t ldy, const float *x, int64_t ldx, co
     case R:                                                                                        \
         matmul_packed_##R(y, ldy, a, a_row, b, b_step, k, columns, resume);                        \
         break;
+#define x32_wide_CASE(R)                                                                           \
+    case R:                                                                                        \
+        x32_wide_##R(y, ldy, a, a_row, b, b_step, k, columns, resume);                             \
+        break;
+MATMUL_DISPATCH(x32_wide)
 MATMUL_DISPATCH(matmul_wide)
 MATMUL_DISPATCH(matmul_packed)
 
 /* Few rows. Where a tile spans two panels (a single row needs that many chains), they go in pairs
  * and the loads alone keep memory busy. Else every panel is passed over several times; only the
  * first pass would wait for memory, so all of them fetch their share of the panel that follows. */
-static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
+static void matmul_few_rows(bool x32, float *y, int64_t ldy, const float *x, int64_t ldx,
                             const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
                             int64_t panel_begin, int64_t panel_end) {
     if (m == 0) return;
@@ -176,7 +183,7 @@ static void matmul_few_rows(float *y, int64_t ldy, const float *x, int64_t ldx,
             uintptr_t ahead = (uintptr_t)(w + (k0 + depth) * IFL_PANEL);
             for (int64_t i = 0, rows; i < m; i += rows) {
                 rows = matmul_rows_of_tile(m - i);
-                matmul_direct(y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
+                matmul_direct(x32, y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
                               w + k0 * IFL_PANEL, ifl_panel_elements(k), rows, depth,
                               column_end - p * IFL_PANEL, k0 > 0, ahead, ahead_step);
                 ahead += (uintptr_t)(2 * depth * IFL_PANEL / n_tiles);
@@ -250,12 +257,15 @@ static void matmul_copy_tile(float *tile, const float *b, int64_t depth) {
 }
 
 /* All rows of a block of A over one block of k and one tile (or half panel) of columns. */
-static void matmul_block(float *y, int64_t ldy, const float *a, int64_t a_row, bool packed,
-                         const float *b, int64_t b_step, int64_t m, int64_t depth, int64_t columns,
-                         bool resume) {
+static void matmul_block(bool x32, float *y, int64_t ldy, const float *a, int64_t a_row,
+                         bool packed, const float *b, int64_t b_step, int64_t m, int64_t depth,
+                         int64_t columns, bool resume) {
     for (int64_t i = 0, rows; i < m; i += rows) {
         rows = matmul_rows_of_tile(m - i);
-        if (packed)
+        if (x32)
+            x32_wide(y + i * ldy, ldy, a + i * a_row, a_row, b, b_step, rows, depth, columns,
+                     resume);
+        else if (packed)
             matmul_packed(y + i * ldy, ldy, a + i * depth, 1, b, b_step, rows, depth, columns,
                           resume);
         else
@@ -266,9 +276,9 @@ static void matmul_block(float *y, int64_t ldy, const float *a, int64_t a_row, b
 
 /* Many rows. B is either bf16 panels w or f32 panels b (the other is NULL); `resume`: the chains go
  * on from what y holds. */
-static void matmul_blocked(float *y, int64_t ldy, const float *a, int64_t a_row, int64_t a_col,
-                           const uint16_t *w, const float *b, int64_t m, int64_t n, int64_t k,
-                           int64_t panel_begin, int64_t panel_end, bool resume) {
+static void matmul_blocked(bool x32, float *y, int64_t ldy, const float *a, int64_t a_row,
+                           int64_t a_col, const uint16_t *w, const float *b, int64_t m, int64_t n,
+                           int64_t k, int64_t panel_begin, int64_t panel_end, bool resume) {
     enum { WIDTH = 16 * IFL_TILE_COLS };
     float tiles[MATMUL_A_ROWS * MATMUL_K_TILE] __attribute__((aligned(64)));
     float tile[MATMUL_K_TILE * WIDTH] __attribute__((aligned(64)));
@@ -289,7 +299,7 @@ static void matmul_blocked(float *y, int64_t ldy, const float *a, int64_t a_row,
                     matmul_widen_tile(tile, w + ifl_panel_row(column, k) + k0 * IFL_PANEL, depth);
                 else if (fill)
                     matmul_copy_tile(tile, b + at, depth);
-                matmul_block(y + i0 * ldy + column, ldy, pack ? tiles : block,
+                matmul_block(x32, y + i0 * ldy + column, ldy, pack ? tiles : block,
                              pack ? MATMUL_K_TILE : a_row, a_col != 1, fill ? tile : b + at,
                              fill ? WIDTH : IFL_PANEL, m_block, depth,
                              matmul_min(WIDTH, column_end - column), resume || k0 > 0);
@@ -299,17 +309,30 @@ static void matmul_blocked(float *y, int64_t ldy, const float *a, int64_t a_row,
     }
 }
 
+static void matmul_any(bool x32, float *y, int64_t ldy, const float *x, int64_t ldx,
+                       const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
+                       int64_t panel_begin, int64_t panel_end) {
+    if (m < IFL_BLOCK_ROWS)
+        matmul_few_rows(x32, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
+    else
+        matmul_blocked(x32, y, ldy, x, ldx, 1, w_panels, NULL, m, n, k, panel_begin, panel_end,
+                       false);
+}
+
 BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels,
                       int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end) {
-    if (m < IFL_BLOCK_ROWS)
-        matmul_few_rows(y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
-    else
-        matmul_blocked(y, ldy, x, ldx, 1, w_panels, NULL, m, n, k, panel_begin, panel_end, false);
+    matmul_any(false, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
+}
+
+BODY void matmul_x32_body(float *y, int64_t ldy, const float *x, int64_t ldx,
+                          const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
+                          int64_t panel_begin, int64_t panel_end) {
+    matmul_any(true, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
 }
 
 BODY void matmul_f32_body(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                           const float *b_panels, int64_t m, int64_t n, int64_t k,
                           int64_t panel_begin, int64_t panel_end, bool accumulate) {
-    matmul_blocked(c, ldc, a, a_row, a_col, NULL, b_panels, m, n, k, panel_begin, panel_end,
+    matmul_blocked(false, c, ldc, a, a_row, a_col, NULL, b_panels, m, n, k, panel_begin, panel_end,
                    accumulate);
 }

@@ -3,6 +3,8 @@
  * kernels/ops.h. */
 #define BODY __attribute__((noinline)) static
 
+#include "kernels/cpu/rounding.h"
+
 #include "kernels/cpu/matmul.inc.h"
 
 /* --- Helpers --------------------------------------------------------------------------------- */
@@ -159,6 +161,15 @@ BODY void bf16_to_f32_body(float *y, const uint16_t *x, int64_t n) {
         lanes_store(y + i, lanes_load_bf16(x + i));
     for (; i < n; i++)
         y[i] = ifl_bf16_to_f32(x[i]);
+}
+
+static void round_f32_body(float *x, int64_t n) {
+    (void)x;
+    (void)n;
+}
+
+static void round_bf16_body(float *x, int64_t n) {
+    LANES_LOOP(n, { STORE(x, lanes_round_bf16(LOAD(x))); });
 }
 
 BODY void temper_body(float *y, const float *x, float temperature, float softcap, int64_t n) {

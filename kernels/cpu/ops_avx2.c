@@ -11,8 +11,8 @@
 #define IFL_PEAK_CHAINS 6 /* 12 registers */
 #include "kernels/cpu/peak.inc.h"
 
-const ifl_ops *ifl_ops_avx2(void) {
-    return &avx2_table;
+const ifl_ops *ifl_ops_avx2(ifl_profile profile) {
+    return &avx2_table[profile];
 }
 #else
 typedef int ifl_ops_avx2_absent; /* an empty translation unit is not C */

@@ -11,8 +11,8 @@
 #define IFL_PEAK_CHAINS 12 /* 12 registers */
 #include "kernels/cpu/peak.inc.h"
 
-const ifl_ops *ifl_ops_avx512(void) {
-    return &avx512_table;
+const ifl_ops *ifl_ops_avx512(ifl_profile profile) {
+    return &avx512_table[profile];
 }
 #else
 typedef int ifl_ops_avx512_absent; /* an empty translation unit is not C */

@@ -10,6 +10,9 @@
 #define IFL_PEAK_CHAINS 2 /* soft fma: wide already */
 #include "kernels/cpu/peak.inc.h"
 
-const ifl_ops *ifl_ops_generic(void) {
-    return &generic_table;
+const ifl_ops *ifl_ops_generic(ifl_profile profile) {
+#if !defined(__x86_64__)
+    if (profile == IFL_PROFILE_BF16) return ifl_ops_ref(profile); /* rounding.h: nothing flushes here */
+#endif
+    return &generic_table[profile];
 }

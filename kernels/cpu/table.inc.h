@@ -17,10 +17,21 @@
         return result;                                                                             \
     }
 
+#define IFL_GUARD_FLUSH(name, params, args)                                                        \
+    static void name##_entry params {                                                              \
+        uint32_t saved = ifl_rounding_enter_flush();                                               \
+        name##_body args;                                                                          \
+        ifl_rounding_leave_flush(saved);                                                           \
+    }
+
 IFL_GUARD(matmul,
           (float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels, int64_t m,
            int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end),
           (y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end))
+IFL_GUARD_FLUSH(matmul_x32,
+                (float *y, int64_t ldy, const float *x, int64_t ldx, const uint16_t *w_panels,
+                 int64_t m, int64_t n, int64_t k, int64_t panel_begin, int64_t panel_end),
+                (y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end))
 IFL_GUARD(rmsnorm,
           (float *y, int64_t ldy, const float *x, int64_t ldx, const float *w, float offset,
            float eps, int64_t m, int64_t n, float *r),
@@ -36,6 +47,11 @@ IFL_GUARD(add_bias, (float *y, int64_t ldy, const float *bias, int64_t m, int64_
           (y, ldy, bias, m, n))
 IFL_GUARD(scale, (float *y, const float *x, float factor, int64_t n), (y, x, factor, n))
 IFL_GUARD(attention,
+          (float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
+           const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window, ifl_lse *lse),
+          (o, q, pos, n_rows, view, head_dim, scale, window, lse))
+/* Flushes in its products alone. */
+IFL_GUARD(attention_x32,
           (float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
            const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window, ifl_lse *lse),
           (o, q, pos, n_rows, view, head_dim, scale, window, lse))
@@ -77,34 +93,31 @@ IFL_GUARD(adamw,
            int64_t n),
           (w, m, v, w_bf16, grad, grad_scale, lr, b1, b2, eps, weight_decay, bias1, bias2, n))
 
-/* The copies (bf16_to_f32, kv_store, the packings) do no arithmetic and need no guard. */
-static const ifl_ops IFL_OPS_TABLE = {
-    .name = IFL_OPS_NAME,
-    .matmul = matmul_entry,
-    .rmsnorm = rmsnorm_entry,
-    .rope = rope_entry,
-    .silu_mul = silu_mul_entry,
-    .gelu_mul = gelu_mul_entry,
-    .add = add_entry,
-    .add_bias = add_bias_entry,
-    .scale = scale_entry,
-    .bf16_to_f32 = bf16_to_f32_body,
-    .kv_store = kv_store_body,
-    .attention = attention_entry,
-    .temper = temper_entry,
-    .block_lse = block_lse_entry,
-    .merge_lse = merge_lse_entry,
-    .exp = exp_entry,
-    .log = log_entry,
-    .matmul_f32 = matmul_f32_entry,
-    .pack_f32 = pack_f32_body,
-    .pack_f32_transposed = pack_f32_transposed_body,
-    .unpack_for_dx = unpack_for_dx_body,
-    .rmsnorm_backward = rmsnorm_backward_entry,
-    .silu_mul_backward = silu_mul_backward_entry,
-    .gelu_mul_backward = gelu_mul_backward_entry,
-    .softmax_backward = softmax_backward_entry,
-    .logprob_backward = logprob_backward_entry,
-    .sum_squares = sum_squares_entry,
-    .adamw = adamw_entry,
+/* What the tables of both profiles share. The copies (bf16_to_f32, kv_store, the packings) and the
+ * rounding, all integer work, need no guard. */
+#define IFL_OPS_SHARED                                                                             \
+    .rmsnorm = rmsnorm_entry, .rope = rope_entry, .silu_mul = silu_mul_entry,                      \
+    .gelu_mul = gelu_mul_entry, .add = add_entry, .add_bias = add_bias_entry,                      \
+    .scale = scale_entry, .temper = temper_entry, .block_lse = block_lse_entry,                    \
+    .merge_lse = merge_lse_entry, .exp = exp_entry, .log = log_entry,                              \
+    .matmul_f32 = matmul_f32_entry, .rmsnorm_backward = rmsnorm_backward_entry,                    \
+    .silu_mul_backward = silu_mul_backward_entry, .gelu_mul_backward = gelu_mul_backward_entry,    \
+    .softmax_backward = softmax_backward_entry, .logprob_backward = logprob_backward_entry,        \
+    .sum_squares = sum_squares_entry, .adamw = adamw_entry, .bf16_to_f32 = bf16_to_f32_body,       \
+    .kv_store = kv_store_body, .pack_f32 = pack_f32_body,                                          \
+    .pack_f32_transposed = pack_f32_transposed_body, .unpack_for_dx = unpack_for_dx_body
+
+static const ifl_ops IFL_OPS_TABLE[IFL_PROFILE_COUNT] = {
+    [IFL_PROFILE_F32] = {.name = IFL_OPS_NAME,
+                         .profile = IFL_PROFILE_F32,
+                         .matmul = matmul_entry,
+                         .attention = attention_entry,
+                         .round = round_f32_body,
+                         IFL_OPS_SHARED},
+    [IFL_PROFILE_BF16] = {.name = IFL_OPS_NAME,
+                          .profile = IFL_PROFILE_BF16,
+                          .matmul = matmul_x32_entry,
+                          .attention = attention_x32_entry,
+                          .round = round_bf16_body,
+                          IFL_OPS_SHARED},
 };

@@ -42,6 +42,81 @@ BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const 
         }
 }
 
+/* --- x32: every step in double, where it is exact but for the sum, and flushed by hand, so that
+ * the bits depend on no mode of the processor
+ * --------------------------------------------------------- */
+
+static float ref_denormal_is_zero(float x) {
+    return x < 0x1p-126f && x > -0x1p-126f ? __builtin_copysignf(0.0f, x) : x;
+}
+
+/* x, exact or rounded to odd, as an f32; zero when it is denormal after rounding to 24 bits. */
+static float ref_round_flush(double x) {
+    const double limit = 0x1p-126 - 0x1p-151; /* half way to the next smaller 24-bit number */
+    if (x < limit && x > -limit)
+        return __builtin_copysignf(0.0f, (float)__builtin_copysign(1.0, x));
+    return (float)x;
+}
+
+/* a * b + c rounded once: the sum in double is rounded to odd (Boldo and Melquiond 2008). */
+static float ref_x32_fma(float a, float b, float c) {
+    double p = (double)ref_denormal_is_zero(a) * (double)ref_denormal_is_zero(b), z = (double)c;
+    double s = p + z, z_part = s - p, error = (p - (s - z_part)) + (z - z_part);
+    if (error < 0.0 || error > 0.0) {
+        int64_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        if ((error < 0.0) != (s < 0.0)) bits--; /* truncated towards zero ... */
+        bits |= 1;                              /* ... and marked inexact */
+        memcpy(&s, &bits, sizeof s);
+    }
+    return ref_round_flush(s);
+}
+
+static float ref_x32_add(float a, float b) {
+    return ref_round_flush((double)a + (double)b);
+}
+
+/* x32 over a block's 32 pairs; x32 is these, block after block. */
+static float ref_x32_block(float acc, const float a[IFL_DEPTH], const float b[IFL_DEPTH]) {
+    float even = 0.0f, odd = 0.0f;
+    for (int k = 0; k < IFL_DEPTH; k += 2) {
+        even = ref_x32_fma(a[k], b[k], even);
+        odd = ref_x32_fma(a[k + 1], b[k + 1], odd);
+    }
+    return ref_x32_add(acc, ref_x32_add(even, odd));
+}
+
+BODY void matmul_x32_body(float *y, int64_t ldy, const float *x, int64_t ldx,
+                          const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
+                          int64_t panel_begin, int64_t panel_end) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t c = panel_begin * IFL_PANEL; c < panel_end * IFL_PANEL && c < n; c++) {
+            const uint16_t *w = w_panels + ifl_panel_row(c, k);
+            float acc = 0.0f, a[IFL_DEPTH], b[IFL_DEPTH];
+            for (int64_t k0 = 0; k0 < k; k0 += IFL_DEPTH) {
+                for (int64_t j = 0; j < IFL_DEPTH; j++) {
+                    bool there = k0 + j < k;
+                    a[j] = there ? x[i * ldx + k0 + j] : 0.0f;
+                    b[j] = there ? ifl_bf16_to_f32(w[ifl_panel_k(k0 + j)]) : 0.0f;
+                }
+                acc = ref_x32_block(acc, a, b);
+            }
+            y[i * ldy + c] = acc;
+        }
+}
+
+static void round_f32_body(float *x, int64_t n) {
+    (void)x;
+    (void)n;
+}
+
+static void round_bf16_body(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        x[i] = ifl_bf16_to_f32(ifl_bf16_from_f32(x[i]));
+}
+
+/* --- Rows ------------------------------------------------------------------------------------- */
+
 BODY void rmsnorm_body(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w,
                        float offset, float eps, int64_t m, int64_t n, float *r) {
     for (int64_t i = 0; i < m; i++) {
@@ -129,15 +204,58 @@ BODY void kv_store_body(const ifl_kv_view *view, int64_t t, const float *k, cons
     }
 }
 
-/* One row over one split [begin, end) of visible keys: scores, maximum, p in place, lane sum. */
-static ifl_lse ref_attention_split(float *score, const float *q, const ifl_kv_view *view,
-                                   int64_t begin, int64_t end, int64_t head_dim, float scale) {
-    for (int64_t t = begin; t < end; t++) {
-        float acc = 0.0f;
-        for (int64_t d = 0; d < head_dim; d++)
-            acc = ref_fma(q[d], view->k[ref_k_index(view, t, d, head_dim)], acc);
-        score[t - begin] = acc * scale;
+static float ref_score(const float *q, const ifl_kv_view *view, int64_t t, int64_t head_dim,
+                       float scale) {
+    float acc = 0.0f;
+    for (int64_t d = 0; d < head_dim; d++)
+        acc = ref_fma(q[d], view->k[ref_k_index(view, t, d, head_dim)], acc);
+    return acc * scale;
+}
+
+static float ref_score_x32(const float *q, const ifl_kv_view *view, int64_t t, int64_t head_dim,
+                           float scale) {
+    float acc = 0.0f, a[IFL_DEPTH], b[IFL_DEPTH];
+    for (int64_t d0 = 0; d0 < head_dim; d0 += IFL_DEPTH) {
+        for (int64_t j = 0; j < IFL_DEPTH; j++) {
+            bool there = d0 + j < head_dim;
+            a[j] = there ? q[d0 + j] : 0.0f;
+            b[j] = there ? view->k[ref_k_index(view, t, d0 + j, head_dim)] : 0.0f;
+        }
+        acc = ref_x32_block(acc, a, b);
     }
+    return ref_round_flush((double)acc * (double)ref_denormal_is_zero(scale));
+}
+
+/* o_s[d] over the visible keys [begin, end) of one split; p[t - begin]. */
+static float ref_weighted(const float *p, const ifl_kv_view *view, int64_t begin, int64_t end,
+                          int64_t d, int64_t head_dim) {
+    float acc = 0.0f;
+    for (int64_t t = begin; t < end; t++)
+        acc = ref_fma(p[t - begin], view->v[ref_v_index(view, t, d, head_dim)], acc);
+    return acc;
+}
+
+static float ref_weighted_x32(const float *p, const ifl_kv_view *view, int64_t begin, int64_t end,
+                              int64_t d, int64_t head_dim) {
+    float acc = 0.0f, a[IFL_DEPTH], b[IFL_DEPTH];
+    for (int64_t t0 = begin / IFL_DEPTH * IFL_DEPTH; t0 < end; t0 += IFL_DEPTH) {
+        for (int64_t j = 0; j < IFL_DEPTH; j++) {
+            int64_t t = t0 + j;
+            bool seen = t >= begin && t < end;
+            a[j] = seen ? ifl_bf16_to_f32(ifl_bf16_from_f32(p[t - begin])) : 0.0f;
+            b[j] = seen ? view->v[ref_v_index(view, t, d, head_dim)] : 0.0f;
+        }
+        acc = ref_x32_block(acc, a, b);
+    }
+    return acc + 0.0f;
+}
+
+/* One row over one split [begin, end) of visible keys: scores, maximum, p in place, lane sum. */
+static ifl_lse ref_attention_split(bool x32, float *score, const float *q, const ifl_kv_view *view,
+                                   int64_t begin, int64_t end, int64_t head_dim, float scale) {
+    for (int64_t t = begin; t < end; t++)
+        score[t - begin] = x32 ? ref_score_x32(q, view, t, head_dim, scale)
+                               : ref_score(q, view, t, head_dim, scale);
     ifl_lse split = {.max = ref_max(score, end - begin)};
     float s[IFL_LANES] = {0};
     for (int64_t t = begin; t < end; t++) {
@@ -148,9 +266,9 @@ static ifl_lse ref_attention_split(float *score, const float *q, const ifl_kv_vi
     return split;
 }
 
-BODY void attention_body(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
-                         const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
-                         ifl_lse *lse) {
+static void ref_attention(bool x32, float *const *o, const float *const *q, const int32_t *pos,
+                          int64_t n_rows, const ifl_kv_view *view, int64_t head_dim, float scale,
+                          int32_t window, ifl_lse *lse) {
     for (int64_t r = 0; r < n_rows; r++) {
         int64_t first = window > 0 && pos[r] - window + 1 > 0 ? pos[r] - window + 1 : 0;
         int64_t stop = (int64_t)pos[r] + 1;
@@ -162,17 +280,16 @@ BODY void attention_body(float *const *o, const float *const *q, const int32_t *
             for (int64_t begin = first; begin < stop;) {
                 int64_t end = (begin / IFL_KV_SPLIT + 1) * IFL_KV_SPLIT;
                 if (end > stop) end = stop;
-                ifl_lse split = ref_attention_split(score, q[r], view, begin, end, head_dim, scale);
+                ifl_lse split =
+                    ref_attention_split(x32, score, q[r], view, begin, end, head_dim, scale);
                 if (pass == 0) {
                     row.max = split.max > row.max ? split.max : row.max;
                 } else {
                     float c = ifl_exp_scalar(split.max - row.max);
                     row.sum = started ? ref_fma(c, split.sum, row.sum) : c * split.sum;
                     for (int64_t d = 0; d < head_dim; d++) {
-                        float acc = 0.0f;
-                        for (int64_t t = begin; t < end; t++)
-                            acc = ref_fma(score[t - begin],
-                                          view->v[ref_v_index(view, t, d, head_dim)], acc);
+                        float acc = (x32 ? ref_weighted_x32 : ref_weighted)(score, view, begin, end,
+                                                                            d, head_dim);
                         o[r][d] = started ? ref_fma(c, acc, o[r][d]) : c * acc;
                     }
                     started = true;
@@ -184,6 +301,18 @@ BODY void attention_body(float *const *o, const float *const *q, const int32_t *
             o[r][d] = o[r][d] / row.sum;
         if (lse) lse[r] = row;
     }
+}
+
+BODY void attention_body(float *const *o, const float *const *q, const int32_t *pos, int64_t n_rows,
+                         const ifl_kv_view *view, int64_t head_dim, float scale, int32_t window,
+                         ifl_lse *lse) {
+    ref_attention(false, o, q, pos, n_rows, view, head_dim, scale, window, lse);
+}
+
+BODY void attention_x32_body(float *const *o, const float *const *q, const int32_t *pos,
+                             int64_t n_rows, const ifl_kv_view *view, int64_t head_dim, float scale,
+                             int32_t window, ifl_lse *lse) {
+    ref_attention(true, o, q, pos, n_rows, view, head_dim, scale, window, lse);
 }
 
 BODY void temper_body(float *y, const float *x, float temperature, float softcap, int64_t n) {
@@ -366,6 +495,6 @@ BODY void adamw_body(float *w, float *m, float *v, uint16_t *w_bf16, const float
 #define IFL_OPS_TABLE ref_table
 #include "kernels/cpu/table.inc.h"
 
-const ifl_ops *ifl_ops_ref(void) {
-    return &ref_table;
+const ifl_ops *ifl_ops_ref(ifl_profile profile) {
+    return &ref_table[profile];
 }

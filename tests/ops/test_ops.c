@@ -34,6 +34,7 @@ static void case_matmul(const ifl_ops *ops, testing_rng *rng, testing_sink *sink
     if (m > 1 && testing_below(rng, 3) == 0) /* a neighbour of NaNs and infinities */
         for (int64_t c = 0; c < k; c++)
             x[ldx + c] = c % 2 ? NAN : INFINITY;
+    ops->round(x, m * ldx + 1);
     float *y = testing_floats(rng, m * ldy + GUARD, KIND_PLAIN);
     int64_t begin = testing_below(rng, ifl_panels(n)),
             end = testing_between(rng, begin, ifl_panels(n));
@@ -245,6 +246,18 @@ static void case_adamw(const ifl_ops *ops, testing_rng *rng, testing_sink *sink)
     free(b);
 }
 
+static void case_round(const ifl_ops *ops, testing_rng *rng, testing_sink *sink) {
+    int64_t n = testing_between(rng, 1, 70);
+    float *x = testing_floats(rng, n + GUARD, testing_any_kind(rng));
+    static const uint32_t edges[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x7f7fffff, 0x7f7f8000,
+                                     0x7f800001, 0xffc12345, 0x007fffff, 0x80000001, 0x00008000};
+    for (int i = 0; i < 10; i++) /* ties, overflow, NaNs, denormals */
+        if (i < n) memcpy(&x[testing_below(rng, n)], &edges[i], sizeof edges[i]);
+    TESTING_CALL(sink, ops->round(x, n));
+    testing_sink_put(sink, x, (size_t)(n + GUARD) * sizeof *x);
+    free(x);
+}
+
 /* --- Attention ------------------------------------------------------------------------------- */
 
 /* One sequence of n_tokens keys in shuffled pages; every slot that no key fills holds NaN. */
@@ -274,9 +287,12 @@ static void attention_run(const ifl_ops *ops, testing_rng *rng, testing_sink *si
             k[d] = testing_value(rng, kind);
             v[d] = t == nan_key ? NAN : testing_value(rng, kind);
         }
+        ops->round(k, head_dim);
+        ops->round(v, head_dim);
         TESTING_CALL(sink, ops->kv_store(&view, t, k, v, head_dim));
     }
     float *q = testing_floats(rng, n_rows * head_dim, KIND_PLAIN);
+    ops->round(q, n_rows * head_dim);
     float *o = testing_floats(rng, n_rows * (head_dim + GUARD), KIND_PLAIN);
     ifl_lse *lse = calloc((size_t)n_rows, sizeof *lse);
     assert_non_null(lse);
@@ -343,19 +359,26 @@ static const struct op_case {
     const char *name;
     op_case_fn run;
     int n_seeds;
+    bool differs_by_profile;
 } op_cases[] = {
-    {"matmul", case_matmul, 300},
-    {"matmul_f32", case_matmul_f32, 200},
-    {"packing", case_packing, 200},
-    {"rmsnorm", case_rmsnorm, 300},
-    {"rope", case_rope, 100},
-    {"elementwise", case_elementwise, 300},
-    {"lse", case_lse, 200},
-    {"adamw", case_adamw, 100},
-    {"attention", case_attention, 120},
-    {"attention_large", case_attention_large, 12},
+    {"matmul", case_matmul, 300, true},
+    {"matmul_f32", case_matmul_f32, 200, false},
+    {"packing", case_packing, 200, false},
+    {"rmsnorm", case_rmsnorm, 300, false},
+    {"rope", case_rope, 100, false},
+    {"round", case_round, 100, true},
+    {"elementwise", case_elementwise, 300, false},
+    {"lse", case_lse, 200, false},
+    {"adamw", case_adamw, 100, false},
+    {"attention", case_attention, 120, true},
+    {"attention_large", case_attention_large, 12, true},
 };
 enum { N_CASES = sizeof op_cases / sizeof *op_cases };
+
+static int list_both(const ifl_ops *out[16]) {
+    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
+    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
+}
 
 /* Number of seeds on which `ops` differs from `ref`; the first is reported when `report`. */
 static int count_differences(const ifl_ops *ops, const struct op_case *op, int n_seeds,
@@ -365,7 +388,7 @@ static int count_differences(const ifl_ops *ops, const struct op_case *op, int n
     for (int seed = 0; seed < n_seeds; seed++) {
         testing_rng rng = {(uint64_t)seed};
         want.n = 0;
-        op->run(ifl_ops_ref(), &rng, &want);
+        op->run(ifl_ops_ref(ops->profile), &rng, &want);
         for (int environment = 0; environment < TESTING_ENVIRONMENTS; environment++) {
             rng.state = (uint64_t)seed;
             got.n = 0;
@@ -375,8 +398,10 @@ static int count_differences(const ifl_ops *ops, const struct op_case *op, int n
             if (at < 0) continue;
             differing++;
             if (report && differing == 1)
-                print_error("%s, %s, seed %d, environment %d: word %lld of %zu differs\n",
-                            ops->name, op->name, seed, environment, (long long)at, want.n / 4);
+                print_error(
+                    "%s, profile %d, %s, seed %d, environment %d: word %lld of %zu differs\n",
+                    ops->name, (int)ops->profile, op->name, seed, environment, (long long)at,
+                    want.n / 4);
             break;
         }
     }
@@ -387,12 +412,13 @@ static int count_differences(const ifl_ops *ops, const struct op_case *op, int n
 
 static void test_every_implementation_has_the_bits_of_ref(void **state) {
     (void)state;
-    const ifl_ops *all[8];
-    int n = ifl_ops_list(all, 8), differing = 0;
-    assert_true(n >= 2);
+    const ifl_ops *all[16];
+    int n = list_both(all), differing = 0;
+    assert_true(n >= 4);
     for (int i = 0; i < n; i++) /* ref too: under the poisoned environment */
         for (int c = 0; c < N_CASES; c++)
-            differing += count_differences(all[i], &op_cases[c], op_cases[c].n_seeds, true);
+            if (all[i]->profile == IFL_PROFILE_F32 || op_cases[c].differs_by_profile)
+                differing += count_differences(all[i], &op_cases[c], op_cases[c].n_seeds, true);
     assert_int_equal(differing, 0);
 }
 
@@ -408,9 +434,11 @@ static void test_a_row_has_the_same_bits_for_every_number_of_rows(void **state) 
     float *alone = malloc(sizeof(float[ROWS * N])), *together = malloc(sizeof(float[ROWS * N]));
     assert_true(panels && alone && together);
     ifl_pack_bf16(panels, w, N, K);
-    const ifl_ops *all[8];
-    int n = ifl_ops_list(all, 8);
-    for (int i = 1; i < n; i++) { /* ref has only one way */
+    const ifl_ops *all[16];
+    int n = list_both(all);
+    ifl_ops_best(IFL_PROFILE_BF16)->round(x, ROWS * K);
+    for (int i = 0; i < n; i++) {
+        if (strcmp(all[i]->name, "ref") == 0) continue; /* has only one way */
         for (int r = 0; r < ROWS; r++)
             all[i]->matmul(alone + r * N, N, x + r * K, K, panels, 1, N, K, 0, ifl_panels(N));
         for (int m = 1; m <= ROWS; m++) {
@@ -439,10 +467,11 @@ static void test_a_product_of_ones_is_exactly_k(void **state) {
         x[i] = 1.0f;
     for (int i = 0; i < N * K_MAX; i++)
         ones[i] = 0x3f80;
-    const ifl_ops *all[8];
-    int n = ifl_ops_list(all, 8);
+    const ifl_ops *all[16];
+    int n = list_both(all);
     for (int k = 1; k <= K_MAX; k += k < 300 ? 1 : 37)
-        for (int i = 1; i < n; i++) {
+        for (int i = 0; i < n; i++) {
+            if (strcmp(all[i]->name, "ref") == 0) continue;
             ifl_pack_bf16(panels, ones, N, k);
             int m = 1 + k % M;
             all[i]->matmul(y, N, x, k, panels, m, N, k, 0, 2);
@@ -554,9 +583,74 @@ static void mutant_matmul_flushing(float *y, int64_t ldy, const float *x, int64_
             if (fabsf(y[i * ldy + c]) < 0x1p-126f) y[i * ldy + c] = 0.0f;
 }
 
+/* The order of the plain bf16 dot instruction: pairs, the odd k first, into one accumulator. */
+static void mutant_matmul_pairs(float *y, int64_t ldy, const float *x, int64_t ldx,
+                                const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
+                                int64_t panel_begin, int64_t panel_end) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t c = panel_begin * IFL_PANEL; c < panel_end * IFL_PANEL && c < n; c++) {
+            const uint16_t *w = w_panels + ifl_panel_row(c, k);
+            float acc = 0.0f;
+            for (int64_t kk = 0; kk < k; kk += 2)
+                for (int64_t j = kk + 1; j >= kk; j--)
+                    if (j < k) acc = fmaf(x[i * ldx + j], ifl_bf16_to_f32(w[ifl_panel_k(j)]), acc);
+            y[i * ldy + c] = acc;
+        }
+}
+/* x32 in blocks of 32 k, but without flushing. */
+static void mutant_matmul_gradual(float *y, int64_t ldy, const float *x, int64_t ldx,
+                                  const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
+                                  int64_t panel_begin, int64_t panel_end) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t c = panel_begin * IFL_PANEL; c < panel_end * IFL_PANEL && c < n; c++) {
+            const uint16_t *w = w_panels + ifl_panel_row(c, k);
+            float acc = 0.0f, half[2] = {0};
+            for (int64_t kk = 0; kk < k; kk++) {
+                half[kk % 2] =
+                    fmaf(x[i * ldx + kk], ifl_bf16_to_f32(w[ifl_panel_k(kk)]), half[kk % 2]);
+                if (kk % 32 < 31 && kk + 1 < k) continue;
+                acc += half[0] + half[1];
+                half[0] = half[1] = 0.0f;
+            }
+            y[i * ldy + c] = acc;
+        }
+}
+static void mutant_round_truncating(float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0xffff0000u;
+        memcpy(&x[i], &bits, sizeof bits);
+    }
+}
+/* p not rounded, one chain. */
+static void mutant_attention_f32(float *const *o, const float *const *q, const int32_t *pos,
+                                 int64_t n_rows, const ifl_kv_view *view, int64_t head_dim,
+                                 float scale, int32_t window, ifl_lse *lse) {
+    ifl_ops_best(IFL_PROFILE_F32)->attention(o, q, pos, n_rows, view, head_dim, scale, window, lse);
+}
+
+static void test_a_changed_order_of_the_bf16_profile_is_noticed(void **state) {
+    (void)state;
+    honest = ifl_ops_best(IFL_PROFILE_BF16);
+    ifl_ops mutant[4];
+    for (int i = 0; i < 4; i++)
+        mutant[i] = *honest;
+    mutant[0].matmul = mutant_matmul_pairs;
+    mutant[1].matmul = mutant_matmul_gradual;
+    mutant[2].round = mutant_round_truncating;
+    mutant[3].attention = mutant_attention_f32;
+    static const char *const where[4] = {"matmul", "matmul", "round", "attention"};
+    for (int i = 0; i < 4; i++)
+        for (int c = 0; c < N_CASES; c++)
+            if (strcmp(op_cases[c].name, where[i]) == 0)
+                assert_true(
+                    count_differences(&mutant[i], &op_cases[c], op_cases[c].n_seeds, false) > 0);
+}
+
 static void test_a_changed_order_is_noticed(void **state) {
     (void)state;
-    honest = ifl_ops_best();
+    honest = ifl_ops_best(IFL_PROFILE_F32);
     ifl_ops mutant[7];
     for (int i = 0; i < 7; i++)
         mutant[i] = *honest;
@@ -581,12 +675,13 @@ static void test_a_changed_order_is_noticed(void **state) {
 static void test_force_chooses_and_refuses(void **state) {
     (void)state;
     const ifl_ops *all[8];
-    int n = ifl_ops_list(all, 8);
-    assert_ptr_equal(ifl_ops_best(), all[n - 1]);
+    int n = ifl_ops_list(IFL_PROFILE_F32, all, 8);
+    assert_ptr_equal(ifl_ops_best(IFL_PROFILE_F32), all[n - 1]);
     assert_false(ifl_ops_force("amx"));
-    assert_ptr_equal(ifl_ops_best(), all[n - 1]);
+    assert_ptr_equal(ifl_ops_best(IFL_PROFILE_F32), all[n - 1]);
     assert_true(ifl_ops_force("generic"));
-    assert_string_equal(ifl_ops_best()->name, "generic");
+    assert_string_equal(ifl_ops_best(IFL_PROFILE_F32)->name, "generic");
+    assert_string_equal(ifl_ops_best(IFL_PROFILE_BF16)->name, "generic");
     assert_true(ifl_ops_force(all[n - 1]->name));
 }
 
@@ -596,6 +691,7 @@ int main(void) {
         cmocka_unit_test(test_a_row_has_the_same_bits_for_every_number_of_rows),
         cmocka_unit_test(test_a_product_of_ones_is_exactly_k),
         cmocka_unit_test(test_a_changed_order_is_noticed),
+        cmocka_unit_test(test_a_changed_order_of_the_bf16_profile_is_noticed),
         cmocka_unit_test(test_force_chooses_and_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

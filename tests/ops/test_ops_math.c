@@ -62,14 +62,16 @@ static double sweep(sweep_fn fast, sweep_fn ref, exact_fn exact) {
 
 static void test_exp_is_within_its_bound_and_equal_everywhere(void **state) {
     (void)state;
-    double worst = sweep(ifl_ops_best()->exp, ifl_ops_ref()->exp, exp);
+    double worst =
+        sweep(ifl_ops_best(IFL_PROFILE_F32)->exp, ifl_ops_ref(IFL_PROFILE_F32)->exp, exp);
     print_message("exp: worst error %.4f ulp\n", worst);
     assert_true(worst <= 1.0);
 }
 
 static void test_log_is_within_its_bound_and_equal_everywhere(void **state) {
     (void)state;
-    double worst = sweep(ifl_ops_best()->log, ifl_ops_ref()->log, log);
+    double worst =
+        sweep(ifl_ops_best(IFL_PROFILE_F32)->log, ifl_ops_ref(IFL_PROFILE_F32)->log, log);
     print_message("log: worst error %.4f ulp\n", worst);
     assert_true(worst <= 0.8);
 }
@@ -77,7 +79,7 @@ static void test_log_is_within_its_bound_and_equal_everywhere(void **state) {
 static void test_exp_of_every_implementation_at_the_edges(void **state) {
     (void)state;
     const ifl_ops *all[8];
-    int n = ifl_ops_list(all, 8);
+    int n = ifl_ops_list(IFL_PROFILE_F32, all, 8);
     float x[64], y[64], want[64];
     static const float edges[] = {0.0f,      -0.0f,     88.72283f, 88.722839f, 88.73f,    89.0f,
                                   1e30f,     INFINITY,  -87.33f,   -87.34f,    -103.97f,  -103.98f,
@@ -86,7 +88,7 @@ static void test_exp_of_every_implementation_at_the_edges(void **state) {
     enum { EDGES = sizeof edges / sizeof *edges };
     for (int i = 0; i < 64; i++)
         x[i] = edges[i % EDGES];
-    ifl_ops_ref()->exp(want, x, 64);
+    ifl_ops_ref(IFL_PROFILE_F32)->exp(want, x, 64);
     assert_true(want[0] == 1.0f && want[1] == 1.0f);
     assert_true(want[4] == INFINITY && want[7] == INFINITY && isfinite(want[2]));
     assert_true(want[11] == 0.0f && want[14] == 0.0f && want[10] > 0.0f && isnan(want[15]));
@@ -123,7 +125,7 @@ static void check_gated(double (*activation)(double), bool is_silu) {
     float *dy = testing_floats(&rng, N, KIND_PLAIN), dg[N], du[N];
     for (int i = 0; i < N; i++)
         g[i] *= i % 3 ? 3.0f : 12.0f;
-    const ifl_ops *ops = ifl_ops_best();
+    const ifl_ops *ops = ifl_ops_best(IFL_PROFILE_F32);
     (is_silu ? ops->silu_mul_backward : ops->gelu_mul_backward)(dg, du, dy, g, u, N);
     for (int i = 0; i < N; i++) {
         double x = (double)g[i], d = (double)dy[i];
@@ -165,7 +167,7 @@ static double norm_loss(const double *x, const double *w, const float *dy, doubl
 static void test_gradient_of_rmsnorm(void **state) {
     (void)state;
     const double h = 1e-5;
-    const ifl_ops *ops = ifl_ops_best();
+    const ifl_ops *ops = ifl_ops_best(IFL_PROFILE_F32);
     testing_rng rng = {8};
     float *x = testing_floats(&rng, NORM_ROWS * NORM_N, KIND_PLAIN);
     float *w = testing_floats(&rng, NORM_N, KIND_PLAIN);
@@ -223,7 +225,7 @@ static double soft_loss(const double *score, double scale, const float *dp, int 
 static void test_gradient_of_softmax_and_logprob(void **state) {
     (void)state;
     const double h = 1e-5;
-    const ifl_ops *ops = ifl_ops_best();
+    const ifl_ops *ops = ifl_ops_best(IFL_PROFILE_F32);
     testing_rng rng = {9};
     float *score = testing_floats(&rng, SOFT_N, KIND_PLAIN),
           *dp = testing_floats(&rng, SOFT_N, KIND_PLAIN);
@@ -260,7 +262,7 @@ static void test_products_of_the_backward_pass(void **state) {
     (void)state;
     enum { M = 45, N = 70, K = 50 }; /* y[M, N] = x[M, K] w[N, K] */
     const ifl_ops *all[8];
-    int n_ops = ifl_ops_list(all, 8);
+    int n_ops = ifl_ops_list(IFL_PROFILE_F32, all, 8);
     testing_rng rng = {10};
     float *x = testing_floats(&rng, M * K, KIND_PLAIN),
           *dy = testing_floats(&rng, M * N, KIND_PLAIN);
@@ -311,8 +313,8 @@ static void test_adamw_is_the_published_step(void **state) {
     (void)state;
     float w = 0.5f, m = 0.1f, v = 0.02f, g = 0.3f;
     uint16_t b = 0;
-    ifl_ops_best()->adamw(&w, &m, &v, &b, &g, 2.0f, 1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.19f, 0.0199f,
-                          1);
+    ifl_ops_best(IFL_PROFILE_F32)
+        ->adamw(&w, &m, &v, &b, &g, 2.0f, 1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.19f, 0.0199f, 1);
     double md = 0.9 * 0.1 + 0.1 * 0.6, vd = 0.99 * 0.02 + 0.01 * 0.36;
     double wd = 0.5 - 1e-2 * (md / 0.19 / (sqrt(vd / 0.0199) + 1e-8) + 0.1 * 0.5);
     expect_close((double)m, md, 1);

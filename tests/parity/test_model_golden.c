@@ -134,7 +134,7 @@ static float *all_logits(const golden *g, const ifl_ops *ops, const int32_t *ids
 static void test_logits_match_transformers(void **state) {
     (void)state;
     const ifl_ops *ops[8];
-    int n_ops = ifl_ops_list(ops, 8);
+    int n_ops = ifl_ops_list(IFL_PROFILE_F32, ops, 8);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         for (int o = 0; o < n_ops; o++) {
             golden g;
@@ -314,7 +314,7 @@ static void test_gradients_match_pytorch(void **state) {
 static void test_gradients_do_not_depend_on_threads_or_instruction_set(void **state) {
     (void)state;
     const ifl_ops *ops[8];
-    int n_ops = ifl_ops_list(ops, 8);
+    int n_ops = ifl_ops_list(IFL_PROFILE_F32, ops, 8);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         float *first = NULL, *first_logprobs = NULL;
         for (int o = 0; o < n_ops; o++)

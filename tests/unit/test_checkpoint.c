@@ -71,7 +71,7 @@ static ifl_optimizer *optimizer_make(void) {
     ifl_optimizer *o;
     assert_ok(ifl_weights_create(&weights, model, &err));
     assert_ok(ifl_random_weights(weights, 1, &err));
-    assert_ok(ifl_optimizer_create(&o, model, &options, NULL, ifl_ops_best(), &err));
+    assert_ok(ifl_optimizer_create(&o, model, &options, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
     ifl_optimizer_start(o, weights);
     ifl_weights_free(weights);
     return o;
@@ -312,7 +312,7 @@ static void test_another_model_is_refused(void **state) {
     const ifl_optimizer_options options = {.beta1 = 0.9, .beta2 = 0.9, .eps = 1e-8};
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
     assert_ok(ifl_model_create(&other, &config, 64, &err));
-    assert_ok(ifl_optimizer_create(&b, other, &options, NULL, ifl_ops_best(), &err));
+    assert_ok(ifl_optimizer_create(&b, other, &options, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
     int64_t step;
     char *json;
     assert_int_equal(ifl_checkpoint_load(dir, -1, other, b, &step, &json, &err), IFL_MISMATCH);

@@ -511,8 +511,8 @@ static void test_recompute_in_place_when_pages_are_short(void **state) {
     ifl_trajectory_free(t);
 }
 
-/* A group's last sample ends under the old weights in the very step that rebuilds the group's prompt under
- * the new ones: the prompt must still be there for the second run of that step. */
+/* A group's last sample ends under the old weights in the very step that rebuilds the group's
+ * prompt under the new ones: the prompt must still be there for the second run of that step. */
 static void test_group_may_end_while_its_prompt_is_rebuilt(void **state) {
     (void)state;
     for (int32_t n_new = 1; n_new <= 6; n_new++)

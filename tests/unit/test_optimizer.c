@@ -68,7 +68,7 @@ static const ifl_optimizer_options plain = {.learning_rate = 1e-3,
 
 static ifl_optimizer *make(const ifl_optimizer_options *options, ifl_thread_pool *pool) {
     ifl_optimizer *o;
-    assert_ok(ifl_optimizer_create(&o, model, options, pool, ifl_ops_best(), &err));
+    assert_ok(ifl_optimizer_create(&o, model, options, pool, ifl_ops_best(IFL_PROFILE_F32), &err));
     ifl_optimizer_start(o, weights);
     return o;
 }

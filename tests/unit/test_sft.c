@@ -243,10 +243,11 @@ static ifl_status train(int threads, int64_t n_steps, uint64_t seed, seen *s, if
     const ifl_sft_options options = {.n_steps = n_steps, .batch_tokens = 128, .seed = seed};
     assert_ok(ifl_weights_create(&weights, model, &err));
     assert_ok(ifl_thread_pool_create(&pool, threads, &err));
-    assert_ok(ifl_optimizer_create(&optimizer, model, &oo, pool, ifl_ops_best(), &err));
+    assert_ok(
+        ifl_optimizer_create(&optimizer, model, &oo, pool, ifl_ops_best(IFL_PROFILE_F32), &err));
     ifl_init_masters(model, 1, ifl_optimizer_masters(optimizer));
     ifl_status st = ifl_sft_run(model, optimizer, weights, &options, repeat_example, NULL, see, s,
-                                pool, ifl_ops_best(), &err);
+                                pool, ifl_ops_best(IFL_PROFILE_F32), &err);
     if (st == IFL_OK) assert_int_equal(weights->version, n_steps);
     *hash = ifl_weights_hash(weights);
     ifl_optimizer_free(optimizer);

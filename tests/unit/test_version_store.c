@@ -29,7 +29,8 @@ static int setup(void **state) {
     ifl_model_config config;
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
     assert_ok(ifl_model_create(&model, &config, 64, &err));
-    assert_ok(ifl_workspace_create(&workspace, model, 64, NULL, ifl_ops_best(), &err));
+    assert_ok(
+        ifl_workspace_create(&workspace, model, 64, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
     return 0;
 }
 
@@ -178,7 +179,8 @@ static ifl_trajectory *trajectory_make(ifl_version_store *store, uint64_t serial
 static ifl_audit *audit_make(ifl_version_store *store, double share, bool flip_bit) {
     const ifl_audit_options options = {.share = share, .seed = 1, .flip_bit = flip_bit};
     ifl_audit *audit;
-    assert_ok(ifl_audit_create(&audit, model, store, &options, NULL, ifl_ops_best(), &err));
+    assert_ok(ifl_audit_create(&audit, model, store, &options, NULL, ifl_ops_best(IFL_PROFILE_F32),
+                               &err));
     return audit;
 }
 
@@ -300,8 +302,9 @@ static void test_the_audited_share_is_a_keyed_draw(void **state) {
     ifl_audit_free(all);
     ifl_audit_free(none);
     const ifl_audit_options bad = {.share = 1.5};
-    assert_int_equal(ifl_audit_create(&audit, model, store, &bad, NULL, ifl_ops_best(), &err),
-                     IFL_USAGE);
+    assert_int_equal(
+        ifl_audit_create(&audit, model, store, &bad, NULL, ifl_ops_best(IFL_PROFILE_F32), &err),
+        IFL_USAGE);
     ifl_version_store_free(store);
 }
 

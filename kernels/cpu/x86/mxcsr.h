@@ -15,6 +15,18 @@ static inline uint32_t ifl_rounding_enter(void) {
     return saved;
 }
 
+#define IFL_MXCSR_FLUSH 0x9fc0u /* the same, FTZ and DAZ on */
+
+static inline uint32_t ifl_rounding_enter_flush(void) {
+    uint32_t saved = _mm_getcsr();
+    _mm_setcsr(IFL_MXCSR_FLUSH);
+    return saved;
+}
+
+static inline void ifl_rounding_leave_flush(uint32_t saved) {
+    _mm_setcsr(saved);
+}
+
 static inline void ifl_rounding_leave(uint32_t saved) {
     if ((saved & ~IFL_MXCSR_FLAGS) != IFL_MXCSR_DEFAULT) _mm_setcsr(saved);
 }
