@@ -609,7 +609,7 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
     ifl_engine_options engine = actor_engine_options(c);
     IFL_TRY_GOTO(st,
                  ifl_engine_create(&a->engine, options->model, options->tokenizer, &engine, pool,
-                                   ifl_ops_best(IFL_PROFILE_F32), err),
+                                   ifl_ops_best(options->model->numerics), err),
                  done);
     ifl_client_options client = {
         .connect = options->connect,

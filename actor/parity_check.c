@@ -246,7 +246,7 @@ static ifl_status check_threads(parity *p, ifl_error *err) {
 static ifl_status check_instruction_sets(parity *p, ifl_error *err) {
     const ifl_ops *list[16];
     char name[64] = "instruction sets";
-    int n = ifl_ops_list(IFL_PROFILE_F32, list, 16);
+    int n = ifl_ops_list(p->model->numerics, list, 16);
     for (int i = 0; i < n; i++) {
         size_t at = strlen(name);
         snprintf(name + at, sizeof name - at, "%s%s", i ? ", " : ": ", list[i]->name);
@@ -417,7 +417,7 @@ static ifl_status parity_open(parity *p, ifl_error *err) {
         p->others[i] = (int32_t)ifl_rng_below(&key, i, 1, vocab);
     IFL_TRY(ifl_thread_pool_create(&p->pool, o->threads_max, err));
     p->threads_max = ifl_thread_pool_size(p->pool);
-    p->ops = o->ops ? o->ops : ifl_ops_best(IFL_PROFILE_F32);
+    p->ops = o->ops ? o->ops : ifl_ops_best(p->model->numerics);
     if (o->mutate) p->ops = ifl_parity_mutant(p->ops);
     return IFL_OK;
 }

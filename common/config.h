@@ -48,6 +48,7 @@ typedef struct ifl_config {
 
     struct { /* model */
         char path[IFL_PATH_MAX]; /* Hugging Face folder or GGUF; empty: init from the shape below */
+        char numerics[8];        /* f32 | bf16: the numerics profile */
         char family[32];         /* llama | qwen2 | qwen3 | gemma3 */
         int32_t d_model, n_layers, n_heads, n_kv_heads, head_dim, d_ff, max_positions;
         double rope_theta;

@@ -37,6 +37,8 @@ const ifl_config_row ifl_config_rows[] = {
 
     TEXT("model.path", model.path, "",
          "Hugging Face folder or GGUF file; empty: a new model of the shape below"),
+    CHOICE("model.numerics", model.numerics, "f32", "f32|bf16",
+           "numerics profile: f32 activations | bf16 products with f32 sums"),
     CHOICE("model.family", model.family, "llama", "llama|qwen2|qwen3|gemma3", "new model: family"),
     INT32("model.d_model", model.d_model, 8, 65536, "128", "", "new model: width"),
     INT32("model.n_layers", model.n_layers, 1, 256, "4", "layers", "new model: depth"),

@@ -69,8 +69,10 @@ typedef struct bench_peaks {
 
 static bench_peaks bench_peaks_of(const ifl_ops *ops) {
 #if defined(__x86_64__)
-    if (ops == ifl_ops_avx512(IFL_PROFILE_F32)) return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
-    if (ops == ifl_ops_avx2(IFL_PROFILE_F32)) return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};
+    if (ops == ifl_ops_avx512(IFL_PROFILE_F32))
+        return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
+    if (ops == ifl_ops_avx2(IFL_PROFILE_F32))
+        return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};
 #endif
     (void)ops;
     return (bench_peaks){ifl_peak_fma_generic, ifl_peak_read_generic};

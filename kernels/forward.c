@@ -123,7 +123,8 @@ ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model
     workspace_cut(&a, ws, model, rows_max, n_threads, n_tapes, keep_inputs);
     ws->arena = arena;
     ws->pool = pool;
-    ws->ops = ops ? ops : ifl_ops_best(IFL_PROFILE_F32);
+    ws->ops = ops ? ops : ifl_ops_best(model->numerics);
+    IFL_ASSERT(ws->ops->profile == model->numerics);
     *out = ws;
     return IFL_OK;
 }
@@ -235,6 +236,7 @@ static void rows_norm_in(void *context, int64_t begin, int64_t end, int thread) 
     lp->ws->ops->rmsnorm(lp->tape->norm_in + begin * d, d, lp->x_in + begin * d, d,
                          ifl_weights_vector(lp->w, lp->p->norm_in), norm_offset(lp->ws->model),
                          c->norm_eps, end - begin, d, lp->tape->r_in + begin);
+    lp->ws->ops->round(lp->tape->norm_in + begin * d, (end - begin) * d);
 }
 
 /* Where layer l's K and V of one kv head lie, for a sequence with the given pages. */
@@ -280,6 +282,9 @@ static void rows_qkv(void *context, int64_t begin, int64_t end, int thread) {
         const float *cs = cos_table + position * half, *sn = sin_table + position * half;
         ops->rope(q, hd, cs, sn, c->n_heads, hd);
         ops->rope(k, hd, cs, sn, c->n_kv_heads, hd);
+        ops->round(q, hq);
+        ops->round(k, hk);
+        ops->round(v, hk);
         const int32_t *pages = lp->batch->seqs[ws->row_seq[row]].pages;
         for (int32_t h = 0; h < c->n_kv_heads; h++) {
             ifl_kv_view view = kv_view(lp->kv, lp->layer, h, pages);
@@ -321,6 +326,8 @@ static void attention_range(void *context, int64_t begin, int64_t end, int threa
                     lp->tape
                         ->lse[(int64_t)(seq->row_begin + i) * c->n_heads + a->kv_head * group + g] =
                         lse[n];
+            for (int i = 0; i < n; i++)
+                ws->ops->round(o[i], hd);
         }
     }
 }
@@ -346,6 +353,7 @@ static void rows_after_attention(void *context, int64_t begin, int64_t end, int 
     ops->rmsnorm(t->norm_mlp + at, d, t->x_mid + at, d,
                  ifl_weights_vector(lp->w, lp->p->norm_mlp_in), offset, c->norm_eps, n, d,
                  t->r_mlp + begin);
+    ops->round(t->norm_mlp + at, n * d);
 }
 
 static void rows_activation(void *context, int64_t begin, int64_t end, int thread) {
@@ -358,6 +366,7 @@ static void rows_activation(void *context, int64_t begin, int64_t end, int threa
         lp->ws->ops->silu_mul(t->act + at, t->gate + at, t->up + at, n);
     else
         lp->ws->ops->gelu_mul(t->act + at, t->gate + at, t->up + at, n);
+    lp->ws->ops->round(t->act + at, n);
 }
 
 /* x_out = x_mid + [norm](down). */
@@ -419,6 +428,7 @@ static void rows_norm_mlp(void *context, int64_t begin, int64_t end, int thread)
     lp->ws->ops->rmsnorm(t->norm_mlp + at, d, t->x_mid + at, d,
                          ifl_weights_vector(lp->w, lp->p->norm_mlp_in), norm_offset(lp->ws->model),
                          c->norm_eps, end - begin, d, t->r_mlp + begin);
+    lp->ws->ops->round(t->norm_mlp + at, (end - begin) * d);
 }
 
 void ifl_layer_refresh(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *batch, int32_t l,
@@ -523,6 +533,7 @@ void ifl_final_norm(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *ba
         ws->ops->rmsnorm(ws->hidden + i * d, d, from, d,
                          ifl_weights_vector(w, ws->model->final_norm), norm_offset(ws->model),
                          c->norm_eps, 1, d, ws->hidden_r + i);
+        ws->ops->round(ws->hidden + i * d, d);
     }
 }
 

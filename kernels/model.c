@@ -7,15 +7,6 @@
 #include "common/memory.h"
 #include "kernels/rope_table.h"
 
-/* Everything that decides a bit of the f32 profile, in words; hashed with the RoPE tables. A change
- * of any kernel's order must change this text. */
-static const char profile_text[] =
-    "inflight f32 profile 1: bf16 weights, f32 activations; one ascending fma chain per output; "
-    "row sums 16 lanes then tree 8,4,2,1; attention splits 256 at absolute positions, exact split "
-    "max, "
-    "merge by fma in split order; log-sum-exp blocks 4096; exp/log polynomials 1; gradual "
-    "underflow";
-
 /* --- Model
  * ------------------------------------------------------------------------------------------ */
 
@@ -138,7 +129,8 @@ static ifl_status model_hashes(ifl_model *model, ifl_error *err) {
     model->fingerprint = ifl_hasher_finish(architecture);
 
     size_t n_rope = (size_t)c->max_positions * (size_t)(c->head_dim / 2) * sizeof(float);
-    ifl_hasher_add(profile, profile_text, sizeof profile_text);
+    const char *text = ifl_profile_text(model->numerics);
+    ifl_hasher_add(profile, text, strlen(text) + 1);
     ifl_hasher_add(profile, model->rope_cos, n_rope);
     ifl_hasher_add(profile, model->rope_sin, n_rope);
     ifl_hasher_add(profile, model->rope_local_cos, n_rope);
@@ -151,7 +143,7 @@ static ifl_status model_hashes(ifl_model *model, ifl_error *err) {
 }
 
 ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
-                            ifl_error *err) {
+                            ifl_profile numerics, ifl_error *err) {
     *out = NULL;
     IFL_TRY(ifl_model_config_check(config, err));
     if (config->head_dim > IFL_HEAD_DIM_MAX)
@@ -161,6 +153,7 @@ ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int
     if (!model) return ifl_fail(err, IFL_NOMEM, "model: out of memory");
     ifl_status st;
     model->config = *config;
+    model->numerics = numerics;
     if (max_positions > 0 && max_positions < model->config.max_positions)
         model->config.max_positions = max_positions;
     model->n_params = ifl_model_config_tensors(config, NULL);

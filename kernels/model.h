@@ -40,12 +40,13 @@ typedef struct ifl_model {
     float *rope_cos, *rope_sin;             /* [max_positions, head_dim / 2], full layers */
     float *rope_local_cos, *rope_local_sin; /* sliding layers; may be the same pointers */
     ifl_hash fingerprint;   /* architecture and tensor table */
-    ifl_hash profile;       /* numerics profile: everything that decides a bit */
+    ifl_profile numerics;   /* how both sides of a run compute */
+    ifl_hash profile;       /* of that profile: everything that decides a bit */
 } ifl_model;
 
 /* Returns owned. max_positions caps the RoPE tables (0: the config's). */
 ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
-                            ifl_error *err);
+                            ifl_profile numerics, ifl_error *err);
 void ifl_model_free(ifl_model *model);
 
 /* Index of a canonical tensor name, -1 when there is none. */

@@ -33,6 +33,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/profile.h"
+
 #define IFL_PANEL 32        /* columns of a panel */
 #define IFL_DEPTH 32        /* a weight panel's k is padded to a multiple of this */
 #define IFL_LANES 16
@@ -58,8 +60,6 @@ typedef struct ifl_lse {
     float max; /* exact maximum so far */
     float sum; /* sum of exp(x - max) */
 } ifl_lse;
-
-typedef enum ifl_profile { IFL_PROFILE_F32, IFL_PROFILE_BF16, IFL_PROFILE_COUNT } ifl_profile;
 
 typedef struct ifl_ops {
     const char *name;

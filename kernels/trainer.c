@@ -654,7 +654,7 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
     for (int64_t begin = 0; begin < c->vocab_size; begin += IFL_VOCAB_BLOCK) {
         int64_t n =
             c->vocab_size - begin < IFL_VOCAB_BLOCK ? c->vocab_size - begin : IFL_VOCAB_BLOCK;
-        const uint16_t *panels = ifl_weights_panels(w, tr->model->head) + begin * d;
+        const uint16_t *panels = ifl_weights_panels(w, tr->model->head) + ifl_panel_row(begin, d);
         ifl_matmul_job logits = {tr->dlogits, ld, tr->ws->hidden, d, panels, n, d};
         ifl_matmul_jobs(tr->ws, &logits, 1, m);
         head_backward hb = {tr, pack, coefficients, begin, n, ld};

@@ -240,7 +240,7 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     };
     IFL_TRY(ifl_thread_pool_create(&l->pool, c->learner.threads, err));
     IFL_TRY(ifl_optimizer_create(&l->optimizer, l->model, &optimizer, l->pool,
-                                 ifl_ops_best(IFL_PROFILE_F32), err));
+                                 ifl_ops_best(l->model->numerics), err));
     if (c->run.resume) {
         char *state = NULL;
         ifl_status st = ifl_checkpoint_load(l->options->run->checkpoints, -1, l->model,
@@ -267,9 +267,9 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     IFL_TRY(ifl_version_store_create(&l->store, l->model, c->parity.versions_kept, bytes, err));
     ifl_audit_options audit = {c->parity.audit, (uint64_t)c->run.seed, c->parity.flip_bit};
     IFL_TRY(ifl_audit_create(&l->audit, l->model, l->store, &audit, l->pool,
-                             ifl_ops_best(IFL_PROFILE_F32), err));
+                             ifl_ops_best(l->model->numerics), err));
     return ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
-                              ifl_ops_best(IFL_PROFILE_F32), err);
+                              ifl_ops_best(l->model->numerics), err);
 }
 
 static ifl_status learner_open_network(learner *l, ifl_error *err) {

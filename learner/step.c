@@ -69,7 +69,7 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
     s->model = model;
     s->optimizer = optimizer;
     s->pool = pool;
-    s->ops = ops ? ops : ifl_ops_best(IFL_PROFILE_F32);
+    s->ops = ops ? ops : ifl_ops_best(model->numerics);
     s->rows_max = stepper_rows(config, model);
     s->items_max = config->rollout.prompts_per_step * config->rollout.group_size;
     s->items = ifl_alloc((size_t)s->items_max, sizeof *s->items);

@@ -283,8 +283,8 @@ static ifl_status train_bench_open(train_bench *t, const bench_args *a, const if
     IFL_TRY(ifl_trainer_create(&t->trainer, m->model, t->n_rows_max, pool, NULL, err));
     ifl_optimizer_options oo = {
         .learning_rate = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1};
-    IFL_TRY(ifl_optimizer_create(&t->optimizer, m->model, &oo, pool, ifl_ops_best(IFL_PROFILE_F32),
-                                 err));
+    IFL_TRY(ifl_optimizer_create(&t->optimizer, m->model, &oo, pool,
+                                 ifl_ops_best(m->model->numerics), err));
     ifl_optimizer_start(t->optimizer, m->weights);
     size_t n = (size_t)t->n_rows_max + 1;
     t->tokens = ifl_alloc(n, sizeof *t->tokens);

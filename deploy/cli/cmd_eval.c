@@ -344,7 +344,7 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
         c->actor.prefill_chunk_tokens, c->actor.kv,        (uint64_t)c->run.seed};
     IFL_TRY_GOTO(st,
                  ifl_engine_create(&e.engine, loaded.model, loaded.tokenizer, &engine, threads,
-                                   ifl_ops_best(IFL_PROFILE_F32), err),
+                                   ifl_ops_best(loaded.model->numerics), err),
                  done);
     IFL_TRY_GOTO(st, ifl_engine_swap(e.engine, loaded.weights, err), done);
     double begin = ifl_clock_s();

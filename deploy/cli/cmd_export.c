@@ -173,7 +173,7 @@ static ifl_status export_checkpoint(const export_args *a, ifl_error *err) {
     IFL_TRY_GOTO(st,
                  ifl_model_config_from_json(&config, info.model_json, strlen(info.model_json), err),
                  done);
-    IFL_TRY_GOTO(st, ifl_model_create(&model, &config, 0, err), done);
+    IFL_TRY_GOTO(st, ifl_model_create(&model, &config, 0, IFL_PROFILE_F32, err), done);
     IFL_TRY_GOTO(st, masters_round(model, a->checkpoint, &bf16, err), done);
     IFL_TRY_GOTO(st, base_of_run(base, a->checkpoint, err), done);
     if (a->model[0]) snprintf(base, sizeof base, "%s", a->model);

@@ -26,7 +26,7 @@ enum {
 static const struct argp_option parity_options[] = {
     {"model", KEY_MODEL, "PATH", 0,
      "model.path: Hugging Face folder, GGUF file or a random shape (tiny-llama, ..., "
-     "gemma-3-270m); default: all tiny shapes",
+     "gemma-3-270m), in the profile model.numerics; default: all tiny shapes in both",
      0},
     {"threads", KEY_THREADS, "N", 0, "actor.threads: most threads (default 0: one per CPU)", 0},
     {"isa", KEY_ISA, "NAME", 0,
@@ -62,6 +62,7 @@ static ifl_status parity_model(const parity_args *a, const ifl_config *config,
                                ifl_parity_report *report, ifl_error *err) {
     ifl_loaded_model loaded;
     IFL_TRY(ifl_config_model_bare(&loaded, config, 2048, stdout, err));
+    printf("numerics profile %s\n", ifl_profile_name(loaded.model->numerics));
     ifl_parity_options po = {.seed = (uint64_t)config->run.seed,
                              .n_tokens = (int32_t)a->tokens,
                              .threads_max = config->actor.threads,
@@ -78,13 +79,15 @@ static ifl_status parity_model(const parity_args *a, const ifl_config *config,
 }
 
 /* Goes on after a family with differences, so that the table is whole; the first one decides. */
-static ifl_status parity_families(const parity_args *a, const ifl_config *config, ifl_error *err) {
+static ifl_status parity_families(const parity_args *a, const ifl_config *config,
+                                  ifl_profile profile, ifl_error *err) {
     ifl_parity_report report;
     ifl_status first = IFL_OK;
     const char *name;
     ifl_config *tiny = malloc(sizeof *tiny);
     if (!tiny) return ifl_fail(err, IFL_NOMEM, "parity: out of memory");
     *tiny = *config;
+    snprintf(tiny->model.numerics, sizeof tiny->model.numerics, "%s", ifl_profile_name(profile));
     for (int i = 0; (name = ifl_random_model_name(i)); i++) {
         if (strncmp(name, "tiny-", 5) != 0) continue;
         ifl_error this_err = {0};
@@ -107,11 +110,18 @@ static ifl_status parity_work(const ifl_options *options, void *user, ifl_error 
                         "--isa %s: this host cannot run it; see the list that `inflight "
                         "parity` prints",
                         a->isa);
-    printf("numerics profile f32, kernels %s%s\n", ifl_ops_best(IFL_PROFILE_F32)->name,
-           a->mutate ? ", mutated" : "");
+    printf("kernels %s%s\n", ifl_ops_best(IFL_PROFILE_F32)->name, a->mutate ? ", mutated" : "");
     if (options->config->model.path[0] || options->config_path)
         return parity_model(a, options->config, &report, err);
-    return parity_families(a, options->config, err);
+    ifl_status first = IFL_OK;
+    for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
+        ifl_error this_err = {0};
+        ifl_status st = parity_families(a, options->config, (ifl_profile)i, &this_err);
+        if (st == IFL_OK) continue;
+        if (first == IFL_OK) *err = this_err, first = st;
+        if (st != IFL_PARITY) break;
+    }
+    return first;
 }
 
 int ifl_cmd_parity(int argc, char **argv) {

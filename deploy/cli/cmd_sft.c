@@ -179,7 +179,6 @@ static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *er
     ifl_optimizer *optimizer = NULL;
     ifl_task_set *set = NULL;
     progress_sink sink = {0};
-    const ifl_ops *ops = ifl_ops_best(IFL_PROFILE_F32);
     const ifl_optimizer_options optimizer_options = sft_optimizer_options(config);
     const ifl_sft_options options = {.n_steps = config->sft.steps,
                                      .batch_tokens = config->sft.batch_tokens,
@@ -195,7 +194,8 @@ static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *er
     IFL_TRY_GOTO(st, sft_memory_check(config, loaded.model, ifl_thread_pool_size(pool), err), done);
     IFL_TRY_GOTO(st, ifl_task_set_open(&set, config, "train", loaded.tokenizer, err), done);
     IFL_TRY_GOTO(st,
-                 ifl_optimizer_create(&optimizer, loaded.model, &optimizer_options, pool, ops, err),
+                 ifl_optimizer_create(&optimizer, loaded.model, &optimizer_options, pool,
+                                      ifl_ops_best(loaded.model->numerics), err),
                  done);
     ifl_optimizer_start(optimizer, loaded.weights);
     IFL_TRY_GOTO(st, ifl_dir_create(config->run.dir, err), done);
@@ -207,10 +207,12 @@ static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *er
                              .worked_share = config->sft.worked_share,
                              .positions_max = loaded.model->config.max_positions};
     printf("sft: %" PRId64 " steps of up to %d tokens, %d threads, %s kernels\n", options.n_steps,
-           options.batch_tokens, ifl_thread_pool_size(pool), ops->name);
+           options.batch_tokens, ifl_thread_pool_size(pool),
+           ifl_ops_best(loaded.model->numerics)->name);
     IFL_TRY_GOTO(st,
                  ifl_sft_run(loaded.model, optimizer, loaded.weights, &options, example_make,
-                             &source, progress_take, &sink, pool, ops, err),
+                             &source, progress_take, &sink, pool,
+                             ifl_ops_best(loaded.model->numerics), err),
                  done);
     IFL_TRY_GOTO(st, sft_export(config, &paths, &loaded, optimizer, err), done);
     char hash[33];

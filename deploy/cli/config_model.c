@@ -26,7 +26,9 @@ static ifl_status config_random_policy(ifl_loaded_model *out, const ifl_config *
     ifl_model_config shape;
     IFL_TRY(ifl_init_model_config(&shape, config, ifl_tokenizer_vocab_size(out->tokenizer), -1, eos,
                                   err));
-    IFL_TRY(ifl_model_create(&out->model, &shape, 0, err));
+    ifl_profile numerics;
+    IFL_TRY(ifl_profile_parse(&numerics, config->model.numerics, err));
+    IFL_TRY(ifl_model_create(&out->model, &shape, 0, numerics, err));
     IFL_TRY(ifl_weights_create(&out->weights, out->model, err));
     int64_t n = out->model->n_elements;
     float *masters = ifl_alloc((size_t)n, sizeof *masters);
@@ -57,6 +59,7 @@ ifl_status ifl_config_model_bare(ifl_loaded_model *out, const ifl_config *config
                                 .seed = (uint64_t)config->run.seed,
                                 .allow_random = true,
                                 .notes = notes};
+    IFL_TRY(ifl_profile_parse(&options.numerics, config->model.numerics, err));
     return ifl_load_model(out, config->model.path, &options, err);
 }
 

@@ -56,7 +56,7 @@ static ifl_status load_random(ifl_loaded_model *out, const char *name, const ifl
                               ifl_error *err) {
     ifl_model_config config;
     ifl_random_model_config(name, &config);
-    IFL_TRY(ifl_model_create(&out->model, &config, o->max_positions, err));
+    IFL_TRY(ifl_model_create(&out->model, &config, o->max_positions, o->numerics, err));
     notes_model(o, name, out->model, "random weights");
     IFL_TRY(ifl_weights_create(&out->weights, out->model, err));
     return ifl_random_weights(out->weights, o->seed, err);
@@ -68,7 +68,8 @@ static ifl_status load_file(ifl_loaded_model *out, const char *path, const ifl_l
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_model_file_open(&file, path, err), done);
     IFL_TRY_GOTO(st,
-                 ifl_model_create(&out->model, ifl_model_file_config(file), o->max_positions, err),
+                 ifl_model_create(&out->model, ifl_model_file_config(file), o->max_positions,
+                                  o->numerics, err),
                  done);
     notes_model(o, path, out->model, ifl_model_file_format(file));
     IFL_TRY_GOTO(st, ifl_weights_create(&out->weights, out->model, err), done);

@@ -16,6 +16,7 @@ typedef struct ifl_loaded_model {
 typedef struct ifl_load_options {
     int32_t max_positions;     /* caps the RoPE tables; 0 = the model's own */
     int64_t version;           /* stamped on the weights */
+    ifl_profile numerics;
     uint64_t seed;             /* random shapes only */
     bool allow_random;         /* a shape's name (kernels/random_model.h) is taken in place of a path */
     FILE *notes;               /* gets parameter count and rounding figures; NULL = none */

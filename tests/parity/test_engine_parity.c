@@ -18,7 +18,7 @@ static void run(const char *name, const ifl_parity_options *options, ifl_parity_
     ifl_model *model;
     ifl_weights *weights;
     assert_true(ifl_random_model_config(name, &config));
-    if (ifl_model_create(&model, &config, 0, &err) != IFL_OK ||
+    if (ifl_model_create(&model, &config, 0, IFL_PROFILE_F32, &err) != IFL_OK ||
         ifl_weights_create(&weights, model, &err) != IFL_OK ||
         ifl_random_weights(weights, 7, &err) != IFL_OK)
         fail_msg("%s", err.text);
@@ -128,7 +128,7 @@ static void test_the_callers_rounding_changes_no_bit(void **state) {
     static head_results plain, poisoned;
     assert_true(ifl_random_model_config("tiny-gemma3", &config));
     assert_true(config.d_model <= 512);
-    assert_int_equal(ifl_model_create(&model, &config, 0, &err), IFL_OK);
+    assert_int_equal(ifl_model_create(&model, &config, 0, IFL_PROFILE_F32, &err), IFL_OK);
     assert_int_equal(ifl_weights_create(&weights, model, &err), IFL_OK);
     assert_int_equal(ifl_random_weights(weights, 7, &err), IFL_OK);
     assert_int_equal(ifl_thread_pool_create(&pool, 1, &err), IFL_OK);

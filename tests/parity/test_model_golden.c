@@ -22,6 +22,16 @@
 static const char *const families[] = {"llama3", "qwen2",      "qwen3",
                                        "gemma3", "qwen2-yarn", "qwen3-wide"};
 
+/* f32: float32 against float32 in another order of summation; some three times what is measured,
+ * far below the acceptance's 1e-4 and 1e-3, which would let a wrong tail of one block pass. bf16:
+ * every product's input is rounded to 8 bits, up to 2^-9 of it each time, some 10 times a layer at
+ * random: 1 to 5 % of the largest logit in models as narrow as these; gradients have those errors
+ * twice. */
+static const struct {
+    double logits, logprobs, gradients;
+} bounds[IFL_PROFILE_COUNT] = {
+    [IFL_PROFILE_F32] = {1e-4, 1e-3, 1e-3}, [IFL_PROFILE_BF16] = {9e-2, 3e-1, 1e-1}};
+
 typedef struct golden {
     ifl_model *model;
     ifl_weights *weights;
@@ -46,14 +56,14 @@ static char *read_text(const char *path) {
     return text;
 }
 
-static void golden_open(golden *g, const char *family, int n_threads) {
+static void golden_open(golden *g, const char *family, int n_threads, ifl_profile profile) {
     char path[512];
     snprintf(path, sizeof path, "%s/models/%s/config.json", IFL_GOLDEN_DIR, family);
     char *text = read_text(path);
     ifl_model_config config;
     OK(ifl_model_config_from_json(&config, text, strlen(text), err));
     free(text);
-    OK(ifl_model_create(&g->model, &config, 0, err));
+    OK(ifl_model_create(&g->model, &config, 0, profile, err));
     OK(ifl_weights_create(&g->weights, g->model, err));
     snprintf(path, sizeof path, "%s/models/%s/model.safetensors", IFL_GOLDEN_DIR, family);
     ifl_safetensors *st;
@@ -130,15 +140,19 @@ static float *all_logits(const golden *g, const ifl_ops *ops, const int32_t *ids
     return logits;
 }
 
-/* The bound 1e-4 is the acceptance's: float32 against float32 in another order of summation. */
+static int list_both(const ifl_ops *out[16]) {
+    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
+    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
+}
+
 static void test_logits_match_transformers(void **state) {
     (void)state;
-    const ifl_ops *ops[8];
-    int n_ops = ifl_ops_list(IFL_PROFILE_F32, ops, 8);
+    const ifl_ops *ops[16];
+    int n_ops = list_both(ops);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         for (int o = 0; o < n_ops; o++) {
             golden g;
-            golden_open(&g, families[f], 2);
+            golden_open(&g, families[f], 2, ops[o]->profile);
             double worst = 0.0;
             int n_rows = 0;
             for (int s = 0;; s++) {
@@ -167,10 +181,10 @@ static void test_logits_match_transformers(void **state) {
                 ifl_free(want);
                 ifl_free(ids);
             }
-            print_message("%-7s %-8s %4d rows, worst max|a-b|/max|b| = %.2e\n", families[f],
-                          ops[o]->name, n_rows, worst);
+            print_message("%-7s %-4s %-8s %4d rows, worst max|a-b|/max|b| = %.2e\n", families[f],
+                          ifl_profile_name(ops[o]->profile), ops[o]->name, n_rows, worst);
             assert_int_equal(n_rows, strcmp(families[f], "qwen3-wide") == 0 ? 17 : 120);
-            assert_true(worst < 1e-4);
+            assert_true(worst < bounds[ops[o]->profile].logits);
             golden_close(&g);
         }
 }
@@ -179,7 +193,7 @@ static void test_greedy_continuation_matches_transformers(void **state) {
     (void)state;
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         golden g;
-        golden_open(&g, families[f], 1);
+        golden_open(&g, families[f], 1, IFL_PROFILE_F32);
         int32_t n_prompt, n_want;
         int64_t n_gap;
         int32_t *prompt = golden_ids(&g, "greedy.prompt", &n_prompt);
@@ -261,9 +275,11 @@ static float *gradients_of(const golden *g, const ifl_ops *ops, const int32_t *i
 
 static void test_gradients_match_pytorch(void **state) {
     (void)state;
-    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+    for (size_t f = 0; f < IFL_PROFILE_COUNT * sizeof families / sizeof *families; f++) {
         golden g;
-        golden_open(&g, families[f], 2);
+        const char *family = families[f / IFL_PROFILE_COUNT];
+        ifl_profile profile = (ifl_profile)(f % IFL_PROFILE_COUNT);
+        golden_open(&g, family, 2, profile);
         int32_t n;
         int64_t n_c;
         int32_t *ids = golden_ids(&g, "grad.ids", &n);
@@ -272,8 +288,12 @@ static void test_gradients_match_pytorch(void **state) {
         assert_int_equal(n_c, n - 1);
         float *logprobs = ifl_alloc((size_t)n, sizeof *logprobs);
         float *got = gradients_of(&g, NULL, ids, n, coefficients, 0, logprobs);
-        for (int32_t i = 0; i < n - 1; i++)
-            assert_true(fabs((double)logprobs[i] - (double)want_logprobs[i]) < 1e-3);
+        double logprob_error = 0.0;
+        for (int32_t i = 0; i < n - 1; i++) {
+            assert_true(isfinite(logprobs[i]));
+            logprob_error =
+                fmax(logprob_error, fabs((double)logprobs[i] - (double)want_logprobs[i]));
+        }
         double worst = 0.0;
         const char *worst_name = "";
         for (int32_t i = 0; i < g.model->n_params; i++) {
@@ -297,9 +317,11 @@ static void test_gradients_match_pytorch(void **state) {
             }
             ifl_free(want);
         }
-        print_message("%-7s %d tensors, worst relative gradient error %.2e (%s)\n", families[f],
-                      g.model->n_params, worst, worst_name);
-        assert_true(worst < 1e-3);
+        print_message(
+            "%-7s %-4s %d tensors, worst relative gradient error %.2e (%s), log-prob %.2e\n",
+            family, ifl_profile_name(profile), g.model->n_params, worst, worst_name, logprob_error);
+        assert_true(logprob_error < bounds[profile].logprobs);
+        assert_true(worst < bounds[profile].gradients);
         ifl_free(got);
         ifl_free(logprobs);
         ifl_free(want_logprobs);
@@ -313,14 +335,15 @@ static void test_gradients_match_pytorch(void **state) {
  * and agrees in the gradient up to the order of two partial sums. */
 static void test_gradients_do_not_depend_on_threads_or_instruction_set(void **state) {
     (void)state;
-    const ifl_ops *ops[8];
-    int n_ops = ifl_ops_list(IFL_PROFILE_F32, ops, 8);
-    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+    for (size_t f = 0; f < IFL_PROFILE_COUNT * sizeof families / sizeof *families; f++) {
+        const char *family = families[f / IFL_PROFILE_COUNT];
+        const ifl_ops *ops[8];
+        int n_ops = ifl_ops_list((ifl_profile)(f % IFL_PROFILE_COUNT), ops, 8);
         float *first = NULL, *first_logprobs = NULL;
         for (int o = 0; o < n_ops; o++)
             for (int threads = 1; threads <= 3; threads += 2) {
                 golden g;
-                golden_open(&g, families[f], threads);
+                golden_open(&g, family, threads, ops[o]->profile);
                 int32_t n;
                 int64_t n_c;
                 int32_t *ids = golden_ids(&g, "grad.ids", &n);
@@ -341,11 +364,11 @@ static void test_gradients_do_not_depend_on_threads_or_instruction_set(void **st
                 ifl_free(cut_logprobs);
                 if (first) {
                     if (memcmp(first_logprobs, logprobs, (size_t)(n - 1) * sizeof *logprobs) != 0)
-                        fail_msg("%s: log-probs differ on %s with %d threads", families[f],
-                                 ops[o]->name, threads);
+                        fail_msg("%s: log-probs differ on %s with %d threads", family, ops[o]->name,
+                                 threads);
                     if (memcmp(first, got, (size_t)g.model->n_elements * sizeof *got) != 0)
-                        fail_msg("%s: gradients differ on %s with %d threads", families[f],
-                                 ops[o]->name, threads);
+                        fail_msg("%s: gradients differ on %s with %d threads", family, ops[o]->name,
+                                 threads);
                     ifl_free(got);
                     ifl_free(logprobs);
                 } else {
@@ -369,7 +392,8 @@ static ifl_status driver_load(ifl_model **model, ifl_weights **weights, const ch
     uint16_t *bf16 = NULL;
     ifl_status st = IFL_OK;
     IFL_TRY_GOTO(st, ifl_model_file_open(&file, path, err), done);
-    IFL_TRY_GOTO(st, ifl_model_create(model, ifl_model_file_config(file), 0, err), done);
+    IFL_TRY_GOTO(st, ifl_model_create(model, ifl_model_file_config(file), 0, IFL_PROFILE_F32, err),
+                 done);
     IFL_TRY_GOTO(st, ifl_weights_create(weights, *model, err), done);
     for (int32_t i = 0; i < (*model)->n_params; i++) {
         const ifl_param *p = &(*model)->params[i];

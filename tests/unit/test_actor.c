@@ -88,7 +88,7 @@ static void stage_open(stage *s, bool directed) {
     assert_true(ifl_random_model_config("tiny-llama", &config));
     config.vocab_size = VOCAB;
     config.n_eos = 0; /* answers end at their limit */
-    must(ifl_model_create(&s->model, &config, POSITIONS, &err), &err);
+    must(ifl_model_create(&s->model, &config, POSITIONS, IFL_PROFILE_F32, &err), &err);
     char characters[VOCAB];
     for (int i = 0; i < VOCAB; i++)
         characters[i] = (char)(32 + i);

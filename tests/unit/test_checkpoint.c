@@ -36,7 +36,7 @@ static int setup(void **state) {
     ifl_log_setup("test", IFL_LOG_ERROR); /* refused checkpoints are warned about, rightly */
     ifl_model_config config;
     assert_true(ifl_random_model_config("tiny-llama", &config));
-    assert_ok(ifl_model_create(&model, &config, 64, &err));
+    assert_ok(ifl_model_create(&model, &config, 64, IFL_PROFILE_F32, &err));
     gradients = ifl_alloc((size_t)model->n_elements, sizeof *gradients);
     return 0;
 }
@@ -311,7 +311,7 @@ static void test_another_model_is_refused(void **state) {
     ifl_optimizer *b;
     const ifl_optimizer_options options = {.beta1 = 0.9, .beta2 = 0.9, .eps = 1e-8};
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
-    assert_ok(ifl_model_create(&other, &config, 64, &err));
+    assert_ok(ifl_model_create(&other, &config, 64, IFL_PROFILE_F32, &err));
     assert_ok(ifl_optimizer_create(&b, other, &options, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
     int64_t step;
     char *json;
@@ -377,7 +377,7 @@ static void test_info_and_masters_for_export(void **state) {
     ifl_model_config config;
     ifl_model *again;
     assert_ok(ifl_model_config_from_json(&config, info.model_json, strlen(info.model_json), &err));
-    assert_ok(ifl_model_create(&again, &config, 0, &err));
+    assert_ok(ifl_model_create(&again, &config, 0, IFL_PROFILE_F32, &err));
     assert_ok(ifl_checkpoint_read_masters(folder, again, gradients, &err));
     assert_memory_equal(gradients, ifl_optimizer_masters(a), (size_t)model->n_elements * 4);
     ifl_model_free(again);

@@ -74,7 +74,7 @@ static int setup(void **state) {
     char characters[VOCAB];
     for (int i = 0; i < VOCAB; i++)
         characters[i] = (char)(32 + i);
-    assert_ok(ifl_model_create(&model, &config, 512, &err));
+    assert_ok(ifl_model_create(&model, &config, 512, IFL_PROFILE_F32, &err));
     assert_ok(ifl_tokenizer_char(&tokenizer, characters, VOCAB, NULL, 0, false, &err));
     assert_ok(ifl_workspace_create(&workspace, model, 17, NULL, NULL, &err));
     for (int v = 0; v < VERSIONS; v++) {

@@ -35,7 +35,7 @@ static int setup(void **state) {
     ifl_model_config config;
     assert_true(ifl_random_model_config("tiny-qwen2", &config)); /* biases, norms, matrices */
     config.d_ff *= 16;
-    assert_ok(ifl_model_create(&model, &config, 64, &err));
+    assert_ok(ifl_model_create(&model, &config, 64, IFL_PROFILE_F32, &err));
     assert_true(model->n_elements > 3 * 65536); /* several chunks, so that threads have a choice */
     assert_ok(ifl_weights_create(&weights, model, &err));
     assert_ok(ifl_random_weights(weights, 1, &err));

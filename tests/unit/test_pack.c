@@ -316,7 +316,7 @@ static void test_packed_equals_one_by_one(void **state) {
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
     ifl_model *model;
     ifl_weights *weights;
-    assert_ok(ifl_model_create(&model, &config, 128, &err));
+    assert_ok(ifl_model_create(&model, &config, 128, IFL_PROFILE_F32, &err));
     assert_ok(ifl_weights_create(&weights, model, &err));
     assert_ok(ifl_random_weights(weights, 3, &err));
     ifl_pack_item items[N];

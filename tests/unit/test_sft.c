@@ -41,7 +41,7 @@ static ifl_model *model_small(const char *family) {
     ifl_model_config shape;
     ifl_model *model;
     assert_ok(ifl_init_model_config(&shape, config_small(family), VOCAB, -1, END, &err));
-    assert_ok(ifl_model_create(&model, &shape, 0, &err));
+    assert_ok(ifl_model_create(&model, &shape, 0, IFL_PROFILE_F32, &err));
     return model;
 }
 

@@ -28,7 +28,7 @@ static int setup(void **state) {
     (void)state;
     ifl_model_config config;
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
-    assert_ok(ifl_model_create(&model, &config, 64, &err));
+    assert_ok(ifl_model_create(&model, &config, 64, IFL_PROFILE_F32, &err));
     assert_ok(
         ifl_workspace_create(&workspace, model, 64, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
     return 0;

@@ -48,7 +48,7 @@ static void plane_open(plane *p) {
     ifl_error err = {0};
     ifl_model_config config;
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
-    assert_int_equal(ifl_model_create(&p->model, &config, 0, &err), IFL_OK);
+    assert_int_equal(ifl_model_create(&p->model, &config, 0, IFL_PROFILE_F32, &err), IFL_OK);
     for (int v = 1; v < 4; v++) {
         assert_int_equal(ifl_weights_create(&p->versions[v], p->model, &err), IFL_OK);
         assert_int_equal(ifl_random_weights(p->versions[v], (uint64_t)v, &err), IFL_OK);
@@ -358,7 +358,7 @@ static void test_throughput_is_measured(void **state) {
     assert_true(ifl_random_model_config("tiny-qwen3", &config));
     config.vocab_size = 40000; /* a large embedding makes it some 20 MB */
     config.d_model = 256;
-    assert_int_equal(ifl_model_create(&p.model, &config, 0, &err), IFL_OK);
+    assert_int_equal(ifl_model_create(&p.model, &config, 0, IFL_PROFILE_F32, &err), IFL_OK);
     for (int v = 1; v < 4; v++)
         assert_int_equal(ifl_weights_create(&p.versions[v], p.model, &err), IFL_OK);
     assert_int_equal(ifl_random_weights(p.versions[1], 1, &err), IFL_OK);
