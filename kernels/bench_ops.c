@@ -69,9 +69,9 @@ typedef struct bench_peaks {
 
 static bench_peaks bench_peaks_of(const ifl_ops *ops) {
 #if defined(__x86_64__)
-    if (ops == ifl_ops_avx512(IFL_PROFILE_F32))
+    if (ops == ifl_ops_avx512(ops->profile))
         return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
-    if (ops == ifl_ops_avx2(IFL_PROFILE_F32))
+    if (ops == ifl_ops_avx2(ops->profile))
         return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};
 #endif
     (void)ops;
@@ -292,8 +292,8 @@ static ifl_status bench_peaks_measure(bench_run *run, bench_printer *printer, do
     return IFL_OK;
 }
 
-ifl_status ifl_bench_ops(FILE *out, bool json, int n_threads, double seconds_per_case,
-                         ifl_error *err) {
+ifl_status ifl_bench_ops(FILE *out, bool json, ifl_profile profile, int n_threads,
+                         double seconds_per_case, ifl_error *err) {
     ifl_status st = IFL_OK;
     bench_run *run = ifl_alloc(1, sizeof *run);
     if (!run) return ifl_fail(err, IFL_NOMEM, "bench: its state");
@@ -304,12 +304,14 @@ ifl_status ifl_bench_ops(FILE *out, bool json, int n_threads, double seconds_per
     }
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&run->pool, n_threads, err), done);
     run->n_threads = ifl_thread_pool_size(run->pool);
-    run->ops = ifl_ops_best(IFL_PROFILE_F32);
+    run->ops = ifl_ops_best(profile);
     bench_printer printer = {
         .out = out, .json = json, .ops = run->ops->name, .n_threads = run->n_threads};
     if (!json)
-        fprintf(out, "ops %s, %d threads; GFLOP/s min, median, max, share of peak; GB/s, share\n",
-                run->ops->name, run->n_threads);
+        fprintf(out,
+                "ops %s, profile %s, %d threads; GFLOP/s min, median, max, share of peak; GB/s, "
+                "share\n",
+                run->ops->name, ifl_profile_name(profile), run->n_threads);
     IFL_TRY_GOTO(st, bench_peaks_measure(run, &printer, seconds_per_case, err), done);
     for (int i = 0; i < BENCH_CASES; i++) {
         char name[96];

@@ -231,34 +231,63 @@ static int32_t weights_param_at(const ifl_model *model, int64_t at) {
     return lo;
 }
 
-/* A run of n elements: of one output's row in a panel from its k-th on, or of a vector. */
-typedef void (*weights_run_fn)(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
-                               int64_t n);
+/* Both directions of one walk over the flat order. `flat` is read by put and written by get. */
+typedef enum weights_way { WEIGHTS_PUT, WEIGHTS_GET } weights_way;
 
-static void weights_run_put(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
-                            int64_t n) {
-    if (panel_row)
+/* n elements of one output's row, from its k-th on. */
+static void weights_row(weights_way way, uint16_t *panel_row, int64_t k, uint16_t *flat,
+                        int64_t n) {
+    if (way == WEIGHTS_PUT)
         for (int64_t i = 0; i < n; i++)
             panel_row[ifl_panel_k(k + i)] = flat[i];
     else
         for (int64_t i = 0; i < n; i++)
-            vector[i] = ifl_bf16_to_f32(flat[i]);
+            flat[i] = panel_row[ifl_panel_k(k + i)];
 }
 
-static void weights_run_get(uint16_t *panel_row, int64_t k, float *vector, uint16_t *flat,
-                            int64_t n) {
-    if (panel_row)
+/* A whole panel: 32 rows of k elements, k even. Pairs move as 32-bit words, 32 of them to one place
+ * in the panel; the rows are then read (or written) side by side, each line of them once. */
+static void weights_panel(weights_way way, uint16_t *panel, uint16_t *flat, int64_t k) {
+    for (int64_t i = 0; i < k; i += 2, panel += 2 * IFL_PANEL)
+        for (int64_t row = 0; row < IFL_PANEL; row++) {
+            uint16_t *at = flat + row * k + i;
+            if (way == WEIGHTS_PUT)
+                memcpy(panel + 2 * row, at, 2 * sizeof *at);
+            else
+                memcpy(at, panel + 2 * row, 2 * sizeof *at);
+        }
+}
+
+static void weights_vector(weights_way way, float *vector, uint16_t *flat, int64_t n) {
+    if (way == WEIGHTS_PUT)
         for (int64_t i = 0; i < n; i++)
-            flat[i] = panel_row[ifl_panel_k(k + i)];
+            vector[i] = ifl_bf16_to_f32(flat[i]);
     else
         for (int64_t i = 0; i < n; i++)
             flat[i] = ifl_bf16_from_f32(vector[i]);
 }
 
-/* Walks [begin, begin + n) in runs that lie in one matrix row (a column of a panel) or one vector.
- */
-static void weights_walk(const ifl_weights *w, int64_t begin, int64_t n, uint16_t *flat,
-                         weights_run_fn run) {
+/* Walks the elements [at, stop) of one matrix, in whole panels where it can. */
+static void weights_matrix(weights_way way, uint16_t *panels, const ifl_tensor_spec *spec,
+                           int64_t at, int64_t stop, uint16_t *flat) {
+    int64_t k = spec->cols;
+    while (at < stop) {
+        int64_t row = at / k, col = at % k, take;
+        uint16_t *to = panels + ifl_panel_row(row, k);
+        if (col == 0 && row % IFL_PANEL == 0 && k % 2 == 0 && stop - at >= IFL_PANEL * k) {
+            take = IFL_PANEL * k;
+            weights_panel(way, to, flat, k);
+        } else {
+            take = k - col < stop - at ? k - col : stop - at;
+            weights_row(way, to, col, flat, take);
+        }
+        at += take;
+        flat += take;
+    }
+}
+
+static void weights_walk(weights_way way, const ifl_weights *w, int64_t begin, int64_t n,
+                         uint16_t *flat) {
     const ifl_model *model = w->model;
     IFL_ASSERT(begin >= 0 && n >= 0 && begin + n <= model->n_elements);
     int64_t end = begin + n;
@@ -266,30 +295,23 @@ static void weights_walk(const ifl_weights *w, int64_t begin, int64_t n, uint16_
         const ifl_param *p = &model->params[i];
         int64_t stop = p->offset + p->spec.rows * p->spec.cols;
         if (stop > end) stop = end;
-        while (begin < stop) {
-            int64_t at = begin - p->offset, take;
-            if (p->spec.is_matrix) {
-                int64_t row = at / p->spec.cols, col = at % p->spec.cols;
-                take = p->spec.cols - col;
-                if (take > stop - begin) take = stop - begin;
-                run(w->panels + p->packed_offset + ifl_panel_row(row, p->spec.cols), col, NULL,
-                    flat, take);
-            } else {
-                take = stop - begin;
-                run(NULL, 0, w->vectors + p->packed_offset + at, flat, take);
-            }
-            begin += take;
-            flat += take;
-        }
+        if (p->spec.is_matrix)
+            weights_matrix(way, w->panels + p->packed_offset, &p->spec, begin - p->offset,
+                           stop - p->offset, flat);
+        else
+            weights_vector(way, w->vectors + p->packed_offset + begin - p->offset, flat,
+                           stop - begin);
+        flat += stop - begin;
+        begin = stop;
     }
 }
 
 void ifl_weights_put(ifl_weights *weights, int64_t begin, int64_t n, const uint16_t *bf16) {
-    weights_walk(weights, begin, n, (uint16_t *)bf16, weights_run_put);
+    weights_walk(WEIGHTS_PUT, weights, begin, n, (uint16_t *)bf16);
 }
 
 void ifl_weights_get(const ifl_weights *weights, int64_t begin, int64_t n, uint16_t *bf16) {
-    weights_walk(weights, begin, n, bf16, weights_run_get);
+    weights_walk(WEIGHTS_GET, weights, begin, n, bf16);
 }
 
 ifl_hash ifl_weights_hash(const ifl_weights *weights) {

@@ -134,11 +134,12 @@ static void print_figures(const bench_args *a, const char *what, const char *mod
     qsort(rates, (size_t)n, sizeof *rates, compare_doubles);
     double median = n % 2 ? rates[n / 2] : (rates[n / 2 - 1] + rates[n / 2]) / 2;
     if (a->json)
-        printf("{\"bench\":\"%s\",\"model\":\"%s\",\"kernels\":\"%s\",\"threads\":%d,\"batch\":%d,"
+        printf("{\"bench\":\"%s\",\"model\":\"%s\",\"kernels\":\"%s\",\"numerics\":\"%s\","
+               "\"threads\":%d,\"batch\":%d,"
                "\"tokens_each\":%d,\"repeat\":%lld,\"tokens_per_s\":{\"min\":%.2f,\"median\":%.2f,"
                "\"max\":%.2f}}\n",
-               what, model, ifl_ops_best(IFL_PROFILE_F32)->name, n_threads, batch, tokens_each,
-               (long long)n, rates[0], median, rates[n - 1]);
+               what, model, ifl_ops_best(IFL_PROFILE_F32)->name, a->config->model.numerics,
+               n_threads, batch, tokens_each, (long long)n, rates[0], median, rates[n - 1]);
     else
         printf("%-8s %6d %12d %12.1f %12.1f %12.1f\n", what, batch, tokens_each, rates[0], median,
                rates[n - 1]);
@@ -147,8 +148,9 @@ static void print_figures(const bench_args *a, const char *what, const char *mod
 
 static void print_head(const bench_args *a, const char *model, int n_threads) {
     if (a->json) return;
-    printf("%s, kernels %s, %d threads, %lld measurements, tokens/s\n", model,
-           ifl_ops_best(IFL_PROFILE_F32)->name, n_threads, (long long)a->repeat);
+    printf("%s, kernels %s, numerics %s, %d threads, %lld measurements, tokens/s\n", model,
+           ifl_ops_best(IFL_PROFILE_F32)->name, a->config->model.numerics, n_threads,
+           (long long)a->repeat);
     printf("%-8s %6s %12s %12s %12s %12s\n", "", "batch", "tokens each", "min", "median", "max");
 }
 
@@ -416,8 +418,10 @@ static ifl_status bench_work(const ifl_options *options, void *user, ifl_error *
     }
     if (a->isa && !ifl_ops_force(a->isa))
         return ifl_fail(err, IFL_USAGE, "--isa %s: this host cannot run it", a->isa);
+    ifl_profile numerics;
+    IFL_TRY(ifl_profile_parse(&numerics, a->config->model.numerics, err));
     if (strcmp(what, "ops") == 0)
-        return ifl_bench_ops(stdout, a->json, a->config->actor.threads, a->seconds, err);
+        return ifl_bench_ops(stdout, a->json, numerics, a->config->actor.threads, a->seconds, err);
     if (strcmp(what, "decode") != 0 && strcmp(what, "prefill") != 0 && strcmp(what, "train") != 0)
         return ifl_fail(err, IFL_USAGE,
                         "bench: got \"%.40s\", wanted decode, prefill, train or ops", what);

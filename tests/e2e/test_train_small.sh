@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole job on a very small policy: SFT, then RL with two actor processes that take in new weights in the
-# middle of a generation; its summary, books, metrics and report; with kv recompute and with kv keep.
+# middle of a generation; its summary, books, metrics and report; with kv recompute and with kv keep, and in both
+# numerics profiles.
 . "$(dirname "$0")/lib.sh"
 small_config
 
@@ -62,5 +63,8 @@ for kv in recompute keep; do
 done
 [ "$(number runs/recompute/summary.json accuracy_before)" = "$(number runs/keep/summary.json accuracy_before)" ] ||
     fail "the same start evaluates differently"
+# The other numerics profile, with the same promise.
+train bf16 run.steps=$steps actor.kv=recompute learner.groups_in_flight=24 model.numerics=bf16
+check_run runs/bf16 $steps
 echo "ok: $(number runs/recompute/summary.json parity_tokens_after_swap) and" \
     "$(number runs/keep/summary.json parity_tokens_after_swap) tokens after a swap, all bits equal"
