@@ -490,6 +490,78 @@ static void test_a_product_of_ones_is_exactly_k(void **state) {
     free(b_panels);
 }
 
+/* --- The declared order, seen from outside ---------------------------------------------------- */
+
+/* Does 2^-15 at k = small live through a sum that also takes 2^10 and -2^10 at k = a and b? Next to
+ * 2^10 it rounds away, so only if it is added when the two have cancelled, or where neither comes.
+ */
+static bool survives(ifl_profile profile, int a, int b, int small) {
+    int first = a < b ? a : b, last = a < b ? b : a;
+    if (profile == IFL_PROFILE_F32) return small > last;
+    int chain_a = a / 32 * 2 + a % 2, chain_b = b / 32 * 2 + b % 2,
+        chain_small = small / 32 * 2 + small % 2;
+    if (chain_a == chain_b) /* cancel inside one half-chain of one block */
+        return chain_small != chain_a || small > last;
+    if (first / 32 == last / 32) /* even + odd of one block cancel */
+        return small / 32 != first / 32;
+    return small / 32 > last / 32; /* the total holds 2^10 from one block to the other */
+}
+
+/* Probes whose outcome is not what the declared order says; the first is reported when `report`. */
+static int count_order_differences(const ifl_ops *ops, bool report) {
+    enum { K = 100, N = 3, M_MAX = 70, PROBES = 400 };
+    static const int64_t row_counts[] = {1, 2, 5, 32, 64, M_MAX};
+    float *x = calloc(M_MAX * K, sizeof *x), *y = malloc(sizeof(float[M_MAX * N]));
+    uint16_t *ones = malloc(sizeof(uint16_t[N * K]));
+    uint16_t *panels = malloc((size_t)ifl_panels_elements(N, K) * sizeof *panels);
+    assert_true(x && y && ones && panels);
+    for (int i = 0; i < N * K; i++)
+        ones[i] = 0x3f80;
+    ifl_pack_bf16(panels, ones, N, K);
+    testing_rng rng = {7};
+    int differing = 0;
+    for (int probe = 0; probe < PROBES; probe++) {
+        int a = (int)testing_below(&rng, K), b, small;
+        do
+            b = testing_below(&rng, 2) ? (int)testing_below(&rng, K) : (a + 2) % K;
+        while (b == a);
+        do
+            small = testing_below(&rng, 2) ? (int)testing_below(&rng, K) : (b + 2) % K;
+        while (small == a || small == b);
+        for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+            int64_t m = row_counts[r], row = testing_below(&rng, m);
+            float *at = x + row * K;
+            at[a] = 0x1p10f, at[b] = -0x1p10f, at[small] = 0x1p-15f;
+            ops->matmul(y, N, x, K, panels, m, N, K, 0, 1);
+            float want = survives(ops->profile, a, b, small) ? 0x1p-15f : 0.0f;
+            for (int j = 0; j < N; j++) {
+                if (y[row * N + j] == want) continue;
+                if (report && differing == 0)
+                    print_error(
+                        "%s, %s, %d rows: 2^10 at %d, -2^10 at %d, 2^-15 at %d: %a, wanted %a\n",
+                        ops->name, ifl_profile_name(ops->profile), (int)m, a, b, small,
+                        (double)y[row * N + j], (double)want);
+                differing++;
+            }
+            at[a] = at[b] = at[small] = 0.0f;
+        }
+    }
+    free(x);
+    free(y);
+    free(ones);
+    free(panels);
+    return differing;
+}
+
+static void test_the_order_is_the_declared_one(void **state) {
+    (void)state;
+    const ifl_ops *all[16];
+    int n = list_both(all), differing = 0;
+    for (int i = 0; i < n; i++)
+        differing += count_order_differences(all[i], true);
+    assert_int_equal(differing, 0);
+}
+
 /* --- The failing direction: each changed order must be noticed ------------------------------- */
 
 static const ifl_ops *honest;
@@ -641,6 +713,7 @@ static void test_a_changed_order_of_the_bf16_profile_is_noticed(void **state) {
     mutant[2].round = mutant_round_truncating;
     mutant[3].attention = mutant_attention_f32;
     static const char *const where[4] = {"matmul", "matmul", "round", "attention"};
+    assert_true(count_order_differences(&mutant[0], false) > 0);
     for (int i = 0; i < 4; i++)
         for (int c = 0; c < N_CASES; c++)
             if (strcmp(op_cases[c].name, where[i]) == 0)
@@ -661,6 +734,7 @@ static void test_a_changed_order_is_noticed(void **state) {
     mutant[4].attention = mutant_attention_other_split;
     mutant[5].rmsnorm = mutant_rmsnorm_reciprocal;
     mutant[6].matmul = mutant_matmul_flushing;
+    assert_true(count_order_differences(&mutant[0], false) > 0);
     static const char *const where[7] = {"matmul",    "matmul_f32", "elementwise", "lse",
                                          "attention", "rmsnorm",    "matmul"};
     for (int i = 0; i < 7; i++)
@@ -690,6 +764,7 @@ int main(void) {
         cmocka_unit_test(test_every_implementation_has_the_bits_of_ref),
         cmocka_unit_test(test_a_row_has_the_same_bits_for_every_number_of_rows),
         cmocka_unit_test(test_a_product_of_ones_is_exactly_k),
+        cmocka_unit_test(test_the_order_is_the_declared_one),
         cmocka_unit_test(test_a_changed_order_is_noticed),
         cmocka_unit_test(test_a_changed_order_of_the_bf16_profile_is_noticed),
         cmocka_unit_test(test_force_chooses_and_refuses),
