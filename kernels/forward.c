@@ -141,6 +141,10 @@ void ifl_workspace_free(ifl_workspace *workspace) {
     ifl_free(workspace);
 }
 
+void ifl_workspace_trace(ifl_workspace *workspace, uint64_t *hashes) {
+    workspace->trace = hashes;
+}
+
 int32_t ifl_workspace_rows_max(const ifl_workspace *workspace) {
     return workspace->rows_max;
 }
@@ -537,6 +541,12 @@ void ifl_final_norm(ifl_workspace *ws, const ifl_weights *w, const ifl_batch *ba
     }
 }
 
+static void forward_trace(const ifl_workspace *ws, const ifl_batch *batch, int32_t at,
+                          const float *x) {
+    int64_t d = ws->model->config.d_model;
+    if (ws->trace) ws->trace[at] = ifl_hash64(x + (batch->n_rows - 1) * d, (size_t)d * sizeof *x);
+}
+
 ifl_status ifl_forward(ifl_workspace *ws, const ifl_weights *weights, ifl_kv_store *kv,
                        const ifl_batch *batch, const float **hidden, ifl_error *err) {
     IFL_TRY(ifl_batch_check(ws, kv, batch, err));
@@ -545,9 +555,12 @@ ifl_status ifl_forward(ifl_workspace *ws, const ifl_weights *weights, ifl_kv_sto
     int32_t n_layers = ws->model->config.n_layers;
     float **inputs = ws->layer_inputs;
     ifl_embed(ws, weights, batch, inputs ? inputs[0] : ws->x);
-    for (int32_t l = 0; l < n_layers; l++)
+    forward_trace(ws, batch, 0, inputs ? inputs[0] : ws->x);
+    for (int32_t l = 0; l < n_layers; l++) {
         ifl_layer_forward(ws, weights, kv, batch, l, &ws->tapes[ws->n_tapes > 1 ? l : 0],
                           inputs ? inputs[l] : ws->x, inputs ? inputs[l + 1] : ws->x);
+        forward_trace(ws, batch, l + 1, inputs ? inputs[l + 1] : ws->x);
+    }
     ifl_final_norm(ws, weights, batch, inputs ? inputs[n_layers] : ws->x);
     return IFL_OK;
 }

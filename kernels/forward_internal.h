@@ -68,6 +68,7 @@ struct ifl_workspace {
     struct ifl_head_block *head_blocks; /* [R][n_vocab_blocks] */
     struct ifl_top_entry *head_top;     /* grown on first truncated sampling */
     size_t head_top_cap;
+    uint64_t *trace; /* ifl_workspace_trace; NULL = none */
     void *arena; /* owns the buffers above */
 };
 

@@ -112,6 +112,10 @@ void ifl_workspace_free(ifl_workspace *workspace);
 int64_t ifl_workspace_bytes(const ifl_model *model, int32_t rows_max, int n_threads);
 int32_t ifl_workspace_rows_max(const ifl_workspace *workspace);
 
+/* To find where two computations part: every forward from now on writes hashes of the residual stream of its
+ * last row to hashes[n_layers + 1], the embedding first, then each layer's output. NULL = no more. Borrowed. */
+void ifl_workspace_trace(ifl_workspace *workspace, uint64_t *hashes);
+
 /* Runs the layers, writes K and V of every row into `kv`, and gives hidden[n_out, D]: final-norm outputs
  * of the out rows, valid until the next call on this workspace. Tokens must be < V and positions <
  * max_positions (checked: IFL_LIMIT). */

@@ -3,15 +3,20 @@
 #include <string.h>
 
 #include "actor/parity_check.h"
+#include "actor/parity_soak.h"
 #include "deploy/cli/commands.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
+#include "deploy/cli/signals.h"
 #include "kernels/random_model.h"
 
 typedef struct parity_args {
     const char *isa;
     int64_t tokens;
     bool mutate;
+    double soak_minutes; /* 0 = the checks instead */
+    int n_soaks;         /* models that share them */
+    const atomic_bool *stop;
 } parity_args;
 
 enum {
@@ -20,7 +25,8 @@ enum {
     KEY_ISA = 'i',
     KEY_SEED = 's',
     KEY_TOKENS = 'n',
-    KEY_MUTATE = 1
+    KEY_MUTATE = 1,
+    KEY_SOAK
 };
 
 static const struct argp_option parity_options[] = {
@@ -33,6 +39,10 @@ static const struct argp_option parity_options[] = {
      "what the checks run on: ref, generic, avx2, avx512 (default: the best)", 0},
     {"seed", KEY_SEED, "N", 0, "run.seed: of tokens and random weights (default 1)", 0},
     {"tokens", KEY_TOKENS, "N", 0, "length of the sequence under test, 8 to 1024 (default 40)", 0},
+    {"soak", KEY_SOAK, "MINUTES", 0,
+     "instead of the checks: random load on the engine (arrivals, preemption, paging, chunking, "
+     "swaps, threads, instruction sets), every log-prob computed again",
+     0},
     {"mutate", KEY_MUTATE, NULL, 0,
      "change a reduction order on purpose: the checks must fail (exit status 65)", 0},
     {0}};
@@ -53,9 +63,35 @@ static ifl_status parity_option(int key, const char *arg, void *user, ifl_error 
     case KEY_MUTATE:
         a->mutate = true;
         return IFL_OK;
+    case KEY_SOAK:
+        return ifl_options_double("soak", arg, 0, 1e6, &a->soak_minutes, err);
     default:
         return IFL_USAGE;
     }
+}
+
+static ifl_status parity_soak(const parity_args *a, const ifl_config *config,
+                              const ifl_loaded_model *loaded, ifl_error *err) {
+    ifl_soak_result r;
+    ifl_soak_options options = {.seed = (uint64_t)config->run.seed,
+                                .seconds = a->soak_minutes * 60 / a->n_soaks,
+                                .threads_max = config->actor.threads,
+                                .mutate = a->mutate,
+                                .stop = a->stop,
+                                .progress = stderr};
+    IFL_TRY(ifl_parity_soak(loaded->model, loaded->weights, &options, &r, err));
+    printf("soak %.0f s: %lld rounds, %lld trajectories; %lld swaps, %lld preemptions, %lld rows "
+           "rebuilt, %lld shared\n"
+           "%lld log-probs compared, %lld of them after a swap, %lld differing\n",
+           r.seconds, (long long)r.rounds, (long long)r.trajectories, (long long)r.swaps,
+           (long long)r.preemptions, (long long)r.tokens_rebuilt, (long long)r.tokens_shared,
+           (long long)r.tokens, (long long)r.tokens_after_swap, (long long)r.differing);
+    fflush(stdout);
+    if (r.differing > 0)
+        return ifl_fail(err, IFL_PARITY, "%s: %lld of %lld log-probs differ; first in %s",
+                        ifl_config_model_name(config), (long long)r.differing, (long long)r.tokens,
+                        r.first);
+    return IFL_OK;
 }
 
 static ifl_status parity_model(const parity_args *a, const ifl_config *config,
@@ -63,6 +99,11 @@ static ifl_status parity_model(const parity_args *a, const ifl_config *config,
     ifl_loaded_model loaded;
     IFL_TRY(ifl_config_model_bare(&loaded, config, 2048, stdout, err));
     printf("numerics profile %s\n", ifl_profile_name(loaded.model->numerics));
+    if (a->soak_minutes > 0) {
+        ifl_status soaked = parity_soak(a, config, &loaded, err);
+        ifl_loaded_model_clear(&loaded);
+        return soaked;
+    }
     ifl_parity_options po = {.seed = (uint64_t)config->run.seed,
                              .n_tokens = (int32_t)a->tokens,
                              .threads_max = config->actor.threads,
@@ -78,6 +119,10 @@ static ifl_status parity_model(const parity_args *a, const ifl_config *config,
     return st;
 }
 
+static bool is_tiny(const char *shape) {
+    return strncmp(shape, "tiny-", 5) == 0;
+}
+
 /* Goes on after a family with differences, so that the table is whole; the first one decides. */
 static ifl_status parity_families(const parity_args *a, const ifl_config *config,
                                   ifl_profile profile, ifl_error *err) {
@@ -89,7 +134,7 @@ static ifl_status parity_families(const parity_args *a, const ifl_config *config
     *tiny = *config;
     snprintf(tiny->model.numerics, sizeof tiny->model.numerics, "%s", ifl_profile_name(profile));
     for (int i = 0; (name = ifl_random_model_name(i)); i++) {
-        if (strncmp(name, "tiny-", 5) != 0) continue;
+        if (!is_tiny(name)) continue;
         ifl_error this_err = {0};
         snprintf(tiny->model.path, sizeof tiny->model.path, "%s", name);
         ifl_status st = parity_model(a, tiny, &report, &this_err);
@@ -103,7 +148,7 @@ static ifl_status parity_families(const parity_args *a, const ifl_config *config
 }
 
 static ifl_status parity_work(const ifl_options *options, void *user, ifl_error *err) {
-    const parity_args *a = user;
+    parity_args *a = user;
     ifl_parity_report report;
     if (a->isa && !ifl_ops_force(a->isa))
         return ifl_fail(err, IFL_USAGE,
@@ -111,8 +156,14 @@ static ifl_status parity_work(const ifl_options *options, void *user, ifl_error 
                         "parity` prints",
                         a->isa);
     printf("kernels %s%s\n", ifl_ops_best(IFL_PROFILE_F32)->name, a->mutate ? ", mutated" : "");
+    a->n_soaks = 1;
+    if (a->soak_minutes > 0) a->stop = ifl_signals_install();
     if (options->config->model.path[0] || options->config_path)
         return parity_model(a, options->config, &report, err);
+    const char *name;
+    a->n_soaks = 0;
+    for (int i = 0; (name = ifl_random_model_name(i)); i++)
+        a->n_soaks += is_tiny(name) ? IFL_PROFILE_COUNT : 0;
     ifl_status first = IFL_OK;
     for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
         ifl_error this_err = {0};

@@ -22,6 +22,11 @@ grep -q 'total .* 0$' "$work/out" || fail "parity prints no total of 0 differenc
 expect 65 "$inflight" parity --model tiny-qwen2 --tokens 24 --mutate
 grep -q 'first: ' "$work/out" || fail "a mutated parity names no first difference"
 expect 64 "$inflight" parity --isa none
+expect 0 "$inflight" parity --model tiny-gemma3 --soak 0.02 model.numerics=bf16
+grep -q ' 0 differing$' "$work/out" || fail "a soak prints no count of 0 differing log-probs"
+expect 65 "$inflight" parity --model tiny-gemma3 --soak 0.02 --mutate
+grep -q 'first in round .* lies in layer 0 of 3' "$work/err" || fail "a mutated soak names no layer: $(cat "$work/err")"
+expect 64 "$inflight" parity --soak soon
 
 # The same seed gives the same tokens for any number of threads and answers, kernels and pages.
 expect 0 "$inflight" generate --model "$golden/gemma3" --tokens 3,7,9 -n 30 --json --seed 5

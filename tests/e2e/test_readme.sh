@@ -16,6 +16,7 @@ eval.before=false eval.after=false eval.every_steps=0 checkpoint.every_steps=0 p
 short_form() {
     local line=${1//models\/gemma-3-270m\/gemma-3-270m.gguf/$shape}
     if [[ $line == "build/inflight train "* ]]; then line+=" model.path=$shape $short"; fi
+    if [[ $line == *" --soak "* ]]; then line="${line%% --soak *} --soak 0.05"; fi
     echo "$line"
 }
 
