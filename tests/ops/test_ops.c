@@ -2,6 +2,7 @@
  * shapes and values, under the default and under a poisoned MXCSR. One table; the last tests prove
  * that it would notice a changed order. */
 #include "ops_testing.h"
+#include "tests/golden_bits.h"
 
 #include <math.h>
 
@@ -422,6 +423,31 @@ static void test_every_implementation_has_the_bits_of_ref(void **state) {
     assert_int_equal(differing, 0);
 }
 
+/* --- Hosts of other kinds have the same bits ----------------------------------------------------
+ */
+
+/* The best implementation, which the test above has held against the reference here. */
+static void test_the_bits_are_those_of_other_hosts(void **state) {
+    (void)state;
+    testing_sink got = {0};
+    int differing = 0;
+    for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++)
+        for (int c = 0; c < N_CASES; c++) {
+            if (profile != IFL_PROFILE_F32 && !op_cases[c].differs_by_profile) continue;
+            char key[96];
+            got.n = 0;
+            for (int seed = 0; seed < op_cases[c].n_seeds; seed++) {
+                testing_rng rng = {(uint64_t)seed};
+                op_cases[c].run(ifl_ops_best((ifl_profile)profile), &rng, &got);
+            }
+            snprintf(key, sizeof key, "op %s %s", ifl_profile_name((ifl_profile)profile),
+                     op_cases[c].name);
+            differing += golden_bits_differ(key, ifl_hash_bytes(got.bytes, got.n));
+        }
+    free(got.bytes);
+    assert_int_equal(differing, 0);
+}
+
 /* --- Rows don't know their neighbours -------------------------------------------------------- */
 
 static void test_a_row_has_the_same_bits_for_every_number_of_rows(void **state) {
@@ -762,6 +788,7 @@ static void test_force_chooses_and_refuses(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_implementation_has_the_bits_of_ref),
+        cmocka_unit_test(test_the_bits_are_those_of_other_hosts),
         cmocka_unit_test(test_a_row_has_the_same_bits_for_every_number_of_rows),
         cmocka_unit_test(test_a_product_of_ones_is_exactly_k),
         cmocka_unit_test(test_the_order_is_the_declared_one),

@@ -18,6 +18,7 @@
 #include "common/model_file.h"
 #include "common/safetensors.h"
 #include "kernels/model.h"
+#include "tests/golden_bits.h"
 
 static const char *const families[] = {"llama3", "qwen2",      "qwen3",
                                        "gemma3", "qwen2-yarn", "qwen3-wide"};
@@ -384,6 +385,38 @@ static void test_gradients_do_not_depend_on_threads_or_instruction_set(void **st
     }
 }
 
+/* Log-probs and gradients of every family in both profiles: what hosts of other kinds have
+ * computed. */
+static void test_the_bits_are_those_of_other_hosts(void **state) {
+    (void)state;
+    int differing = 0;
+    for (size_t f = 0; f < IFL_PROFILE_COUNT * sizeof families / sizeof *families; f++) {
+        golden g;
+        const char *family = families[f / IFL_PROFILE_COUNT];
+        ifl_profile profile = (ifl_profile)(f % IFL_PROFILE_COUNT);
+        golden_open(&g, family, 2, profile);
+        int32_t n;
+        int64_t n_c;
+        char key[96];
+        int32_t *ids = golden_ids(&g, "grad.ids", &n);
+        float *coefficients = golden_f32(&g, "grad.coefficients", &n_c);
+        float *logprobs = ifl_alloc((size_t)n, sizeof *logprobs);
+        float *got = gradients_of(&g, NULL, ids, n, coefficients, 0, logprobs);
+        snprintf(key, sizeof key, "model %s %s logprobs", ifl_profile_name(profile), family);
+        differing +=
+            golden_bits_differ(key, ifl_hash_bytes(logprobs, (size_t)(n - 1) * sizeof *logprobs));
+        snprintf(key, sizeof key, "model %s %s gradients", ifl_profile_name(profile), family);
+        differing +=
+            golden_bits_differ(key, ifl_hash_bytes(got, (size_t)g.model->n_elements * sizeof *got));
+        ifl_free(got);
+        ifl_free(logprobs);
+        ifl_free(coefficients);
+        ifl_free(ids);
+        golden_close(&g);
+    }
+    assert_int_equal(differing, 0);
+}
+
 /* --- Driver of compare_transformers.py --- */
 
 static ifl_status driver_load(ifl_model **model, ifl_weights **weights, const char *path,
@@ -503,6 +536,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_greedy_continuation_matches_transformers),
         cmocka_unit_test(test_gradients_match_pytorch),
         cmocka_unit_test(test_gradients_do_not_depend_on_threads_or_instruction_set),
+        cmocka_unit_test(test_the_bits_are_those_of_other_hosts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
