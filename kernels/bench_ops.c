@@ -69,7 +69,7 @@ typedef struct bench_peaks {
 
 static bench_peaks bench_peaks_of(const ifl_ops *ops) {
 #if defined(__x86_64__)
-    if (ops == ifl_ops_avx512(ops->profile))
+    if (ops == ifl_ops_avx512(ops->profile) || ops == ifl_ops_avx512bf16(ops->profile))
         return (bench_peaks){ifl_peak_fma_avx512, ifl_peak_read_avx512};
     if (ops == ifl_ops_avx2(ops->profile))
         return (bench_peaks){ifl_peak_fma_avx2, ifl_peak_read_avx2};

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define OPS_MAX 4
+#define OPS_MAX 5
 
 typedef const ifl_ops *(*ops_of_profile)(ifl_profile profile);
 
@@ -21,8 +21,10 @@ static int ops_available(ops_of_profile out[OPS_MAX]) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out[n++] = ifl_ops_avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         out[n++] = ifl_ops_avx512;
+        if (__builtin_cpu_supports("avx512bf16")) out[n++] = ifl_ops_avx512bf16;
+    }
 #endif
     return n;
 }
@@ -35,10 +37,11 @@ const ifl_ops *ifl_ops_best(ifl_profile profile) {
 
 int ifl_ops_list(ifl_profile profile, const ifl_ops **out, int max) {
     ops_of_profile all[OPS_MAX];
-    int n = ops_available(all);
-    if (n > max) n = max;
-    for (int i = 0; i < n; i++)
-        out[i] = all[i](profile);
+    int n_all = ops_available(all), n = 0;
+    for (int i = 0; i < n_all && n < max; i++) {
+        const ifl_ops *ops = all[i](profile);
+        if (n == 0 || out[n - 1] != ops) out[n++] = ops; /* one that has nothing of its own here */
+    }
     return n;
 }
 
@@ -46,7 +49,7 @@ bool ifl_ops_force(const char *name) {
     ops_of_profile all[OPS_MAX];
     int n = ops_available(all);
     for (int i = 0; i < n; i++)
-        if (strcmp(all[i](IFL_PROFILE_F32)->name, name) == 0) {
+        if (strcmp(all[i](IFL_PROFILE_BF16)->name, name) == 0) {
             atomic_store_explicit(&ops_chosen, i, memory_order_relaxed);
             return true;
         }

@@ -4,7 +4,7 @@
  * are f32: in matmul and attention x32 takes the place of chain, and round rounds; all else is the same. The caller
  * rounds what these two read (x; q, and K and V in the cache), attention rounds p.
  *
- * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512` (one source over
+ * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512`, `avx512bf16` (one source over
  * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` for
  * the ops marked EXACT (profile `f32`); the backward ops are deterministic per implementation and also
  * have the same bits everywhere, since they use the same chains.

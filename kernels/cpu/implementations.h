@@ -10,6 +10,7 @@ float ifl_peak_read_generic(const float *x, int64_t n);
 #if defined(__x86_64__)
 const ifl_ops *ifl_ops_avx2(ifl_profile profile);
 const ifl_ops *ifl_ops_avx512(ifl_profile profile);
+const ifl_ops *ifl_ops_avx512bf16(ifl_profile profile);
 int64_t ifl_peak_fma_avx2(int64_t iterations, float *out);
 float ifl_peak_read_avx2(const float *x, int64_t n);
 int64_t ifl_peak_fma_avx512(int64_t iterations, float *out);

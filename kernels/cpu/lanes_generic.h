@@ -175,6 +175,64 @@ LANES_FN lanes lanes_round_bf16(lanes a) {
     return out;
 }
 
+#if defined(IFL_X32_DOT)
+/* Pairs of bf16 (kernels/cpu/x32_dot.inc.h) as the instruction is defined: a host without it tests
+ * the text around it. */
+#define IFL_DOT_ROWS 3
+#define IFL_DOT_COLS(rows) ((rows) == 1 ? 4 : 2)
+#define IFL_DOT_CASES(X) X(1) X(2) X(3)
+
+typedef struct words {
+    uint32_t u[16];
+} words;
+
+LANES_FN words words_load(const void *p) {
+    words out;
+    memcpy(&out, p, sizeof out);
+    return out;
+}
+LANES_FN void words_store(uint32_t *p, words x) {
+    memcpy(p, &x, sizeof x);
+}
+LANES_FN words words_even(words v0, words v1) {
+    words out;
+    for (int i = 0; i < 16; i++)
+        out.u[i] = v0.u[i] << 16 | (v1.u[i] & 0xffffu);
+    return out;
+}
+LANES_FN words words_odd(words v0, words v1) {
+    words out;
+    for (int i = 0; i < 16; i++)
+        out.u[i] = (v0.u[i] & 0xffff0000u) | v1.u[i] >> 16;
+    return out;
+}
+LANES_FN words words_of_values(const float *x) {
+    uint32_t bits[32];
+    words out;
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        int k = i / 2 * 4 + i % 2;
+        out.u[i] = (bits[k] & 0xffff0000u) | bits[k + 2] >> 16;
+    }
+    return out;
+}
+LANES_FN lanes lanes_dot(lanes acc, uint32_t a, words b) {
+    float high[16], low[16];
+    uint32_t low_a = a << 16;
+    float a_high, a_low;
+    for (int i = 0; i < 16; i++) {
+        uint32_t h = b.u[i] & 0xffff0000u, l = b.u[i] << 16;
+        memcpy(&high[i], &h, sizeof h);
+        memcpy(&low[i], &l, sizeof l);
+    }
+    a &= 0xffff0000u;
+    memcpy(&a_high, &a, sizeof a);
+    memcpy(&a_low, &low_a, sizeof low_a);
+    acc = lanes_fma(lanes_set(a_high), lanes_load(high), acc);
+    return lanes_fma(lanes_set(a_low), lanes_load(low), acc);
+}
+#endif
+
 /* The fixed tree of kernels/ops.h. */
 LANES_FN float lanes_tree(lanes a) {
     lanes_quad s0 = a.q[0] + a.q[2], s1 = a.q[1] + a.q[3];

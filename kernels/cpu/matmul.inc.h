@@ -324,11 +324,15 @@ BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const 
     matmul_any(false, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
 }
 
+#if defined(IFL_X32_DOT)
+#include "kernels/cpu/x32_dot.inc.h"
+#else
 BODY void matmul_x32_body(float *y, int64_t ldy, const float *x, int64_t ldx,
                           const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
                           int64_t panel_begin, int64_t panel_end) {
     matmul_any(true, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
 }
+#endif
 
 BODY void matmul_f32_body(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
                           const float *b_panels, int64_t m, int64_t n, int64_t k,

@@ -12,7 +12,8 @@
 
 const ifl_ops *ifl_ops_generic(ifl_profile profile) {
 #if !defined(__x86_64__)
-    if (profile == IFL_PROFILE_BF16) return ifl_ops_ref(profile); /* rounding.h: nothing flushes here */
+    if (profile == IFL_PROFILE_BF16)
+        return ifl_ops_ref(profile); /* rounding.h: nothing flushes here */
 #endif
     return &generic_table[profile];
 }

@@ -4,6 +4,9 @@
  * (where K ends inside a block) only turns -0 into +0, so one addition of +0 stands for all of
  * them. All of these run with denormals flushed: see rounding.h. */
 
+/* The array stays in memory: the registers are for the half-chains. */
+#define X32_IN_MEMORY(array) __asm__ volatile("" : : "r"(array) : "memory")
+
 /* acc over i in [0, n) of A(i) x B(i), from zero; then the zero steps. */
 #define X32_HALF(R, C, N, A, LOAD_B, AHEAD)                                                        \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
@@ -32,6 +35,8 @@
             _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++)                                  \
                 lanes_store(even + (r * (C) + c) * 16, acc[r][c]);                                 \
         }                                                                                          \
+        X32_IN_MEMORY(even);                                                                       \
+        X32_IN_MEMORY(total);                                                                      \
         X32_HALF(R, C, n_odd, A_ODD, LOAD_ODD, AHEAD)                                              \
         _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                   \
             _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                \

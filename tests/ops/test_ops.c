@@ -376,9 +376,16 @@ static const struct op_case {
 };
 enum { N_CASES = sizeof op_cases / sizeof *op_cases };
 
+const ifl_ops *testing_ops_dot_emulated(void); /* dot_emulated.c */
+
+/* All that this host can run, in both profiles, and the emulated one. */
 static int list_both(const ifl_ops *out[16]) {
-    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
-    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
+    int n = ifl_ops_list(IFL_PROFILE_F32, out, 7);
+    n += ifl_ops_list(IFL_PROFILE_BF16, out + n, 7);
+#if defined(__x86_64__) /* it flushes by MXCSR */
+    out[n++] = testing_ops_dot_emulated();
+#endif
+    return n;
 }
 
 /* Number of seeds on which `ops` differs from `ref`; the first is reported when `report`. */

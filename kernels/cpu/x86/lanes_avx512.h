@@ -101,6 +101,47 @@ LANES_FN lanes lanes_round_bf16(lanes x) {
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)));
 }
 
+#if defined(IFL_X32_DOT)
+/* --- Pairs of bf16 (kernels/cpu/x32_dot.inc.h) -------------------------------------------------
+ */
+
+/* 6 x 32: two half-chains each, 24 accumulators; 4 registers of B; A is a memory operand. */
+#define IFL_DOT_ROWS 6
+#define IFL_DOT_COLS(rows) ((rows) == 1 ? 4 : 2)
+#define IFL_DOT_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6)
+
+typedef __m512i words;
+
+LANES_FN words words_load(const void *p) {
+    return _mm512_loadu_si512(p);
+}
+LANES_FN void words_store(uint32_t *p, words x) {
+    _mm512_storeu_si512(p, x);
+}
+/* Of the pairs (k, k + 1) and (k + 2, k + 3), low half first: (k + 2, k), and (k + 3, k + 1). */
+LANES_FN words words_even(words v0, words v1) {
+    const words low = _mm512_set1_epi32(0xffff);
+    return _mm512_or_si512(_mm512_slli_epi32(v0, 16), _mm512_and_si512(v1, low));
+}
+LANES_FN words words_odd(words v0, words v1) {
+    const words high = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_or_si512(_mm512_and_si512(v0, high), _mm512_srli_epi32(v1, 16));
+}
+/* The same of 32 f32 that hold bf16 values: even, odd, even, odd of each four. */
+LANES_FN words words_of_values(const float *x) {
+    const words first = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29);
+    const words second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+    words a = _mm512_loadu_si512(x), b = _mm512_loadu_si512(x + 16);
+    words k0 = _mm512_permutex2var_epi32(a, first, b), k2 = _mm512_permutex2var_epi32(a, second, b);
+    const words high = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_or_si512(_mm512_and_si512(k0, high), _mm512_srli_epi32(k2, 16));
+}
+/* acc = fma(high, high, acc), then fma(low, low, acc), flushed whatever MXCSR says. */
+LANES_FN lanes lanes_dot(lanes acc, uint32_t a, words b) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)b, (__m512bh)_mm512_set1_epi32((int)a));
+}
+#endif
+
 LANES_FN float lanes_tree(lanes x) {
     __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
     __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
