@@ -14,7 +14,7 @@ enum {
     SOAK_MADE_MAX = 5,  /* different weights; versions beyond take them in turn */
     SOAK_VERSIONS = 64, /* of one round */
     SOAK_GROUPS_MAX = 48,
-    SOAK_PROMPT_MAX = 160,
+    SOAK_PROMPT_MAX = 600, /* beyond two KV splits */
 };
 #define SOAK_LARGE                                                                                 \
     20000000 /* parameters from which rounds are small and slow kernels are left out */
@@ -200,19 +200,36 @@ static ifl_status soak_submit(soak *s, soak_round *round, int32_t prompt_max, if
     return ifl_engine_submit(round->engine, &request, err);
 }
 
+static int32_t soak_min(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+static bool soak_stopped(const soak *s) {
+    return s->options->stop && atomic_load(s->options->stop);
+}
+
+static bool soak_over(const soak *s) {
+    return soak_stopped(s) || ifl_clock_s() - s->begin_s >= s->options->seconds;
+}
+
 static ifl_status soak_round_open(soak *s, soak_round *round, int32_t *prompt_max, ifl_error *err) {
-    *prompt_max = s->large ? 24 : soak_draw(s, 4, SOAK_PROMPT_MAX);
-    round->n_new = s->large ? 12 : soak_draw(s, 2, 60);
-    round->n_groups = s->large ? 4 : soak_draw(s, 4, SOAK_GROUPS_MAX);
+    /* One round in four has sequences that cross KV splits; it is given fewer. */
+    bool deep = !s->large && soak_draw(s, 0, 3) == 0;
+    int32_t positions = s->model->config.max_positions;
+    *prompt_max = s->large ? 24 : deep ? soak_draw(s, 200, SOAK_PROMPT_MAX) : soak_draw(s, 4, 160);
+    *prompt_max = soak_min(*prompt_max, positions / 2);
+    round->n_new = soak_min(s->large ? 12 : soak_draw(s, 2, 60), positions - *prompt_max);
+    round->n_groups = s->large ? 4 : deep ? soak_draw(s, 3, 6) : soak_draw(s, 4, SOAK_GROUPS_MAX);
     round->arrivals = soak_draw(s, 5, 100);
     round->truncated = soak_draw(s, 0, 3) == 0;
     int32_t page_tokens = 1 << soak_draw(s, 0, 7), longest = *prompt_max + round->n_new;
+    int32_t sequences = soak_draw(s, 1, 64);
     round->options = (ifl_engine_options){
-        .sequences_max = soak_draw(s, 1, 64),
+        .sequences_max = sequences,
         /* From barely one sequence and its rebuild, so that others are preempted, to room for many.
          */
-        .kv_tokens =
-            soak_draw(s, 3, 24) * ((longest + page_tokens - 1) / page_tokens + 1) * page_tokens,
+        .kv_tokens = (3 + soak_draw(s, 0, sequences / 3)) *
+                     ((longest + page_tokens - 1) / page_tokens + 1) * page_tokens,
         .page_tokens = page_tokens,
         .prefill_chunk_tokens = soak_draw(s, 1, 64),
         .kv_mode = soak_draw(s, 0, 1) ? IFL_KV_MODE_RECOMPUTE : IFL_KV_MODE_KEEP,
@@ -239,9 +256,23 @@ static ifl_status soak_round_open(soak *s, soak_round *round, int32_t *prompt_ma
     return ifl_engine_swap(round->engine, &s->versions[0], err);
 }
 
+/* Parks a running sequence, as a lack of pages would. */
+static void soak_park(soak *s, const soak_round *round) {
+    for (int tries = 0; tries < 16; tries++) {
+        uint64_t task = (uint64_t)soak_draw(s, 0, round->n_submitted);
+        int32_t sample = soak_draw(s, 0, 7);
+        if (!ifl_engine_peek(round->engine, task, sample)) continue;
+        ifl_engine_park(round->engine, task, sample,
+                        NULL); /* one that waits already: no error here */
+        return;
+    }
+}
+
 static ifl_status soak_round_work(soak *s, soak_round *round, int32_t prompt_max, ifl_error *err) {
     while (round->n_submitted < round->n_groups || !ifl_engine_idle(round->engine)) {
         int32_t n_decoded;
+        if (soak_stopped(s)) break;
+        if (round->n_submitted > 0 && soak_over(s)) round->n_groups = round->n_submitted;
         if (round->n_submitted < round->n_groups &&
             (ifl_engine_idle(round->engine) || soak_draw(s, 1, 100) <= round->arrivals))
             IFL_TRY(soak_submit(s, round, prompt_max, err));
@@ -254,10 +285,7 @@ static ifl_status soak_round_work(soak *s, soak_round *round, int32_t prompt_max
             else if (swapped != IFL_AGAIN)
                 return swapped;
         }
-        /* Most draws name no running sequence: that is no error here. */
-        if (soak_draw(s, 0, 19) == 0)
-            ifl_engine_park(round->engine, (uint64_t)soak_draw(s, 0, round->n_submitted),
-                            soak_draw(s, 0, 7), NULL);
+        if (soak_draw(s, 0, 19) == 0) soak_park(s, round);
         IFL_TRY(soak_take_finished(s, round, err));
     }
     return soak_take_finished(s, round, err);
@@ -306,7 +334,8 @@ static ifl_status soak_open(soak *s, const ifl_weights *weights, ifl_error *err)
     for (int i = 0; i < n; i++) {
         bool slow =
             strcmp(all[i]->name, "ref") == 0 || (s->large && strcmp(all[i]->name, "generic") == 0);
-        if (!slow || (i == n - 1 && s->n_ops == 0)) s->ops[s->n_ops++] = all[i];
+        bool wanted = s->options->ops ? all[i] == s->options->ops : !slow || i == n - 1;
+        if (wanted) s->ops[s->n_ops++] = all[i];
     }
     ifl_thread_pool *pool;
     IFL_TRY(ifl_thread_pool_create(&pool, s->options->threads_max, err));
@@ -345,9 +374,7 @@ ifl_status ifl_parity_soak(const ifl_model *model, const ifl_weights *weights,
     while (st == IFL_OK) {
         st = soak_round_run(s, err);
         soak_show(s, false);
-        if (ifl_clock_s() - s->begin_s >= options->seconds ||
-            (options->stop && atomic_load(options->stop)))
-            break;
+        if (soak_over(s)) break;
     }
     result->seconds = ifl_clock_s() - s->begin_s;
     if (st == IFL_OK) soak_show(s, true);

@@ -11,10 +11,11 @@
 
 typedef struct ifl_soak_options {
     uint64_t seed;       /* of everything random; the same seed makes the same rounds */
-    double seconds;      /* no new round after it; at least one runs */
+    double seconds;      /* no new work after it; at least one group runs */
     int32_t threads_max; /* 0 = one per CPU */
+    const ifl_ops *ops;  /* NULL = all that are fast enough, in turn */
     bool mutate; /* the engine's products split k (ifl_parity_mutant); the replay's do not */
-    const atomic_bool *stop; /* ends after the round under way; NULL = never */
+    const atomic_bool *stop; /* ends it between two steps; NULL = never */
     FILE *progress;          /* a line every few seconds; NULL = none */
 } ifl_soak_options;
 
@@ -25,7 +26,7 @@ typedef struct ifl_soak_result {
     char first[512]; /* the first difference, and the first layer that shows one; "" none */
 } ifl_soak_result;
 
-/* Differing bits are no error: they are in the result. */
+/* Differing bits are no error: they are in the result. Nor is a stop. */
 ifl_status ifl_parity_soak(const ifl_model *model, const ifl_weights *weights,
                            const ifl_soak_options *options, ifl_soak_result *result,
                            ifl_error *err);

@@ -5,8 +5,8 @@
  * rounds what these two read (x; q, and K and V in the cache), attention rounds p.
  *
  * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512`, `avx512bf16` (one source over
- * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` for
- * the ops marked EXACT (profile `f32`); the backward ops are deterministic per implementation and also
+ * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` of
+ * their profile for the ops marked EXACT; the backward ops are deterministic per implementation and also
  * have the same bits everywhere, since they use the same chains.
  *
  * Words used below:
@@ -25,8 +25,8 @@
  * Every maximum passes NaNs over and gives a zero as +0, so that its bits don't depend on the search.
  * NaN outputs are NaNs in every implementation, but not of one payload.
  * Ops never allocate and never touch threads: the caller splits rows and panels. Their scratch is on the
- * stack: less than 512 KiB. They set MXCSR to round-to-nearest with gradual underflow and restore the
- * caller's value. */
+ * stack: less than 512 KiB. They set MXCSR to round-to-nearest with gradual underflow (x32: with
+ * denormals flushed) and restore the caller's value. */
 #ifndef IFL_KERNELS_OPS_H
 #define IFL_KERNELS_OPS_H
 
@@ -91,7 +91,6 @@ typedef struct ifl_ops {
     void (*add)(float *y, const float *x, int64_t n);                  /* y[i] = y[i] + x[i] */
     void (*add_bias)(float *y, int64_t ldy, const float *bias, int64_t m, int64_t n);
     void (*scale)(float *y, const float *x, float factor, int64_t n);  /* y[i] = x[i] * factor */
-    void (*bf16_to_f32)(float *y, const uint16_t *x, int64_t n);
     /* A named rounding point. `f32`: nothing. `bf16`: x[i] to the nearest bf16, ties to even, in place; a NaN becomes
      * 0x7fc0. */
     void (*round)(float *x, int64_t n);
@@ -107,7 +106,7 @@ typedef struct ifl_ops {
      *   score_t = (chain over d of q_d * K[t, d]) * scale;  m_s = max over its visible t;
      *   p_t = exp(score_t - m_s);  l_s = lane sum of p_t, lane = t mod 16, invisible keys skipped;
      *   o_s[d] = chain over visible t ascending of p_t * V[t, d].
-     *     (`bf16`: x32 over the positions t of the split, p_t rounded to bf16 after l_s; p_t and V[t] of a key that is
+     *     (`bf16`: the product with scale flushes too; o_s is x32 over the positions t of the split, p_t rounded to bf16 after l_s; p_t and V[t] of a key that is
      *     not visible read as +0, and o_s[d] + 0 goes on, so that a block of such keys changes nothing)
      * Then m = max m_s, c_s = exp(m_s - m); the first visible split starts l = c*l_s, o = c*o_s and
      * each later one merges l = fma(c_s, l_s, l), o = fma(c_s, o_s, o). Output o[d] / l.

@@ -13,11 +13,11 @@ static const struct {
                          "inflight f32 profile 1: bf16 weights, f32 activations; one ascending "
                          "fma chain per output; " PROFILE_SHARED "; gradual underflow"},
     [IFL_PROFILE_BF16] =
-        {"bf16",
-         "inflight bf16 profile 1: bf16 weights; products by x32, flushed: blocks of 32 k, "
-         "even chain, odd chain, acc + (even + odd); rounded to bf16: inputs of q, k, v, o, "
-         "gate, up, down and head, q after RoPE, K and V in the cache, p after its "
-         "sum; " PROFILE_SHARED "; gradual underflow elsewhere"},
+        {"bf16", "inflight bf16 profile 1: bf16 weights; products by x32, flushed: blocks of 32 k, "
+                 "even chain, odd chain, acc + (even + odd); score times scale flushed; rounded to "
+                 "bf16: inputs of q, k, v, o, "
+                 "gate, up, down and head, q after RoPE, K and V in the cache, p after its "
+                 "sum; " PROFILE_SHARED "; gradual underflow elsewhere"},
 };
 
 const char *ifl_profile_name(ifl_profile profile) {

@@ -145,6 +145,7 @@ static ifl_status audit_replay(ifl_audit *audit, const ifl_trajectory *traj, flo
 ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_error *err) {
     if (!ifl_hash_equal(traj->profile, audit->model->profile)) {
         audit->counts.n_foreign++;
+        audit->counts.tokens_not_checkable += ifl_trajectory_n_policy(traj);
         return IFL_OK;
     }
     if (!audit_hold_all(audit, traj)) {

@@ -252,7 +252,7 @@ ifl_status ifl_checkpoint_save(const char *dir, int64_t step, const ifl_model *m
 typedef struct checkpoint_index {
     json_t *root; /* owned */
     int64_t step, n_updates, n_elements;
-    const char *fingerprint;
+    const char *fingerprint, *profile;
     const json_t *files;
 } checkpoint_index;
 
@@ -301,6 +301,7 @@ static ifl_status index_read(checkpoint_index *out, const char *folder, ifl_erro
                  done);
     IFL_TRY_GOTO(st, ifl_json_int(out->root, "block_bytes", 1, INT32_MAX, &block_bytes, err), done);
     IFL_TRY_GOTO(st, ifl_json_text(out->root, "fingerprint", &out->fingerprint, err), done);
+    IFL_TRY_GOTO(st, ifl_json_text(out->root, "profile", &out->profile, err), done);
     IFL_TRY_GOTO(st, ifl_json_child(out->root, "files", &out->files, err), done);
     if (format != IFL_CHECKPOINT_FORMAT || block_bytes != IFL_CHECKPOINT_BLOCK ||
         out->step != marker_step || !out->fingerprint || !out->files)
@@ -410,6 +411,20 @@ static ifl_status index_check_model(const checkpoint_index *index, const char *f
     return IFL_OK;
 }
 
+/* A run that goes on must compute as it has so far: its figures and its audit are of one
+ * arithmetic. */
+static ifl_status index_check_profile(const checkpoint_index *index, const char *folder,
+                                      const ifl_model *model, ifl_error *err) {
+    char profile[33];
+    ifl_hash_text(model->profile, profile);
+    if (strcmp(index->profile, profile) == 0) return IFL_OK;
+    return ifl_fail(
+        err, IFL_MISMATCH,
+        "%s: made under numerics profile %s; this run would go on under %s (%s): set "
+        "model.numerics as it was, or export the checkpoint and start a new run from it",
+        folder, index->profile, profile, ifl_profile_name(model->numerics));
+}
+
 static ifl_status load_folder(const char *folder, int64_t step, const ifl_model *model,
                               ifl_optimizer *optimizer, char **state_json, ifl_error *err) {
     checkpoint_index index;
@@ -421,6 +436,7 @@ static ifl_status load_folder(const char *folder, int64_t step, const ifl_model 
             st, ifl_fail(err, IFL_MISMATCH, "%s: holds step %lld", folder, (long long)index.step),
             done);
     IFL_TRY_GOTO(st, index_check_model(&index, folder, model, err), done);
+    IFL_TRY_GOTO(st, index_check_profile(&index, folder, model, err), done);
     int64_t n_bytes = model->n_elements * (int64_t)sizeof(float);
     for (int i = 0; i < 3; i++)
         IFL_TRY_GOTO(st, file_verify(folder, tensor_files[i], &index, n_bytes, NULL, err), done);

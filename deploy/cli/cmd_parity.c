@@ -38,7 +38,8 @@ static const struct argp_option parity_options[] = {
     {"isa", KEY_ISA, "NAME", 0,
      "what the checks run on: ref, generic, avx2, avx512 (default: the best)", 0},
     {"seed", KEY_SEED, "N", 0, "run.seed: of tokens and random weights (default 1)", 0},
-    {"tokens", KEY_TOKENS, "N", 0, "length of the sequence under test, 8 to 1024 (default 40)", 0},
+    {"tokens", KEY_TOKENS, "N", 0,
+     "length of the sequence under test, 8 to 1024 (default 40); not with --soak", 0},
     {"soak", KEY_SOAK, "MINUTES", 0,
      "instead of the checks: random load on the engine (arrivals, preemption, paging, chunking, "
      "swaps, threads, instruction sets), every log-prob computed again",
@@ -64,7 +65,7 @@ static ifl_status parity_option(int key, const char *arg, void *user, ifl_error 
         a->mutate = true;
         return IFL_OK;
     case KEY_SOAK:
-        return ifl_options_double("soak", arg, 0, 1e6, &a->soak_minutes, err);
+        return ifl_options_double("soak", arg, 1e-6, 1e6, &a->soak_minutes, err);
     default:
         return IFL_USAGE;
     }
@@ -76,6 +77,7 @@ static ifl_status parity_soak(const parity_args *a, const ifl_config *config,
     ifl_soak_options options = {.seed = (uint64_t)config->run.seed,
                                 .seconds = a->soak_minutes * 60 / a->n_soaks,
                                 .threads_max = config->actor.threads,
+                                .ops = a->isa ? ifl_ops_best(loaded->model->numerics) : NULL,
                                 .mutate = a->mutate,
                                 .stop = a->stop,
                                 .progress = stderr};
@@ -91,6 +93,7 @@ static ifl_status parity_soak(const parity_args *a, const ifl_config *config,
         return ifl_fail(err, IFL_PARITY, "%s: %lld of %lld log-probs differ; first in %s",
                         ifl_config_model_name(config), (long long)r.differing, (long long)r.tokens,
                         r.first);
+    if (atomic_load(a->stop)) return ifl_fail(err, IFL_STOPPED, "soak stopped on request");
     return IFL_OK;
 }
 
@@ -139,8 +142,8 @@ static ifl_status parity_families(const parity_args *a, const ifl_config *config
         snprintf(tiny->model.path, sizeof tiny->model.path, "%s", name);
         ifl_status st = parity_model(a, tiny, &report, &this_err);
         if (st == IFL_OK) continue;
-        if (first == IFL_OK || st != IFL_PARITY) *err = this_err;
-        if (first == IFL_OK || st != IFL_PARITY) first = st;
+        bool says_more = first == IFL_OK || (st != IFL_PARITY && st != IFL_STOPPED);
+        if (says_more) *err = this_err, first = st;
         if (st != IFL_PARITY) break;
     }
     free(tiny);

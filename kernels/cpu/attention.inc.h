@@ -88,12 +88,14 @@ IFL_TILE_CASES(ATTENTION_SCORES_FN)
 
 #define X32_SCORES_TILE(R, C, AHEAD)                                                               \
     float total[(R) * (C)*16] __attribute__((aligned(64))) = {0};                                  \
-    for (int64_t d = 0; d < head_dim; d += IFL_DEPTH, q += IFL_DEPTH * (R))                        \
-        X32_BLOCK(R, C, (int)matmul_min(IFL_DEPTH, head_dim - d), q[2 * i * (R) + r],              \
-                  lanes_load(k[c] + (d + 2 * i) * 16), q[(2 * i + 1) * (R) + r],                   \
-                  lanes_load(k[c] + (d + 2 * i + 1) * 16),                                         \
-                  for (int c = 0; (AHEAD) && c < (C); c++)                                         \
-                      __builtin_prefetch(k[c] + (d + 2 * i) * 16 + (AHEAD), 0, 2));                \
+    for (int64_t d = 0, line = 0; d < head_dim; d += IFL_DEPTH, q += IFL_DEPTH * (R))              \
+        X32_BLOCK(                                                                                 \
+            R, C, (int)matmul_min(IFL_DEPTH, head_dim - d), q[2 * i * (R) + r],                    \
+            lanes_load(k[c] + (d + 2 * i) * 16), q[(2 * i + 1) * (R) + r],                         \
+            lanes_load(k[c] + (d + 2 * i + 1) * 16), /* a line at each step, whichever half */     \
+            for (int c = 0; (AHEAD) && c < (C); c++)                                               \
+                __builtin_prefetch(k[c] + line * 16 + (AHEAD), 0, 2);                              \
+            line++);                                                                               \
     lanes scales = lanes_set(scale);                                                               \
     for (int r = 0; r < (R); r++)                                                                  \
         for (int c = 0; c < (C); c++)                                                              \

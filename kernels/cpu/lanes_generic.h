@@ -18,7 +18,6 @@
 #define IFL_BLOCK_ROWS 8 /* rows from which A is copied in blocks */
 #define IFL_COPY_ROWS 8  /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4)
-#define IFL_ATTENTION_COLS(rows) 1
 
 typedef float lanes_quad __attribute__((vector_size(16)));
 typedef uint32_t lanes_quad_bits __attribute__((vector_size(16)));
@@ -54,14 +53,6 @@ LANES_FN lanes lanes_load_n(const float *p, int64_t n) {
 }
 LANES_FN void lanes_store_n(float *p, lanes a, int64_t n) {
     memcpy(p, &a, (size_t)n * sizeof *p);
-}
-LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
-    lanes out;
-    for (int i = 0; i < 4; i++) {
-        lanes_quad_bits u = {p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
-        out.q[i] = (lanes_quad)(u << 16);
-    }
-    return out;
 }
 /* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
 LANES_FN lanes lanes_load_even(const uint16_t *p) {

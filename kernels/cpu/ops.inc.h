@@ -155,14 +155,6 @@ BODY void scale_body(float *y, const float *x, float factor, int64_t n) {
     LANES_LOOP(n, { STORE(y, lanes_mul(LOAD(x), factors)); });
 }
 
-BODY void bf16_to_f32_body(float *y, const uint16_t *x, int64_t n) {
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        lanes_store(y + i, lanes_load_bf16(x + i));
-    for (; i < n; i++)
-        y[i] = ifl_bf16_to_f32(x[i]);
-}
-
 static void round_f32_body(float *x, int64_t n) {
     (void)x;
     (void)n;

@@ -93,7 +93,7 @@ IFL_GUARD(adamw,
            int64_t n),
           (w, m, v, w_bf16, grad, grad_scale, lr, b1, b2, eps, weight_decay, bias1, bias2, n))
 
-/* What the tables of both profiles share. The copies (bf16_to_f32, kv_store, the packings) and the
+/* What the tables of both profiles share. The copies (kv_store, the packings) and the
  * rounding, all integer work, need no guard. */
 #define IFL_OPS_SHARED                                                                             \
     .rmsnorm = rmsnorm_entry, .rope = rope_entry, .silu_mul = silu_mul_entry,                      \
@@ -103,9 +103,9 @@ IFL_GUARD(adamw,
     .matmul_f32 = matmul_f32_entry, .rmsnorm_backward = rmsnorm_backward_entry,                    \
     .silu_mul_backward = silu_mul_backward_entry, .gelu_mul_backward = gelu_mul_backward_entry,    \
     .softmax_backward = softmax_backward_entry, .logprob_backward = logprob_backward_entry,        \
-    .sum_squares = sum_squares_entry, .adamw = adamw_entry, .bf16_to_f32 = bf16_to_f32_body,       \
-    .kv_store = kv_store_body, .pack_f32 = pack_f32_body,                                          \
-    .pack_f32_transposed = pack_f32_transposed_body, .unpack_for_dx = unpack_for_dx_body
+    .sum_squares = sum_squares_entry, .adamw = adamw_entry, .kv_store = kv_store_body,             \
+    .pack_f32 = pack_f32_body, .pack_f32_transposed = pack_f32_transposed_body,                    \
+    .unpack_for_dx = unpack_for_dx_body
 
 static const ifl_ops IFL_OPS_TABLE[IFL_PROFILE_COUNT] = {
     [IFL_PROFILE_F32] = {.name = IFL_OPS_NAME,

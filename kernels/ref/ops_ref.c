@@ -179,11 +179,6 @@ BODY void scale_body(float *y, const float *x, float factor, int64_t n) {
         y[i] = x[i] * factor;
 }
 
-BODY void bf16_to_f32_body(float *y, const uint16_t *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        y[i] = ifl_bf16_to_f32(x[i]);
-}
-
 static int64_t ref_k_index(const ifl_kv_view *view, int64_t t, int64_t d, int64_t head_dim) {
     int64_t b = view->page_tokens < 16 ? view->page_tokens : 16;
     int64_t page = view->pages[t / view->page_tokens], j = t % view->page_tokens;

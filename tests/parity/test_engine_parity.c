@@ -13,12 +13,13 @@
 
 static ifl_error err;
 
-static void run(const char *name, const ifl_parity_options *options, ifl_parity_report *report) {
+static void run(const char *name, ifl_profile profile, const ifl_parity_options *options,
+                ifl_parity_report *report) {
     ifl_model_config config;
     ifl_model *model;
     ifl_weights *weights;
     assert_true(ifl_random_model_config(name, &config));
-    if (ifl_model_create(&model, &config, 0, IFL_PROFILE_F32, &err) != IFL_OK ||
+    if (ifl_model_create(&model, &config, 0, profile, &err) != IFL_OK ||
         ifl_weights_create(&weights, model, &err) != IFL_OK ||
         ifl_random_weights(weights, 7, &err) != IFL_OK)
         fail_msg("%s", err.text);
@@ -29,14 +30,17 @@ static void run(const char *name, const ifl_parity_options *options, ifl_parity_
 }
 
 static void assert_no_difference(const char *name, int32_t n_tokens) {
-    ifl_parity_report report;
-    run(name, &(ifl_parity_options){.seed = 11, .n_tokens = n_tokens}, &report);
-    if (report.n_differing) ifl_parity_report_print(&report, stderr);
-    assert_int_equal(report.n_differing, 0);
-    assert_true(report.n_compared > 3000);
-    for (int32_t i = 0; i < report.n_rows; i++)
-        assert_true(report.rows[i].n_compared > 0);
-    assert_int_equal(ifl_parity_report_status(&report, &err), IFL_OK);
+    for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
+        ifl_parity_report report;
+        run(name, (ifl_profile)profile, &(ifl_parity_options){.seed = 11, .n_tokens = n_tokens},
+            &report);
+        if (report.n_differing) ifl_parity_report_print(&report, stderr);
+        assert_int_equal(report.n_differing, 0);
+        assert_true(report.n_compared > 3000);
+        for (int32_t i = 0; i < report.n_rows; i++)
+            assert_true(report.rows[i].n_compared > 0);
+        assert_int_equal(ifl_parity_report_status(&report, &err), IFL_OK);
+    }
 }
 
 static void test_llama_has_the_same_bits_on_every_path(void **state) {
@@ -68,17 +72,21 @@ static void test_long_sequences_have_the_same_bits(void **state) {
 static void test_changed_reduction_order_is_found(void **state) {
     (void)state;
     ifl_parity_report report;
-    run("tiny-llama", &(ifl_parity_options){.seed = 11, .mutate = true}, &report);
-    assert_true(report.n_differing > 0);
-    int32_t n_red = 0;
-    for (int32_t i = 0; i < report.n_rows; i++)
-        if (report.rows[i].n_differing > 0) {
-            assert_true(report.rows[i].first[0] != 0);
-            n_red++;
-        }
-    /* The product splits k from 4 rows on: batches, chunks, packs and the replays all see it. */
-    assert_true(n_red >= 8);
-    assert_int_equal(ifl_parity_report_status(&report, &err), IFL_PARITY);
+    for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
+        run("tiny-llama", (ifl_profile)profile, &(ifl_parity_options){.seed = 11, .mutate = true},
+            &report);
+        assert_true(report.n_differing > 0);
+        int32_t n_red = 0;
+        for (int32_t i = 0; i < report.n_rows; i++)
+            if (report.rows[i].n_differing > 0) {
+                assert_true(report.rows[i].first[0] != 0);
+                n_red++;
+            }
+        /* The product splits k from 4 rows on: batches, chunks, packs and the replays all see it.
+         */
+        assert_true(n_red >= 8);
+        assert_int_equal(ifl_parity_report_status(&report, &err), IFL_PARITY);
+    }
     assert_int_equal(ifl_status_exit_code(IFL_PARITY), 65);
 }
 
@@ -107,7 +115,7 @@ static void head_results_get(ifl_workspace *ws, const ifl_weights *weights, head
         positions[i] = i;
     }
     for (int32_t i = 0; i < N_ROWS * 512; i++)
-        hidden[i] = (float)((i * 37) % 101 - 50) / 64.0f; /* exact in any mode */
+        hidden[i] = (float)((i * 37) % 101 - 50) / 64.0f; /* exact in any mode, and a bf16 */
     assert_int_equal(ifl_score(ws, weights, tokens, N_ROWS, 1, 0.7f, out->scores, &err), IFL_OK);
     assert_int_equal(ifl_score_top(ws, weights, tokens, N_ROWS, 1, 4, out->ids, out->top, &err),
                      IFL_OK);
@@ -126,25 +134,27 @@ static void test_the_callers_rounding_changes_no_bit(void **state) {
     ifl_thread_pool *pool;
     ifl_workspace *ws;
     static head_results plain, poisoned;
-    assert_true(ifl_random_model_config("tiny-gemma3", &config));
-    assert_true(config.d_model <= 512);
-    assert_int_equal(ifl_model_create(&model, &config, 0, IFL_PROFILE_F32, &err), IFL_OK);
-    assert_int_equal(ifl_weights_create(&weights, model, &err), IFL_OK);
-    assert_int_equal(ifl_random_weights(weights, 7, &err), IFL_OK);
-    assert_int_equal(ifl_thread_pool_create(&pool, 1, &err), IFL_OK);
-    assert_int_equal(ifl_workspace_create(&ws, model, N_ROWS, pool, NULL, &err), IFL_OK);
-    head_results_get(ws, weights, &plain);
-    uint32_t saved = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(POISON);
-    head_results_get(ws, weights, &poisoned);
-    uint32_t after = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(saved);
-    assert_int_equal(after & ~0x3fu, POISON); /* the caller's own setting is given back */
-    assert_memory_equal(&plain, &poisoned, sizeof plain);
-    ifl_workspace_free(ws);
-    ifl_thread_pool_free(pool);
-    ifl_weights_free(weights);
-    ifl_model_free(model);
+    for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
+        assert_true(ifl_random_model_config("tiny-gemma3", &config));
+        assert_true(config.d_model <= 512);
+        assert_int_equal(ifl_model_create(&model, &config, 0, (ifl_profile)profile, &err), IFL_OK);
+        assert_int_equal(ifl_weights_create(&weights, model, &err), IFL_OK);
+        assert_int_equal(ifl_random_weights(weights, 7, &err), IFL_OK);
+        assert_int_equal(ifl_thread_pool_create(&pool, 1, &err), IFL_OK);
+        assert_int_equal(ifl_workspace_create(&ws, model, N_ROWS, pool, NULL, &err), IFL_OK);
+        head_results_get(ws, weights, &plain);
+        uint32_t saved = __builtin_ia32_stmxcsr();
+        __builtin_ia32_ldmxcsr(POISON);
+        head_results_get(ws, weights, &poisoned);
+        uint32_t after = __builtin_ia32_stmxcsr();
+        __builtin_ia32_ldmxcsr(saved);
+        assert_int_equal(after & ~0x3fu, POISON); /* the caller's own setting is given back */
+        assert_memory_equal(&plain, &poisoned, sizeof plain);
+        ifl_workspace_free(ws);
+        ifl_thread_pool_free(pool);
+        ifl_weights_free(weights);
+        ifl_model_free(model);
+    }
 }
 #endif
 

@@ -322,6 +322,22 @@ static void test_another_model_is_refused(void **state) {
     ifl_model_free(other);
 }
 
+static void test_another_arithmetic_is_refused(void **state) {
+    (void)state;
+    ifl_optimizer *a = optimizer_make();
+    assert_ok(ifl_checkpoint_save(dir, 1, model, a, "{}", 1, &err));
+    ifl_model_config config;
+    ifl_model *other;
+    assert_true(ifl_random_model_config("tiny-llama", &config));
+    assert_ok(ifl_model_create(&other, &config, 64, IFL_PROFILE_BF16, &err));
+    int64_t step;
+    char *json;
+    assert_int_equal(ifl_checkpoint_load(dir, -1, other, a, &step, &json, &err), IFL_MISMATCH);
+    assert_non_null(strstr(err.text, "model.numerics"));
+    ifl_optimizer_free(a);
+    ifl_model_free(other);
+}
+
 static void test_a_writer_killed_anywhere_leaves_the_older_one(void **state) {
     (void)state;
     ifl_optimizer *a = optimizer_make(), *b = optimizer_make();
@@ -406,6 +422,7 @@ int main(void) {
         with_dir(test_another_format_is_refused),
         with_dir(test_a_renamed_folder_is_refused),
         with_dir(test_another_model_is_refused),
+        with_dir(test_another_arithmetic_is_refused),
         with_dir(test_a_writer_killed_anywhere_leaves_the_older_one),
         with_dir(test_info_and_masters_for_export),
     };

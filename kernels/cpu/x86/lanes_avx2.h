@@ -50,13 +50,6 @@ LANES_FN void lanes_store_n(float *p, lanes x, int64_t n) {
     _mm256_maskstore_ps(p, lanes_first(n), x.a);
     _mm256_maskstore_ps(p + 8, lanes_first(n - 8), x.b);
 }
-LANES_FN __m256 lanes_widen(const uint16_t *p) {
-    __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
-}
-LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
-    return (lanes){lanes_widen(p), lanes_widen(p + 8)};
-}
 /* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
 LANES_FN __m256 lanes_even(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)p), 16));

@@ -43,10 +43,6 @@ LANES_FN lanes lanes_load_n(const float *p, int64_t n) {
 LANES_FN void lanes_store_n(float *p, lanes x, int64_t n) {
     _mm512_mask_storeu_ps(p, lanes_first(n), x);
 }
-LANES_FN lanes lanes_load_bf16(const uint16_t *p) {
-    __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
-}
 /* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
 LANES_FN lanes lanes_load_even(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
