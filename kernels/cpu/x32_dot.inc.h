@@ -27,15 +27,7 @@ static void dot_pack_row(uint32_t *words_out, const float *x, int64_t depth) {
 /* One tile over n_blocks blocks of 32 k. LOAD_B makes `even` and `odd` of column group c and quad
  * q. */
 #define DOT_TILE(R, C, LOAD_B, AHEAD)                                                              \
-    float total[(R) * (C)*16] __attribute__((aligned(64)));                                        \
-    for (int r = 0; r < (R); r++)                                                                  \
-        for (int c = 0; c < (C); c++) {                                                            \
-            int64_t n = columns - c * 16;                                                          \
-            lanes from = !resume || n <= 0 ? lanes_zero()                                          \
-                         : n >= 16         ? lanes_load(y + r * ldy + c * 16)                      \
-                                           : lanes_load_n(y + r * ldy + c * 16, n);                        \
-            lanes_store(total + (r * (C) + c) * 16, from);                                         \
-        }                                                                                          \
+    X32_BEGIN(R, C)                                                                                \
     for (int64_t block = 0; block < n_blocks; block++, a += 16) {                                  \
         X32_IN_MEMORY(total);                                                                      \
         lanes acc_even[R][C], acc_odd[R][C];                                                       \
