@@ -36,7 +36,7 @@ static const struct argp_option parity_options[] = {
      0},
     {"threads", KEY_THREADS, "N", 0, "actor.threads: most threads (default 0: one per CPU)", 0},
     {"isa", KEY_ISA, "NAME", 0,
-     "what the checks run on: ref, generic, avx2, avx512 (default: the best)", 0},
+     "what the checks run on: ref, generic, avx2, avx512, avx512bf16 (default: the best)", 0},
     {"seed", KEY_SEED, "N", 0, "run.seed: of tokens and random weights (default 1)", 0},
     {"tokens", KEY_TOKENS, "N", 0,
      "length of the sequence under test, 8 to 1024 (default 40); not with --soak", 0},

@@ -277,44 +277,6 @@ static float attention_exp(float *score, int lo, int hi, float split_max, bool x
     }
 IFL_TILE_CASES(ATTENTION_PV_FN)
 
-static void attention_pv_rows(bool wide, int64_t rows, float *o, const float *p,
-                              const float *const *v, int64_t d, int begin, int end) {
-    switch (rows) {
-#define ATTENTION_CASE(R)                                                                          \
-    case R:                                                                                        \
-        if (wide)                                                                                  \
-            attention_pv_wide_##R(o, p, v, d, begin, end);                                         \
-        else                                                                                       \
-            attention_pv_tile_##R(o, p, v, d, begin, end);                                         \
-        break;
-        IFL_TILE_CASES(ATTENTION_CASE)
-#undef ATTENTION_CASE
-    default:
-        break;
-    }
-}
-
-/* One row over keys [begin, end): a lone row, or the ragged ends of a tile. */
-#define ATTENTION_PV_ROW(C)                                                                        \
-    BODY void attention_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,     \
-                                   int begin, int end) {                                           \
-        ATTENTION_PV_TILE(1, C);                                                                   \
-    }
-ATTENTION_PV_ROW(1)
-ATTENTION_PV_ROW(2)
-ATTENTION_PV_ROW(4)
-
-static void attention_pv_row(float *o, const float *p, const float *const *v, int64_t d, int cols,
-                             int begin, int end) {
-    if (begin >= end) return;
-    if (cols == 4)
-        attention_pv_row_4(o, p, v, d, begin, end);
-    else if (cols == 2)
-        attention_pv_row_2(o, p, v, d, begin, end);
-    else
-        attention_pv_row_1(o, p, v, d, begin, end);
-}
-
 /* The same over whole blocks of 32 keys, begin and end multiples of 32. */
 #define X32_PV_TILE(R, C)                                                                          \
     float *total = o;                                                                              \
@@ -333,12 +295,15 @@ static void attention_pv_row(float *o, const float *p, const float *const *v, in
     }
 IFL_TILE_CASES(X32_PV_FN)
 
-static void x32_pv_rows(bool wide, int64_t rows, float *o, const float *p, const float *const *v,
-                        int64_t d, int begin, int end) {
+static void attention_pv_rows(bool x32, bool wide, int64_t rows, float *o, const float *p,
+                              const float *const *v, int64_t d, int begin, int end) {
     switch (rows) {
 #define ATTENTION_CASE(R)                                                                          \
     case R:                                                                                        \
-        (wide ? x32_pv_wide_##R : x32_pv_tile_##R)(o, p, v, d, begin, end);                        \
+        if (wide)                                                                                  \
+            (x32 ? x32_pv_wide_##R : attention_pv_wide_##R)(o, p, v, d, begin, end);               \
+        else                                                                                       \
+            (x32 ? x32_pv_tile_##R : attention_pv_tile_##R)(o, p, v, d, begin, end);               \
         break;
         IFL_TILE_CASES(ATTENTION_CASE)
 #undef ATTENTION_CASE
@@ -347,23 +312,28 @@ static void x32_pv_rows(bool wide, int64_t rows, float *o, const float *p, const
     }
 }
 
-#define X32_PV_ROW(C)                                                                              \
+/* One row over keys [begin, end): a lone row, or the ragged ends of a tile. */
+#define ATTENTION_PV_ROW(C)                                                                        \
+    BODY void attention_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,     \
+                                   int begin, int end) {                                           \
+        ATTENTION_PV_TILE(1, C);                                                                   \
+    }                                                                                              \
     BODY void x32_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,           \
                              int begin, int end) {                                                 \
         X32_PV_TILE(1, C);                                                                         \
     }
-X32_PV_ROW(1)
-X32_PV_ROW(2)
-X32_PV_ROW(4)
+ATTENTION_PV_ROW(1)
+ATTENTION_PV_ROW(2)
+ATTENTION_PV_ROW(4)
 
-static void x32_pv_blocks(float *o, const float *p, const float *const *v, int64_t d, int cols,
-                          int begin, int end) {
+static void attention_pv_row_of(bool x32, float *o, const float *p, const float *const *v,
+                                int64_t d, int cols, int begin, int end) {
     if (cols == 4)
-        x32_pv_row_4(o, p, v, d, begin, end);
+        (x32 ? x32_pv_row_4 : attention_pv_row_4)(o, p, v, d, begin, end);
     else if (cols == 2)
-        x32_pv_row_2(o, p, v, d, begin, end);
+        (x32 ? x32_pv_row_2 : attention_pv_row_2)(o, p, v, d, begin, end);
     else
-        x32_pv_row_1(o, p, v, d, begin, end);
+        (x32 ? x32_pv_row_1 : attention_pv_row_1)(o, p, v, d, begin, end);
 }
 
 /* One row over the blocks that hold keys [begin, end), all of them its own. A key of such a block
@@ -376,7 +346,7 @@ static void x32_pv_row(float *o, const float *p, const float *const *v, int64_t 
         int block = t / IFL_DEPTH * IFL_DEPTH, next = block + IFL_DEPTH;
         if (t == block && next <= end) {
             next = end / IFL_DEPTH * IFL_DEPTH;
-            x32_pv_blocks(o, p, v, d, cols, t, next);
+            attention_pv_row_of(true, o, p, v, d, cols, t, next);
         } else {
             const float *masked_v[IFL_DEPTH];
             float masked_p[IFL_DEPTH];
@@ -385,52 +355,28 @@ static void x32_pv_row(float *o, const float *p, const float *const *v, int64_t 
                 masked_v[j] = seen ? v[block + j] : zeros;
                 masked_p[j] = seen ? p[block + j] : 0.0f;
             }
-            x32_pv_blocks(o, masked_p, masked_v, d, cols, 0, IFL_DEPTH);
+            attention_pv_row_of(true, o, masked_p, masked_v, d, cols, 0, IFL_DEPTH);
         }
         t = next;
     }
 }
 
-/* attention_pv_keys for profile `bf16`; t0 and t1 don't cut a block that holds visible keys of both
- * sides. */
-static void x32_pv_keys(float *tile, const attention_call *call, const attention_range *range,
-                        const float *p, const float *const *v, int64_t d, bool wide, int cols,
-                        int t0, int t1) {
-    uint32_t mode = ifl_rounding_enter_flush();
-    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
-        rows = matmul_rows_of_tile(call->n_rows - r);
-        float *o = tile + r * cols * 16;
-        const float *pr = p + r * IFL_KV_SPLIT;
-        int lo[IFL_TILE_ROWS], hi[IFL_TILE_ROWS], common_lo = t0, common_hi = t1;
-        for (int64_t i = 0; i < rows; i++) {
-            lo[i] = range->lo[r + i] > t0 ? range->lo[r + i] : t0;
-            hi[i] = range->hi[r + i] < t1 ? range->hi[r + i] : t1;
-            if (lo[i] > common_lo) common_lo = lo[i];
-            if (hi[i] < common_hi) common_hi = hi[i];
-        }
-        common_lo = (common_lo + IFL_DEPTH - 1) / IFL_DEPTH * IFL_DEPTH;
-        common_hi = common_hi / IFL_DEPTH * IFL_DEPTH;
-        bool common = common_lo < common_hi && rows > 1;
-        for (int64_t i = 0; i < rows; i++)
-            x32_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
-                       common ? common_lo : hi[i]);
-        if (!common) continue;
-        x32_pv_rows(wide, rows, o, pr, v, d, common_lo, common_hi);
-        for (int64_t i = 0; i < rows; i++)
-            x32_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, common_hi, hi[i]);
-    }
-    ifl_rounding_leave_flush(mode);
+static void attention_pv_row(bool x32, float *o, const float *p, const float *const *v, int64_t d,
+                             int cols, int begin, int end) {
+    if (begin >= end) return;
+    if (x32)
+        x32_pv_row(o, p, v, d, cols, begin, end);
+    else
+        attention_pv_row_of(false, o, p, v, d, cols, begin, end);
 }
 
 /* Continues o_s of all rows ([row][cols * 16], at `tile`) over keys [t0, t1) of the split; key t's
- * chunk of outputs lies at v[t] + d. */
+ * chunk of outputs lies at v[t] + d. In profile `bf16` t0 and t1 cut no block of 32 keys that has
+ * visible ones on both sides. */
 static void attention_pv_keys(float *tile, const attention_call *call, const attention_range *range,
                               const float *p, const float *const *v, int64_t d, bool wide, int cols,
                               int t0, int t1) {
-    if (call->x32) {
-        x32_pv_keys(tile, call, range, p, v, d, wide, cols, t0, t1);
-        return;
-    }
+    uint32_t mode = call->x32 ? ifl_rounding_enter_flush() : 0;
     for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
         rows = matmul_rows_of_tile(call->n_rows - r);
         float *o = tile + r * cols * 16;
@@ -442,16 +388,21 @@ static void attention_pv_keys(float *tile, const attention_call *call, const att
             if (lo[i] > common_lo) common_lo = lo[i];
             if (hi[i] < common_hi) common_hi = hi[i];
         }
+        if (call->x32) { /* whole blocks together, others row by row */
+            common_lo = (common_lo + IFL_DEPTH - 1) / IFL_DEPTH * IFL_DEPTH;
+            common_hi = common_hi / IFL_DEPTH * IFL_DEPTH;
+        }
         bool common = common_lo < common_hi && rows > 1;
         for (int64_t i = 0; i < rows; i++)
-            attention_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
+            attention_pv_row(call->x32, o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
                              common ? common_lo : hi[i]);
         if (!common) continue;
-        attention_pv_rows(wide, rows, o, pr, v, d, common_lo, common_hi);
+        attention_pv_rows(call->x32, wide, rows, o, pr, v, d, common_lo, common_hi);
         for (int64_t i = 0; i < rows; i++)
-            attention_pv_row(o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, common_hi,
-                             hi[i]);
+            attention_pv_row(call->x32, o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols,
+                             common_hi, hi[i]);
     }
+    if (call->x32) ifl_rounding_leave_flush(mode);
 }
 
 /* Merges o_s of one chunk of outputs, `columns` of them real, into o. */

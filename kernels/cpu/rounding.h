@@ -1,7 +1,7 @@
 /* The floating-point environment of an op: round to nearest, gradual underflow, whatever the caller
- * set (another library's -ffast-math start-up code may have turned on flush-to-zero). `flush`:
- * denormal inputs and results are zero, as matrix instructions have it; x86 only, so elsewhere the
- * ops that want it come from kernels/ref. */
+ * set (another library's -ffast-math start-up code may have turned on flush-to-zero).
+ * The _flush pair: denormal inputs and results are zero, as matrix instructions have it; x86 only, so
+ * elsewhere the ops that want it come from kernels/ref. */
 #ifndef IFL_KERNELS_CPU_ROUNDING_H
 #define IFL_KERNELS_CPU_ROUNDING_H
 
