@@ -99,7 +99,7 @@ typedef struct ifl_config {
         int32_t threads;
         char cpus[64];
         ifl_loss_kind loss;
-        double importance_cap;    /* reinforce: w is cut at this */
+        double importance_cap;    /* reinforce, and foreign answers: w is cut at this */
         double clip_low, clip_high; /* grpo family */
         double learning_rate;
         int32_t warmup_steps;
@@ -119,7 +119,8 @@ typedef struct ifl_config {
 
     struct { /* parity */
         double audit;             /* share of trained trajectories that are re-scored */
-        bool flip_bit;            /* test hook: one bit of one recorded log-prob is flipped */
+        char mismatch[8];         /* refuse | admit: actors of another numerics profile */
+        char flip_bit[8];         /* none | audit | train; test hook: one bit of one recorded log-prob is flipped */
         int32_t versions_kept;    /* ring of the version store */
         double versions_gib;      /* its bound in memory */
     } parity;

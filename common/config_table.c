@@ -115,7 +115,8 @@ const ifl_config_row ifl_config_rows[] = {
     ENUM("learner.loss", learner.loss, "reinforce", "reinforce|grpo|dr_grpo|dapo",
          "policy loss; formulas in learner/loss.h"),
     DOUBLE("learner.importance_cap", learner.importance_cap, 1, 1e6, "5", "",
-           "reinforce: importance weights are cut at this"),
+           "reinforce, and answers of another numerics profile: importance weights are cut at "
+           "this"),
     DOUBLE("learner.clip_low", learner.clip_low, 0, 1, "0.2", "", "grpo family: ratio >= 1 - this"),
     DOUBLE("learner.clip_high", learner.clip_high, 0, 100, "0.2", "",
            "grpo family: ratio <= 1 + this; DAPO's own is 0.28"),
@@ -145,10 +146,15 @@ const ifl_config_row ifl_config_rows[] = {
     BOOL("eval.before", eval.before, "true", "evaluate the start"),
     BOOL("eval.after", eval.after, "true", "evaluate the end"),
 
-    DOUBLE("parity.audit", parity.audit, 0, 1, "0.05", "",
-           "share of trained trajectories that are scored again, bit for bit"),
-    BOOL("parity.flip_bit", parity.flip_bit, "false",
-         "test hook: one bit of one recorded log-prob is flipped"),
+    DOUBLE("parity.audit", parity.audit, 0, 1, "0.02", "",
+           "share of trained trajectories that are scored again, bit for bit; a difference ends "
+           "the run"),
+    CHOICE("parity.mismatch", parity.mismatch, "refuse", "refuse|admit",
+           "an actor of another numerics profile: is refused | is admitted, corrected by "
+           "importance weights and counted"),
+    CHOICE("parity.flip_bit", parity.flip_bit, "none", "none|audit|train",
+           "test hook, one bit of one recorded log-prob is flipped: before the audit | before the "
+           "step that trains on it"),
     INT32("parity.versions_kept", parity.versions_kept, 1, 4096, "16", "versions",
           "ring of old weights for the audit"),
     DOUBLE("parity.versions_gib", parity.versions_gib, 0.001, 65536, "1", "GiB",

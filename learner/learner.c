@@ -57,8 +57,7 @@ static ifl_status learner_audit(learner *l, ifl_group **groups, int32_t n, ifl_e
                 IFL_TRY(ifl_audit_check(l->audit, m->traj, err));
         }
     ifl_audit_counts c = ifl_audit_counts_get(l->audit);
-    /* The flipped bit is put there by a test and must be counted, not end the run. */
-    if (c.tokens_differing > 0 && !l->config->parity.flip_bit)
+    if (c.tokens_differing > 0)
         return ifl_fail(
             err, IFL_PARITY,
             "parity: the log-prob of token %d of trajectory %llu/%d (version %lld) was recorded "
@@ -265,7 +264,8 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     *l->options->start = NULL;
     int64_t bytes = (int64_t)(c->parity.versions_gib * 1073741824.0);
     IFL_TRY(ifl_version_store_create(&l->store, l->model, c->parity.versions_kept, bytes, err));
-    ifl_audit_options audit = {c->parity.audit, (uint64_t)c->run.seed, c->parity.flip_bit};
+    ifl_audit_options audit = {c->parity.audit, (uint64_t)c->run.seed,
+                               strcmp(c->parity.flip_bit, "audit") == 0};
     IFL_TRY(ifl_audit_create(&l->audit, l->model, l->store, &audit, l->pool,
                              ifl_ops_best(l->model->numerics), err));
     return ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
