@@ -5,6 +5,7 @@
 
 #include "common/bf16.h"
 #include "common/memory.h"
+#include "kernels/contract.h"
 #include "kernels/rope_table.h"
 
 /* --- Model
@@ -105,14 +106,10 @@ static ifl_status model_rope(ifl_model *model, int32_t n_positions, ifl_error *e
     return IFL_OK;
 }
 
-static ifl_status model_hashes(ifl_model *model, ifl_error *err) {
+static ifl_status model_fingerprint(ifl_model *model, ifl_error *err) {
     const ifl_model_config *c = &model->config;
-    ifl_hasher *architecture = ifl_hasher_create(), *profile = ifl_hasher_create();
-    if (!architecture || !profile) {
-        ifl_hasher_free(architecture);
-        ifl_hasher_free(profile);
-        return ifl_fail(err, IFL_NOMEM, "model: out of memory for hashes");
-    }
+    ifl_hasher *architecture = ifl_hasher_create();
+    if (!architecture) return ifl_fail(err, IFL_NOMEM, "model: out of memory for its fingerprint");
     for (int32_t i = 0; i < model->n_params; i++) {
         const ifl_tensor_spec *s = &model->params[i].spec;
         ifl_hasher_add(architecture, s->name, strlen(s->name) + 1);
@@ -127,23 +124,12 @@ static ifl_status model_hashes(ifl_model *model, ifl_error *err) {
     ifl_hasher_add(architecture, numbers, sizeof numbers);
     ifl_hasher_add(architecture, c->layer_is_sliding, (size_t)c->n_layers);
     model->fingerprint = ifl_hasher_finish(architecture);
-
-    size_t n_rope = (size_t)c->max_positions * (size_t)(c->head_dim / 2) * sizeof(float);
-    const char *text = ifl_profile_text(model->numerics);
-    ifl_hasher_add(profile, text, strlen(text) + 1);
-    ifl_hasher_add(profile, model->rope_cos, n_rope);
-    ifl_hasher_add(profile, model->rope_sin, n_rope);
-    ifl_hasher_add(profile, model->rope_local_cos, n_rope);
-    ifl_hasher_add(profile, model->rope_local_sin, n_rope);
-    ifl_hasher_add(profile, numbers, sizeof numbers);
-    model->profile = ifl_hasher_finish(profile);
     ifl_hasher_free(architecture);
-    ifl_hasher_free(profile);
     return IFL_OK;
 }
 
-ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
-                            ifl_profile numerics, ifl_error *err) {
+ifl_status ifl_model_create_plain(ifl_model **out, const ifl_model_config *config,
+                                  int32_t max_positions, ifl_profile numerics, ifl_error *err) {
     *out = NULL;
     IFL_TRY(ifl_model_config_check(config, err));
     if (config->head_dim > IFL_HEAD_DIM_MAX)
@@ -166,11 +152,21 @@ ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int
     IFL_TRY_GOTO(st, model_layout(model, err), done);
     model_index_layers(model);
     IFL_TRY_GOTO(st, model_rope(model, model->config.max_positions, err), done);
-    IFL_TRY_GOTO(st, model_hashes(model, err), done);
+    IFL_TRY_GOTO(st, model_fingerprint(model, err), done);
     *out = model;
     model = NULL; /* the caller owns it now */
 done:
     ifl_model_free(model);
+    return st;
+}
+
+ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
+                            ifl_profile numerics, ifl_error *err) {
+    IFL_TRY(ifl_model_create_plain(out, config, max_positions, numerics, err));
+    ifl_status st = ifl_contract_make(*out, err);
+    if (st == IFL_OK) return IFL_OK;
+    ifl_model_free(*out);
+    *out = NULL;
     return st;
 }
 

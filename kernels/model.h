@@ -8,6 +8,7 @@
 
 #include "common/hash.h"
 #include "common/model_config.h"
+#include "common/profile_parts.h"
 #include "common/rng.h"
 #include "common/thread_pool.h"
 #include "kernels/ops.h"
@@ -41,7 +42,8 @@ typedef struct ifl_model {
     float *rope_local_cos, *rope_local_sin; /* sliding layers; may be the same pointers */
     ifl_hash fingerprint;   /* architecture and tensor table */
     ifl_profile numerics;   /* how both sides of a run compute */
-    ifl_hash profile;       /* of that profile: everything that decides a bit */
+    ifl_hash profile;       /* of that profile: everything that decides a bit (kernels/contract.h) */
+    ifl_profile_parts parts; /* what it is over */
 } ifl_model;
 
 /* Returns owned. max_positions caps the RoPE tables (0: the config's). */

@@ -3,17 +3,18 @@
 #include <string.h>
 
 #define PROFILE_SHARED                                                                             \
-    "row sums 16 lanes then tree 8,4,2,1; attention splits 256 at absolute positions, exact "      \
-    "split max, merge by fma in split order; log-sum-exp blocks 4096; exp/log polynomials 1"
+    "row sums in lanes, then the tree 8,4,2,1; attention splits at absolute positions, exact "     \
+    "split max, merge by fma in split order; log-sum-exp blocks at absolute positions, merged "    \
+    "the same way; exp/log polynomials 1"
 
 static const struct {
     const char *name, *text;
 } profiles[IFL_PROFILE_COUNT] = {
     [IFL_PROFILE_F32] = {"f32",
-                         "inflight f32 profile 1: bf16 weights, f32 activations; one ascending "
+                         "inflight f32 profile 2: bf16 weights, f32 activations; one ascending "
                          "fma chain per output; " PROFILE_SHARED "; gradual underflow"},
     [IFL_PROFILE_BF16] =
-        {"bf16", "inflight bf16 profile 1: bf16 weights; products by x32, flushed: blocks of 32 k, "
+        {"bf16", "inflight bf16 profile 2: bf16 weights; products by x32, flushed: blocks of k, "
                  "even chain, odd chain, acc + (even + odd); score times scale flushed; rounded to "
                  "bf16: inputs of q, k, v, o, "
                  "gate, up, down and head, q after RoPE, K and V in the cache, p after its "

@@ -1,5 +1,5 @@
-/* The numerics profile: all that decides a bit of a log-prob, under one hash. Actor and learner
- * compare it in the handshake, and every trajectory carries it. */
+/* The numerics profiles by name, and the words of their orders. What the words and everything else
+ * that decides a bit of a log-prob come to, under one hash, is kernels/contract.h. */
 #ifndef IFL_KERNELS_PROFILE_H
 #define IFL_KERNELS_PROFILE_H
 
@@ -17,8 +17,8 @@ const char *ifl_profile_name(ifl_profile profile);
 /* "f32" or "bf16"; IFL_USAGE for anything else. */
 ifl_status ifl_profile_parse(ifl_profile *out, const char *name, ifl_error *err);
 
-/* The orders in words. A change of any kernel's order must change this text: it is what is hashed,
- * beside the model's tables and constants (ifl_model.profile). */
+/* The orders in words. A change of any kernel's order must change this text: it is one part of what
+ * is hashed (kernels/contract.h), beside block sizes, tables, constants and computed values. */
 const char *ifl_profile_text(ifl_profile profile);
 
 #endif
