@@ -434,6 +434,11 @@ static ifl_status actor_connected(actor *a, const ifl_wire_welcome *welcome, ifl
     ifl_info("connected to run %.8s", welcome->run_uuid);
     ifl_weight_receiver_follow(a->receiver, welcome);
     a->directed = (welcome->caps & IFL_WIRE_CAP_DIRECTED) != 0;
+    if (welcome->caps & IFL_WIRE_CAP_FOREIGN)
+        ifl_warn(
+            "the learner computes under another numerics profile than %s here: what this actor "
+            "generates is corrected by importance weights, and cannot be audited",
+            ifl_profile_name(a->options->model->numerics));
     bool first = a->run_uuid[0] == '\0';
     bool same = a->run_epoch == welcome->run_epoch && strcmp(a->run_uuid, welcome->run_uuid) == 0;
     a->run_epoch = welcome->run_epoch;
@@ -617,6 +622,7 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
         .build = "inflight",
         .fingerprint = options->model->fingerprint,
         .profile = options->model->profile,
+        .parts = options->model->parts,
         .tokenizer = ifl_tokenizer_hash(options->tokenizer),
         .held_version = -1,
     };

@@ -27,6 +27,8 @@ typedef struct ifl_server_options {
     int32_t lease_s;          /* told to actors */
     int32_t chunk_window;     /* most chunks outstanding per actor; 0 = 8 */
     ifl_hash fingerprint, profile, tokenizer; /* an actor whose hashes differ gets REJECT */
+    ifl_profile_parts parts; /* of the profile: a refusal names those that differ */
+    bool admit_foreign;      /* an actor of another profile is welcome all the same */
     char run_uuid[33];                        /* 32 hex digits */
     uint64_t run_epoch; /* random, drawn by each learner process: names its versions' history */
     bool directed;      /* actors take versions into use only when a WSET says so */
@@ -150,6 +152,7 @@ typedef struct ifl_client_options {
     const char *name;    /* printable ASCII, cut at 31 bytes */
     const char *build;   /* version text, for logs */
     ifl_hash fingerprint, profile, tokenizer;
+    ifl_profile_parts parts;     /* of the profile */
     int64_t held_version;        /* -1 = none */
     int64_t connect_deadline_ms; /* without WELCOME for so long (at start, or after a loss): GONE; 0
                                     = 30000 */

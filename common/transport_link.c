@@ -145,6 +145,7 @@ static void client_say_hello(ifl_client *c, int64_t now) {
     memcpy(h->name, c->name, sizeof h->name);
     h->fingerprint = c->options.fingerprint;
     h->profile = c->options.profile;
+    h->parts = c->options.parts;
     h->tokenizer = c->options.tokenizer;
     h->nonce = transport_random_u64();
     transport_counters outside = {

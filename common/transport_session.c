@@ -166,11 +166,36 @@ static bool server_check_hash(ifl_server *s, const ifl_wire_hello *h, const char
     return false;
 }
 
-static void server_welcome(ifl_server *s, server_peer *peer, uint64_t nonce) {
+/* *foreign: another numerics profile, admitted. */
+static bool server_check_profile(ifl_server *s, const ifl_wire_hello *h, bool *foreign) {
+    *foreign = !ifl_hash_equal(h->profile, s->options.profile);
+    if (!*foreign) return true;
+    char a[33], b[33], parts[200], text[IFL_WIRE_TEXT_MAX];
+    ifl_hash_text(h->profile, a);
+    ifl_hash_text(s->options.profile, b);
+    ifl_profile_parts_differing(&s->options.parts, &h->parts, parts, sizeof parts);
+    if (s->options.admit_foreign) {
+        ifl_warn("actor %s has numerics profile %s, the learner %s (differing: %s); admitted "
+                 "(parity.mismatch), corrected by importance weights",
+                 h->name, a, b, parts);
+        return true;
+    }
+    snprintf(text, sizeof text,
+             "actor %s has numerics profile %s, the learner %s (differing: %s); start both with "
+             "the same model.numerics, model and build, or the learner with parity.mismatch=admit",
+             h->name, a, b, parts);
+    ifl_warn("refused: %s", text);
+    server_reject(s, h->incarnation, IFL_REJECT_PROFILE, 0, text);
+    return false;
+}
+
+static void server_welcome(ifl_server *s, server_peer *peer, const ifl_wire_hello *h,
+                           bool foreign) {
     ifl_message m = ifl_message_make(IFL_WIRE_WELCOME);
     ifl_wire_welcome *w = &m.welcome;
-    w->minor = IFL_WIRE_MINOR;
-    w->caps = s->options.directed ? IFL_WIRE_CAP_DIRECTED : 0;
+    w->minor = h->minor_max < IFL_WIRE_MINOR ? h->minor_max : IFL_WIRE_MINOR;
+    w->caps =
+        (s->options.directed ? IFL_WIRE_CAP_DIRECTED : 0) | (foreign ? IFL_WIRE_CAP_FOREIGN : 0);
     w->session = peer->session;
     memcpy(w->run_uuid, s->options.run_uuid, sizeof w->run_uuid);
     w->run_epoch = s->options.run_epoch;
@@ -180,7 +205,7 @@ static void server_welcome(ifl_server *s, server_peer *peer, uint64_t nonce) {
     w->payload_max = IFL_WIRE_PAYLOAD_MAX;
     w->chunk_window = s->options.chunk_window;
     w->current_version = transport_server_newest_version(s);
-    w->nonce = nonce;
+    w->nonce = h->nonce;
     transport_server_queue(peer, &m);
 }
 
@@ -205,10 +230,10 @@ static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *me
         server_reject(s, identity, IFL_REJECT_VERSION, 0, text);
         return;
     }
+    bool foreign = false;
     if (!server_check_hash(s, h, "model fingerprint", h->fingerprint, s->options.fingerprint,
                            IFL_REJECT_FINGERPRINT) ||
-        !server_check_hash(s, h, "numerics profile", h->profile, s->options.profile,
-                           IFL_REJECT_PROFILE) ||
+        !server_check_profile(s, h, &foreign) ||
         !server_check_hash(s, h, "tokenizer", h->tokenizer, s->options.tokenizer,
                            IFL_REJECT_TOKENIZER))
         return;
@@ -231,7 +256,7 @@ static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *me
     peer->version_ready = peer->version_done = -1;
     s->peers[s->n_peers++] = peer;
     s->stats.joined++;
-    server_welcome(s, peer, h->nonce);
+    server_welcome(s, peer, h, foreign);
     if (s->ending) transport_server_bye(peer);
     server_push_event(s, peer, IFL_SERVER_JOINED, NULL, message, 0);
 }

@@ -7,12 +7,13 @@
 
 #include "common/config.h"
 #include "common/hash.h"
+#include "common/profile_parts.h"
 #include "common/status.h"
 #include "common/trajectory.h"
 
 #define IFL_WIRE_MAGIC 0x314c4649u /* the bytes "IFL1" */
 #define IFL_WIRE_MAJOR 1
-#define IFL_WIRE_MINOR 0
+#define IFL_WIRE_MINOR 1 /* 1: HELLO names the parts of the numerics profile */
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
 #define IFL_WIRE_PAYLOAD_MAX (16 * 1024 * 1024)
@@ -92,10 +93,13 @@ typedef struct ifl_wire_hello {
     ifl_hash tokenizer;
     int64_t held_version; /* -1 = none */
     uint64_t nonce;
+    ifl_profile_parts parts; /* of the numerics profile; sent if minor_max >= 1, else n = 0 */
 } ifl_wire_hello;
 
 /* WELCOME: an actor that has weights in use takes others only when a WSET names their version. */
 #define IFL_WIRE_CAP_DIRECTED 1u
+/* WELCOME: the actor computes under another numerics profile, and is admitted all the same. */
+#define IFL_WIRE_CAP_FOREIGN 2u
 
 typedef struct ifl_wire_welcome {
     uint16_t minor;

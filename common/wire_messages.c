@@ -330,6 +330,44 @@ static void get_key(ifl_meta_reader *r, ifl_trajectory_key *key) {
     key->purpose = (uint8_t)purpose;
 }
 
+static void put_parts(ifl_meta_writer *w, const ifl_profile_parts *parts) {
+    uint8_t hashes[IFL_PROFILE_PARTS_MAX * 8];
+    if (parts->n < 0 || parts->n > IFL_PROFILE_PARTS_MAX) {
+        ifl_meta_fail(w, IFL_LIMIT, "too many parts of a numerics profile");
+        return;
+    }
+    ifl_meta_put_array(w, 13, parts->n);
+    for (int32_t i = 0; i < parts->n && w->status == IFL_OK; i++) {
+        const ifl_profile_part *part = &parts->part[i];
+        size_t n = strnlen(part->name, sizeof part->name - 1);
+        if (msgpack_pack_str(&w->packer, n) || msgpack_pack_str_body(&w->packer, part->name, n))
+            ifl_meta_fail(w, IFL_NOMEM, "out of memory");
+        for (int b = 0; b < 8; b++)
+            hashes[8 * i + b] = (uint8_t)(part->hash >> (8 * b));
+    }
+    ifl_meta_put_bytes(w, 14, hashes, 8 * (size_t)parts->n);
+}
+
+static void get_parts(ifl_meta_reader *r, ifl_profile_parts *parts) {
+    uint8_t hashes[IFL_PROFILE_PARTS_MAX * 8];
+    const msgpack_object_array *names =
+        ifl_meta_get_array(r, 13, "profile parts", IFL_PROFILE_PARTS_MAX);
+    if (!names) return;
+    ifl_meta_get_bytes(r, 14, "hashes of profile parts", hashes, 8 * (size_t)names->size);
+    if (r->status != IFL_OK) return;
+    for (uint32_t i = 0; i < names->size; i++) {
+        ifl_profile_part *part = &parts->part[i];
+        if (!ifl_meta_object_text(&names->ptr[i], part->name, sizeof part->name)) {
+            ifl_meta_refuse(r, "a profile part", "is malformed");
+            return;
+        }
+        part->hash = 0;
+        for (int b = 0; b < 8; b++)
+            part->hash |= (uint64_t)hashes[8 * i + (uint32_t)b] << (8 * b);
+    }
+    parts->n = (int32_t)names->size;
+}
+
 static void encode_hello(const ifl_wire_hello *h, ifl_meta_writer *w) {
     ifl_meta_put_i64(w, 1, h->major);
     ifl_meta_put_i64(w, 2, h->minor_min);
@@ -343,6 +381,7 @@ static void encode_hello(const ifl_wire_hello *h, ifl_meta_writer *w) {
     ifl_meta_put_hash(w, 10, h->tokenizer);
     put_range(w, 11, "held version", h->held_version, -1, INT64_MAX);
     ifl_meta_put_u64(w, 12, h->nonce);
+    if (h->minor_max >= 1) put_parts(w, &h->parts);
 }
 
 static void decode_hello(ifl_meta_reader *r, ifl_wire_hello *h) {
@@ -362,6 +401,7 @@ static void decode_hello(ifl_meta_reader *r, ifl_wire_hello *h) {
     ifl_meta_get_hash(r, 10, "tokenizer", &h->tokenizer);
     ifl_meta_get_i64(r, 11, "held version", -1, INT64_MAX, &h->held_version);
     ifl_meta_get_u64(r, 12, "nonce", &h->nonce);
+    if (h->minor_max >= 1) get_parts(r, &h->parts);
 }
 
 static void encode_welcome(const ifl_wire_welcome *v, ifl_meta_writer *w) {

@@ -51,6 +51,8 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     d->train_set = o->train;
     d->eval_set = o->eval;
     d->log = o->log;
+    d->profile = o->profile;
+    d->admit_foreign = strcmp(o->config->parity.mismatch, "admit") == 0;
     d->stop = o->stop;
     d->hopeless = o->hopeless;
     d->next_serial = o->next_serial;
@@ -302,7 +304,7 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
     for (int32_t round = 0; round < rounds && st == IFL_OK; round++)
         for (int32_t i = 0; i < n_tasks && st == IFL_OK; i++)
             st = desk_open(d->eval, d->eval_set, serial++, (uint64_t)i, round == 0 ? 1 : n_samples,
-                           version, round == 0 ? 0.0f : (float)d->config->rollout.temperature, err);
+                           version, desk_sampling(d, round == 0), err);
     d->leasing = true;
     d->last_arrival_s = ifl_clock_s();
     int32_t n = rounds * n_tasks;

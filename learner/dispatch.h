@@ -30,9 +30,11 @@ typedef struct ifl_dispatch_options {
     ifl_server *server;
     ifl_task_set *train, *eval; /* eval may be NULL */
     ifl_rollout_log *log;
-    uint64_t next_serial;   /* task cursor: 0, or from a checkpoint */
-    uint64_t first_lease;   /* lease ids ascend from here; random, so that no two processes of a run
-                             * share one; 0 = 1 */
+    ifl_hash profile;     /* the learner's numerics profile: trajectories of another one are refused
+                           * or, with parity.mismatch, taken */
+    uint64_t next_serial; /* task cursor: 0, or from a checkpoint */
+    uint64_t first_lease; /* lease ids ascend from here; random, so that no two processes of a run
+                           * share one; 0 = 1 */
     const uint64_t *reopen; /* serials that were open at the checkpoint */
     int32_t n_reopen;
     int64_t reopen_version;      /* that they must be made by: lock-step modes repeat; -1 = any */
@@ -94,6 +96,7 @@ typedef struct ifl_dispatch_stats {
     int64_t trajectories_stored;
     int64_t swaps;             /* reported by actors: versions taken into use after the first */
     int64_t rejected;          /* trajectories refused by the checks */
+    int64_t foreign;           /* stored ones of another numerics profile, evaluation included */
     int64_t late;              /* refused: the lease they answer had been withdrawn */
     double actor_tokens_per_s; /* sum over live actors, last report */
     double decode_step_ms_p50; /* mean over actors */

@@ -19,20 +19,28 @@ void desk_work_free(desk_work *work) {
 }
 
 ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
-                     int32_t n_members, int64_t version, float temperature, ifl_error *err) {
+                     int32_t n_members, int64_t version, ifl_sampling sampling, ifl_error *err) {
     desk_work *work = calloc(1, sizeof *work);
     if (!work) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for a task");
     work->required_version = version;
-    work->temperature = temperature;
+    work->sampling = sampling;
     ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
     if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
     if (st != IFL_OK) desk_work_free(work);
     return st;
 }
 
+ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy) {
+    const ifl_config *c = d->config;
+    if (greedy) return (ifl_sampling){.temperature = 0.0f, .top_k = 0, .top_p = 1.0f};
+    return (ifl_sampling){.temperature = (float)c->rollout.temperature,
+                          .top_k = c->rollout.top_k,
+                          .top_p = (float)c->rollout.top_p};
+}
+
 ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err) {
     return desk_open(d->train, d->train_set, serial, serial, d->config->rollout.group_size, version,
-                     (float)d->config->rollout.temperature, err);
+                     desk_sampling(d, d->config->rollout.temperature <= 0.0), err);
 }
 
 static int32_t desk_not_taken(ifl_dispatch *d) {
@@ -111,10 +119,9 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         lease->answer = work->task.answer;
         lease->meta = work->task.meta;
         lease->text = work->task.text;
-        lease->temperature = work->temperature;
-        bool tempered = work->temperature > 0.0f;
-        lease->top_k = tempered ? c->rollout.top_k : 0;
-        lease->top_p = tempered ? (float)c->rollout.top_p : 1.0f;
+        lease->temperature = work->sampling.temperature;
+        lease->top_k = work->sampling.top_k;
+        lease->top_p = work->sampling.top_p;
         lease->max_new_tokens =
             work->task.max_new_tokens > 0 ? work->task.max_new_tokens : c->rollout.max_new_tokens;
         lease->n_stops = c->rollout.n_stops;
@@ -272,6 +279,36 @@ static bool desk_is_lease_of(const ifl_dispatch *d, const desk_peer *peer, uint6
     return desk_gave_lease(d, lease_id) && lease_id >= peer->first_lease;
 }
 
+static bool same_bits(float a, float b) {
+    return memcmp(&a, &b, sizeof a) == 0;
+}
+
+/* What decides the bits of its log-probs beside the weights: the arithmetic, and the distribution
+ * that its lease asked for. The learner scores with the trajectory's own temperature. */
+static ifl_status desk_check_numerics(const ifl_dispatch *d, const desk_work *work,
+                                      const ifl_trajectory *traj, ifl_error *err) {
+    if (!d->admit_foreign && !ifl_hash_equal(traj->profile, d->profile)) {
+        char theirs[33], ours[33];
+        ifl_hash_text(traj->profile, theirs);
+        ifl_hash_text(d->profile, ours);
+        return ifl_fail(
+            err, IFL_MISMATCH,
+            "trajectory %llu/%d was computed under numerics profile %s, the learner has "
+            "%s (parity.mismatch=admit would take it)",
+            (unsigned long long)traj->task_serial, traj->sample, theirs, ours);
+    }
+    const ifl_sampling *asked = &work->sampling;
+    if (same_bits(traj->temperature, asked->temperature) && traj->top_k == asked->top_k &&
+        same_bits(traj->top_p, asked->top_p))
+        return IFL_OK;
+    return ifl_fail(err, IFL_MISMATCH,
+                    "trajectory %llu/%d was sampled at temperature %.9g, top_k %d, top_p %.9g; its "
+                    "lease says temperature %.9g, top_k %d, top_p %.9g",
+                    (unsigned long long)traj->task_serial, traj->sample, (double)traj->temperature,
+                    traj->top_k, (double)traj->top_p, (double)asked->temperature, asked->top_k,
+                    (double)asked->top_p);
+}
+
 /* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
 static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
                              ifl_error *err) {
@@ -295,6 +332,7 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
                         "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
                         (unsigned long long)traj->task_serial, traj->sample,
                         (unsigned long long)traj->seed, (long long)d->config->run.seed);
+    IFL_TRY(desk_check_numerics(d, work, traj, err));
     for (int32_t i = 0; i < traj->n_kv_events; i++)
         IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
     for (int32_t i = 0; i < traj->n_runs; i++) {
@@ -371,6 +409,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
                 traj->reward.checker, traj->task_id, ifl_reward_status_name(traj->reward.status));
         int64_t n_policy = ifl_trajectory_n_policy(traj);
         uint8_t purpose = traj->purpose;
+        bool foreign = !ifl_hash_equal(traj->profile, d->profile);
         /* Written before it is acknowledged; a duplicate is not written twice. */
         bool open = group && traj->sample < group->n_members &&
                     (group->members[traj->sample].state == IFL_MEMBER_PENDING ||
@@ -394,6 +433,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
         if (result == IFL_STORE_STORED) {
             message->traj.trajectory = NULL; /* the table owns it now */
             d->totals.trajectories_stored++;
+            d->totals.foreign += foreign;
             if (purpose == IFL_PURPOSE_TRAIN)
                 d->totals.tokens_generated += n_policy;
             else

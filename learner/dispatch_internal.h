@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "kernels/model.h"
 #include "learner/dispatch.h"
 
 #define STALLS_MAX 65536
@@ -26,7 +27,7 @@ typedef struct desk_peer {
 typedef struct desk_work {
     ifl_task task;
     int64_t required_version; /* -1 = any */
-    float temperature;
+    ifl_sampling sampling;    /* that its answers are asked for, and must say they were made by */
     int32_t attempt;
 } desk_work;
 
@@ -35,6 +36,8 @@ struct ifl_dispatch {
     ifl_server *server;
     ifl_task_set *train_set, *eval_set;
     ifl_rollout_log *log;
+    ifl_hash profile;
+    bool admit_foreign;
     pthread_t thread;
     bool thread_started;
     atomic_bool quit;
@@ -67,7 +70,9 @@ struct ifl_dispatch {
 
 /* Opens the group `serial` for task task_number; version -1 = any. */
 ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
-                     int32_t n_members, int64_t version, float temperature, ifl_error *err);
+                     int32_t n_members, int64_t version, ifl_sampling sampling, ifl_error *err);
+/* What the run samples with; greedy: the best token of all. */
+ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy);
 ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err);
 void desk_work_free(desk_work *work); /* NULL is fine */
 /* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.

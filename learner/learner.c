@@ -283,6 +283,8 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
             3000, /* for the BYE: an actor that misses it waits long for a learner that is gone */
         .fingerprint = l->model->fingerprint,
         .profile = l->model->profile,
+        .parts = l->model->parts,
+        .admit_foreign = strcmp(c->parity.mismatch, "admit") == 0,
         .tokenizer = ifl_tokenizer_hash(l->options->tokenizer),
         .run_epoch = l->run_epoch,
         .directed = l->async_k >= 0,
@@ -299,6 +301,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .train = l->train_set,
         .eval = l->eval_set,
         .log = l->log,
+        .profile = l->model->profile,
         .stop = l->options->stop,
         .hopeless = l->options->hopeless,
         .next_serial = l->next_serial,

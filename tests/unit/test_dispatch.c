@@ -46,13 +46,16 @@ static ifl_client *join(desk *k, const char *name) {
     return client;
 }
 
-static void desk_open(desk *k, ifl_mode mode, int64_t version) {
+static const ifl_hash profile = {11, 12};
+
+static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *mismatch) {
     ifl_error err = {0};
     memset(k, 0, sizeof *k);
     snprintf(k->folder, sizeof k->folder, "/tmp/inflight-test-XXXXXX");
     assert_non_null(mkdtemp(k->folder));
     snprintf(k->logs, sizeof k->logs, "%s/rollouts", k->folder);
     ifl_config_defaults(&k->config);
+    snprintf(k->config.parity.mismatch, sizeof k->config.parity.mismatch, "%s", mismatch);
     k->config.run.mode = mode;
     k->config.run.async_k = mode == IFL_MODE_PIPELINE ? 0 : 4;
     k->config.rollout.group_size = GROUP_SIZE;
@@ -73,9 +76,14 @@ static void desk_open(desk *k, ifl_mode mode, int64_t version) {
     ifl_dispatch_options o = {
         .config = &k->config, .server = k->server, .train = k->train, .log = k->log};
     o.first_lease = FIRST_LEASE;
+    o.profile = profile;
     must(ifl_dispatch_create(&k->dispatch, &o, &err), &err);
     ifl_dispatch_set_version(k->dispatch, version);
     k->client = join(k, "a");
+}
+
+static void desk_open(desk *k, ifl_mode mode, int64_t version) {
+    desk_open_with(k, mode, version, "refuse");
 }
 
 /* Ends the run and balances its books from the log. */
@@ -151,8 +159,17 @@ static void hand_back(desk *k, const ifl_wire_lease *lease) {
     must(ifl_client_send(k->client, &m, &err), &err);
 }
 
-static void answer_as(ifl_client *client, const ifl_wire_lease *lease, int32_t sample,
-                      uint64_t seed, int64_t version) {
+/* What an honest answer says, and a lie may change. */
+typedef struct answer_says {
+    ifl_hash profile;
+    float temperature, top_p;
+    int32_t top_k;
+} answer_says;
+
+static const answer_says honest = {{11, 12}, 1, 1, 0};
+
+static void answer_with(ifl_client *client, const ifl_wire_lease *lease, int32_t sample,
+                        uint64_t seed, int64_t version, answer_says says) {
     ifl_error err = {0};
     ifl_trajectory *t = NULL;
     must(ifl_trajectory_create(&t, lease->prompt, lease->n_prompt, &err), &err);
@@ -164,13 +181,21 @@ static void answer_as(ifl_client *client, const ifl_wire_lease *lease, int32_t s
     t->group_size = lease->group_size;
     t->lease_id = lease->lease_id;
     t->seed = seed;
-    t->temperature = t->top_p = 1;
+    t->temperature = says.temperature;
+    t->top_k = says.top_k;
+    t->top_p = says.top_p;
+    t->profile = says.profile;
     t->max_new_tokens = lease->max_new_tokens;
     t->finish = IFL_FINISH_EOS;
     t->reward.status = IFL_REWARD_OK;
     snprintf(t->task_id, sizeof t->task_id, "%s", lease->task_id);
     must(ifl_client_send_trajectory(client, t, &err), &err);
     ifl_trajectory_free(t);
+}
+
+static void answer_as(ifl_client *client, const ifl_wire_lease *lease, int32_t sample,
+                      uint64_t seed, int64_t version) {
+    answer_with(client, lease, sample, seed, version, honest);
 }
 
 static void answer(desk *k, const ifl_wire_lease *lease, int32_t sample, uint64_t seed) {
@@ -373,12 +398,89 @@ static void test_work_for_a_version_that_nobody_has_any_more_still_ends(void **s
     assert_int_equal(balance.lost, 0);
 }
 
+static void want_refusal(desk *k, const ifl_wire_lease *lease, int32_t sample, answer_says says,
+                         const char *theirs, const char *ours) {
+    ifl_client_event reply;
+    answer_with(k->client, lease, sample, (uint64_t)k->config.run.seed, 0, says);
+    want(k, IFL_CLIENT_MESSAGE, IFL_WIRE_NACK, &reply);
+    assert_int_equal(reply.message.nack.code, IFL_NACK_INVALID);
+    assert_non_null(strstr(reply.message.nack.text, theirs));
+    assert_non_null(strstr(reply.message.nack.text, ours));
+    ifl_client_event_clear(&reply);
+}
+
+/* Whatever decides a bit of a log-prob must be what the learner will score with. */
+static void test_another_temperature_or_truncation_than_the_leases_is_refused(void **state) {
+    (void)state;
+    for (int which = 0; which < 4; which++) {
+        desk k;
+        ifl_client_event e;
+        desk_open_with(&k, IFL_MODE_PIPELINE, 0, which == 3 ? "admit" : "refuse");
+        want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+        ifl_client_event_clear(&e);
+        ifl_dispatch_set_in_flight(k.dispatch, 1);
+        give_credit(&k, GROUP_SIZE);
+        want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+        answer_says says = honest;
+        if (which == 0 || which == 3) says.temperature = 0x1.000002p0f; /* one bit */
+        if (which == 1) says.top_k = 5;
+        if (which == 2) says.top_p = 0.5f;
+        static const char *const texts[] = {"temperature 1.00000012,", "top_k 5,", "top_p 0.5;",
+                                            "temperature 1.00000012,"};
+        want_refusal(&k, &e.message.lease, 0, says, texts[which],
+                     "its lease says temperature 1, top_k 0, top_p 1");
+        ifl_groups_counts counts = ifl_dispatch_counts(k.dispatch);
+        assert_int_equal(counts.dropped[IFL_DROP_INVALID], 1);
+        ifl_client_event_clear(&e);
+        desk_close(&k);
+    }
+}
+
+static void test_another_profile_is_refused_naming_both_or_admitted_and_counted(void **state) {
+    (void)state;
+    answer_says foreign = honest;
+    foreign.profile = (ifl_hash){0xabc, 0xdef};
+    char theirs[33], ours[33];
+    ifl_hash_text(foreign.profile, theirs);
+    ifl_hash_text(profile, ours);
+    for (int admit = 0; admit < 2; admit++) {
+        desk k;
+        ifl_client_event e, reply;
+        ifl_dispatch_stats stats;
+        desk_open_with(&k, IFL_MODE_PIPELINE, 0, admit ? "admit" : "refuse");
+        want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+        ifl_client_event_clear(&e);
+        ifl_dispatch_set_in_flight(k.dispatch, 1);
+        give_credit(&k, GROUP_SIZE);
+        want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+        if (admit) {
+            answer_with(k.client, &e.message.lease, 0, (uint64_t)k.config.run.seed, 0, foreign);
+            want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_TRAJ_ACK, &reply);
+            assert_int_equal(reply.message.traj_ack.status, IFL_ACK_STORED);
+            ifl_client_event_clear(&reply);
+        } else {
+            want_refusal(&k, &e.message.lease, 0, foreign, theirs, ours);
+        }
+        answer(&k, &e.message.lease, 1, (uint64_t)k.config.run.seed);
+        want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_TRAJ_ACK, &reply);
+        ifl_client_event_clear(&reply);
+        ifl_client_event_clear(&e);
+        ifl_dispatch_stats_get(k.dispatch, &stats);
+        assert_int_equal(stats.foreign, admit);
+        assert_int_equal(stats.rejected, 1 - admit);
+        ifl_rollout_balance b = desk_close(&k);
+        assert_int_equal(b.lost, 0);
+    }
+}
+
 int main(void) {
     ifl_log_setup("test", IFL_LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members_given_up_are_dropped_in_the_log_and_not_lost),
         cmocka_unit_test(test_a_bad_answer_to_no_lease_of_its_own_changes_nothing),
         cmocka_unit_test(test_answers_of_another_history_are_refused_and_counted),
+        cmocka_unit_test(test_another_temperature_or_truncation_than_the_leases_is_refused),
+        cmocka_unit_test(test_another_profile_is_refused_naming_both_or_admitted_and_counted),
         cmocka_unit_test(test_no_actor_goes_on_before_all_older_work_is_here),
         cmocka_unit_test(test_work_for_a_version_that_nobody_has_any_more_still_ends),
     };

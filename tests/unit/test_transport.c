@@ -299,6 +299,48 @@ static void test_wrong_hashes_are_rejected_naming_both(void **state) {
     ifl_server_free(s);
 }
 
+static void test_another_profile_is_refused_by_part_or_admitted_on_request(void **state) {
+    (void)state;
+    for (int admit = 0; admit < 2; admit++) {
+        ifl_server_options so = server_options("tcp://127.0.0.1:*");
+        so.parts = (ifl_profile_parts){.n = 2, .part = {{"orders", 1}, {"rope table", 2}}};
+        so.admit_foreign = admit == 1;
+        ifl_server *s = start_server(&so);
+        ifl_client_options co = client_options(ifl_server_endpoint(s), "stranger");
+        co.parts = so.parts;
+        co.parts.part[1].hash = 3;
+        co.profile = (ifl_hash){0xabc, 0xdef};
+        ifl_client *c = start_client(&co);
+        ifl_client_event ce;
+        if (admit) {
+            want_client(c, IFL_CLIENT_CONNECTED, 0, &ce);
+            assert_true(ce.message.welcome.caps & IFL_WIRE_CAP_FOREIGN);
+        } else {
+            want_client(c, IFL_CLIENT_REFUSED, 0, &ce);
+            assert_non_null(strstr(ce.text, "differing: rope table)"));
+            assert_non_null(strstr(ce.text, "parity.mismatch"));
+        }
+        ifl_client_event_clear(&ce);
+        ifl_client_free(c);
+        /* Other weights or another tokenizer are no matter of rounding: never admitted. */
+        co = client_options(ifl_server_endpoint(s), "other");
+        co.fingerprint = (ifl_hash){9, 9};
+        c = start_client(&co);
+        want_client(c, IFL_CLIENT_REFUSED, 0, &ce);
+        ifl_client_event_clear(&ce);
+        ifl_client_free(c);
+        /* One of the learner's own profile is no stranger. */
+        co = client_options(ifl_server_endpoint(s), "own");
+        co.parts = so.parts;
+        c = start_client(&co);
+        want_client(c, IFL_CLIENT_CONNECTED, 0, &ce);
+        assert_false(ce.message.welcome.caps & IFL_WIRE_CAP_FOREIGN);
+        ifl_client_event_clear(&ce);
+        ifl_client_free(c);
+        ifl_server_free(s);
+    }
+}
+
 static void test_no_learner_ends_in_gone(void **state) {
     (void)state;
     ifl_client_options co = client_options("tcp://127.0.0.1:9", "lonely");
@@ -648,6 +690,7 @@ int main(void) {
         cmocka_unit_test(test_weights_endpoint_is_the_next_port),
         cmocka_unit_test(test_non_loopback_is_refused),
         cmocka_unit_test(test_wrong_hashes_are_rejected_naming_both),
+        cmocka_unit_test(test_another_profile_is_refused_by_part_or_admitted_on_request),
         cmocka_unit_test(test_no_learner_ends_in_gone),
         cmocka_unit_test(test_invalid_trajectory_gets_nack_and_three_end_the_session),
         cmocka_unit_test(test_silent_actor_is_lost_within_its_heartbeats),

@@ -44,18 +44,21 @@ static ifl_message make_message(int type, ifl_manifest *manifest, ifl_trajectory
     ifl_trajectory_key key = {UINT64_MAX, 1023, IFL_PURPOSE_EVAL};
     switch (type) {
     case IFL_WIRE_HELLO:
-        m.hello = (ifl_wire_hello){.major = 1,
-                                   .minor_min = 0,
-                                   .minor_max = 3,
-                                   .build = "0.1",
-                                   .caps = 5,
-                                   .incarnation = {1, 2, 3},
-                                   .name = "actor-1",
-                                   .fingerprint = hash,
-                                   .profile = hash,
-                                   .tokenizer = hash,
-                                   .held_version = -1,
-                                   .nonce = UINT64_MAX};
+        m.hello = (ifl_wire_hello){
+            .major = 1,
+            .minor_min = 0,
+            .minor_max = 3,
+            .build = "0.1",
+            .caps = 5,
+            .incarnation = {1, 2, 3},
+            .name = "actor-1",
+            .fingerprint = hash,
+            .profile = hash,
+            .tokenizer = hash,
+            .held_version = -1,
+            .nonce = UINT64_MAX,
+            .parts = {.n = 2,
+                      .part = {{"rope table", 0x0123456789abcdef}, {"dtypes", UINT64_MAX}}}};
         break;
     case IFL_WIRE_WELCOME:
         m.welcome = (ifl_wire_welcome){.minor = 1,
@@ -230,6 +233,8 @@ static void test_every_type_round_trips(void **state) {
             assert_string_equal(out.lease.stops[1], "</s>");
             assert_int_equal(out.lease.required_version, 12);
         }
+        if (type == IFL_WIRE_HELLO)
+            assert_memory_equal(&out.hello.parts, &in.hello.parts, sizeof in.hello.parts);
         if (type == IFL_WIRE_STATS) assert_true(out.stats.entries[1].value == -0.25);
         if (type == IFL_WIRE_WGET) assert_int_equal(out.wget.chunks[1], 5);
         ifl_message_clear(&out);
@@ -304,6 +309,33 @@ static void test_encoder_refuses_what_the_decoder_would(void **state) {
     assert_int_equal(ifl_wire_encode(&m, &f, &err), IFL_LIMIT);
     m = ifl_message_make(IFL_WIRE_GROUP);
     assert_int_equal(ifl_wire_encode(&m, &f, &err), IFL_UNSUPPORTED);
+    m = make_message(IFL_WIRE_HELLO, NULL, NULL);
+    m.hello.parts.n = IFL_PROFILE_PARTS_MAX + 1;
+    assert_int_equal(ifl_wire_encode(&m, &f, &err), IFL_LIMIT);
+    ifl_wire_frames_clear(&f);
+}
+
+/* A peer of 1.0 knows no parts; one of 1.1 must name as many hashes as parts. */
+static void test_hello_of_1_0_has_no_parts_and_of_1_1_all_of_them(void **state) {
+    (void)state;
+    ifl_message m = make_message(IFL_WIRE_HELLO, NULL, NULL), out;
+    ifl_error err = {0};
+    m.hello.minor_max = 0;
+    frames f = encode(&m);
+    assert_int_equal(decode(&out, f.header, f.meta, f.n_meta, f.payload, f.n_payload, &err),
+                     IFL_OK);
+    assert_int_equal(out.hello.parts.n, 0);
+    free(f.meta);
+    m.hello.minor_max = 1;
+    f = encode(&m);
+    /* The last 16 bytes are the two hashes: one byte fewer, its length corrected. */
+    assert_int_equal(f.meta[f.n_meta - 17], 16);
+    f.meta[f.n_meta - 17] = 15;
+    ifl_wire_header h = {.major = 1, .type = IFL_WIRE_HELLO, .n_meta = (uint32_t)f.n_meta - 1};
+    ifl_wire_header_encode(&h, f.meta, f.header);
+    assert_int_equal(decode(&out, f.header, f.meta, f.n_meta - 1, NULL, 0, &err), IFL_FORMAT);
+    assert_non_null(strstr(err.text, "hashes of profile parts"));
+    free(f.meta);
 }
 
 static void test_manifest_check_refuses_each_lie(void **state) {
@@ -504,6 +536,7 @@ int main(void) {
         cmocka_unit_test(test_header_layout_is_fixed),
         cmocka_unit_test(test_every_flipped_header_bit_is_noticed),
         cmocka_unit_test(test_encoder_refuses_what_the_decoder_would),
+        cmocka_unit_test(test_hello_of_1_0_has_no_parts_and_of_1_1_all_of_them),
         cmocka_unit_test(test_manifest_check_refuses_each_lie),
         cmocka_unit_test(test_scan_refuses_what_msgpack_would_swallow),
         cmocka_unit_test(test_fuzzed_messages_do_no_harm),
