@@ -129,14 +129,9 @@ static ifl_status audit_replay(ifl_audit *audit, const ifl_trajectory *traj, flo
     counts->tokens_checked += result.n_checked;
     counts->tokens_after_swap += result.n_after_swap;
     if (result.n_differing == 0) return IFL_OK;
-    if (counts->tokens_differing == 0) {
-        counts->first_task_serial = traj->task_serial;
-        counts->first_sample = traj->sample;
-        counts->first_position = result.first_differing;
-        counts->first_version = ifl_trajectory_version_at(traj, result.first_differing);
-        counts->first_recorded = result.first_recorded;
-        counts->first_replayed = result.first_replayed;
-    }
+    if (counts->tokens_differing == 0)
+        counts->first = ifl_difference_of(traj, result.first_differing, result.first_recorded,
+                                          result.first_replayed);
     counts->tokens_differing += result.n_differing;
     counts->tokens_after_swap_differing += count_after_swap_differing(traj, replayed);
     return IFL_OK;
@@ -145,7 +140,7 @@ static ifl_status audit_replay(ifl_audit *audit, const ifl_trajectory *traj, flo
 ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_error *err) {
     if (!ifl_hash_equal(traj->profile, audit->model->profile)) {
         audit->counts.n_foreign++;
-        audit->counts.tokens_not_checkable += ifl_trajectory_n_policy(traj);
+        audit->counts.tokens_foreign += ifl_trajectory_n_policy(traj);
         return IFL_OK;
     }
     if (!audit_hold_all(audit, traj)) {

@@ -3,7 +3,7 @@
 #ifndef IFL_LEARNER_AUDIT_H
 #define IFL_LEARNER_AUDIT_H
 
-#include "common/trajectory.h"
+#include "learner/difference.h"
 #include "learner/version_store.h"
 
 typedef struct ifl_audit ifl_audit;
@@ -25,12 +25,9 @@ typedef struct ifl_audit_counts {
     int64_t tokens_after_swap_differing;
     int64_t n_not_checkable; /* trajectories with a version that has left the store */
     int64_t tokens_not_checkable;
-    int64_t n_foreign; /* trajectories of another numerics profile: not comparable */
-    /* The first difference seen; task_serial and so on are 0 while there is none. */
-    uint64_t first_task_serial;
-    int32_t first_sample, first_position;
-    int64_t first_version;
-    float first_recorded, first_replayed;
+    int64_t n_foreign;      /* trajectories of another numerics profile: not comparable */
+    int64_t tokens_foreign; /* policy tokens of those */
+    ifl_difference first;   /* when tokens_differing > 0 */
 } ifl_audit_counts;
 
 /* Borrows all arguments. Not thread-safe. */

@@ -22,6 +22,7 @@ static ifl_status learner_checkpoint(learner *l, ifl_error *err) {
     free(state);
     IFL_TRY(st);
     IFL_TRY(ifl_dispatch_log_checkpoint(l->dispatch, l->step, err));
+    l->checkpoint = l->step;
     ifl_debug("checkpoint of step %lld in %.2f s", (long long)l->step, ifl_clock_s() - begin);
     return IFL_OK;
 }
@@ -57,14 +58,9 @@ static ifl_status learner_audit(learner *l, ifl_group **groups, int32_t n, ifl_e
                 IFL_TRY(ifl_audit_check(l->audit, m->traj, err));
         }
     ifl_audit_counts c = ifl_audit_counts_get(l->audit);
-    if (c.tokens_differing > 0)
-        return ifl_fail(
-            err, IFL_PARITY,
-            "parity: the log-prob of token %d of trajectory %llu/%d (version %lld) was recorded "
-            "as %a and scores %a; actor and learner no longer compute the same bits",
-            c.first_position, (unsigned long long)c.first_task_serial, c.first_sample,
-            (long long)c.first_version, (double)c.first_recorded, (double)c.first_replayed);
-    return IFL_OK;
+    if (c.tokens_differing == 0) return IFL_OK;
+    return ifl_difference_fail(&c.first, "the audit's replay of its record", l->options->run->path,
+                               l->checkpoint, err);
 }
 
 static void learner_total(learner *l, const ifl_step_report *r) {
@@ -78,6 +74,10 @@ static void learner_total(learner *l, const ifl_step_report *r) {
         t->ess_sum += r->loss.ess;
         t->ess_n++;
     }
+    t->n_foreign += r->n_foreign;
+    t->tokens_foreign += r->n_tokens_foreign;
+    ifl_loss_foreign_add(&t->foreign, &r->foreign);
+    t->guard_checked += r->guard.tokens_checked;
     t->lag_token_sum += r->lag_mean * (double)r->n_tokens;
     if (r->lag_max > t->lag_max) t->lag_max = r->lag_max;
     t->reward_sum += r->reward_mean;
@@ -108,6 +108,17 @@ static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *wei
     return ifl_stepper_end(l->stepper, weights, report, err);
 }
 
+/* A step that ended in the forward: no weight has moved, and its counts are in no report. */
+static ifl_status learner_guard_failed(learner *l, int64_t step, ifl_error *err) {
+    ifl_guard_counts c = ifl_stepper_guard(l->stepper);
+    char by[96];
+    l->totals.guard_checked += c.tokens_checked;
+    l->totals.guard_differing += c.tokens_differing;
+    snprintf(by, sizeof by, "step %lld's own forward under version %lld", (long long)step,
+             (long long)step - 1);
+    return ifl_difference_fail(&c.first, by, l->options->run->path, l->checkpoint, err);
+}
+
 static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcome **outcomes,
                                bool *skipped, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step;
@@ -118,6 +129,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     ifl_status st =
         learner_train(l, step, newest, groups, outcomes, skipped, &wait_s, &report, err);
     ifl_version_store_release(l->store, newest);
+    if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
     IFL_TRY(st);
     if (report.n_trajectories == 0 && report.n_masked > 0)
         return ifl_fail(
@@ -247,6 +259,7 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
         if (st == IFL_OK) {
             st = learner_restore(l, state, err);
             l->resumed = true;
+            l->checkpoint = l->step;
             if (st == IFL_OK) ifl_info("resumed from step %lld", (long long)l->step);
         } else if (st == IFL_NOTFOUND) {
             ifl_info("no checkpoint yet: starting from the beginning");
@@ -367,6 +380,7 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err) {
     ifl_status st;
     l.started_s = ifl_clock_s();
     l.totals.accuracy_before = l.totals.accuracy_after = (double)NAN;
+    l.checkpoint = -1;
     l.async_k = c->run.mode == IFL_MODE_PIPELINE ? -1
                 : c->run.mode == IFL_MODE_SYNC   ? 0
                                                  : c->run.async_k;

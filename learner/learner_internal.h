@@ -27,6 +27,9 @@ typedef struct run_totals {
     double ess_sum, lag_token_sum, reward_sum;
     int64_t ess_n, lag_max, n_steps;
     double accuracy_before, accuracy_after; /* NAN = not measured */
+    int64_t n_foreign, tokens_foreign;      /* trained, of another numerics profile */
+    ifl_loss_sums foreign;                  /* their weights: .foreign alone */
+    int64_t guard_checked, guard_differing; /* learner/guard.h */
     double train_s;                         /* wall time of the training loop alone */
     double wall_s;                          /* of earlier processes of this run */
 } run_totals;
@@ -54,6 +57,7 @@ typedef struct learner {
     char run_uuid[33];
     uint64_t run_epoch; /* of this process; with run_uuid the name of its history of versions */
     int64_t step;       /* finished */
+    int64_t checkpoint; /* newest one's step; -1 = none yet */
     int32_t async_k;    /* lock-step modes: versions behind; -1 = pipeline */
     double started_s;
     json_t *evals;        /* array for summary.json */

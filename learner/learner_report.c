@@ -13,6 +13,8 @@ ifl_audit_counts learner_audit_counts(const learner *l) {
     c.tokens_differing += l->audit_before.tokens_differing;
     c.tokens_after_swap += l->audit_before.tokens_after_swap;
     c.tokens_not_checkable += l->audit_before.tokens_not_checkable;
+    c.n_foreign += l->audit_before.n_foreign;
+    c.tokens_foreign += l->audit_before.tokens_foreign;
     return c;
 }
 
@@ -22,6 +24,7 @@ ifl_dispatch_stats learner_desk_stats(const learner *l) {
     s.tokens_generated += l->desk_before.tokens_generated;
     s.tokens_eval += l->desk_before.tokens_eval;
     s.late += l->desk_before.late;
+    s.foreign += l->desk_before.foreign;
     s.swaps += l->desk_before.swaps;
     s.sequences_swapped += l->desk_before.sequences_swapped;
     return s;
@@ -100,6 +103,15 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add_int(m, "actor/sequences", counts.leased);
     ifl_metrics_add_int(m, "parity/tokens_checked", audit.tokens_checked);
     ifl_metrics_add_int(m, "parity/tokens_differing", audit.tokens_differing);
+    ifl_metrics_add_int(m, "parity/lag0_tokens_checked", l->totals.guard_checked);
+    ifl_metrics_add_int(m, "parity/lag0_tokens_differing", l->totals.guard_differing);
+    ifl_metrics_add_int(m, "foreign/trajectories", r->n_foreign);
+    ifl_metrics_add_int(m, "foreign/tokens", r->n_tokens_foreign);
+    if (r->loss.foreign.n_tokens > 0) {
+        ifl_metrics_add(m, "foreign/weight_mean", r->loss.foreign.weight_mean);
+        ifl_metrics_add(m, "foreign/ess", r->loss.foreign.ess);
+        ifl_metrics_add(m, "foreign/k3", r->loss.foreign.k3);
+    }
     ifl_metrics_add(m, "time/step", step_s);
     ifl_metrics_add(m, "time/wait_for_batch", wait_s);
     ifl_metrics_add(m, "time/forward_backward", r->forward_backward_s);
@@ -190,6 +202,15 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_INT("parity_tokens_differing", audit.tokens_differing);
     PUT_INT("parity_tokens_after_swap", audit.tokens_after_swap);
     PUT_INT("parity_tokens_not_checkable", audit.tokens_not_checkable);
+    PUT_INT("parity_lag0_tokens_checked", t->guard_checked);
+    PUT_INT("parity_lag0_tokens_differing", t->guard_differing);
+    ifl_loss_foreign foreign = ifl_loss_foreign_get(&t->foreign);
+    PUT_INT("foreign_trajectories", t->n_foreign);
+    PUT_INT("foreign_tokens", t->tokens_foreign);
+    PUT_INT("foreign_tokens_not_audited", audit.tokens_foreign);
+    PUT_REAL("foreign_weight_mean", foreign.n_tokens > 0 ? foreign.weight_mean : (double)NAN);
+    PUT_REAL("foreign_ess", foreign.n_tokens > 0 ? foreign.ess : (double)NAN);
+    PUT_REAL("foreign_k3", foreign.n_tokens > 0 ? foreign.k3 : (double)NAN);
     PUT_INT("steps_refused", t->steps_refused);
     PUT_INT("trajectories_leased", balance.leased);
     PUT_INT("trajectories_trained", balance.trained);

@@ -51,6 +51,17 @@ char *learner_state(learner *l) {
         "late_answers", (json_int_t)desk.late, "swaps", (json_int_t)desk.swaps, "sequences_swapped",
         (json_int_t)desk.sequences_swapped, "evals", l->evals);
     if (!root) return NULL;
+    json_t *foreign =
+        json_pack("{s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:I,s:I}", "trajectories",
+                  (json_int_t)t->n_foreign, "tokens", (json_int_t)t->tokens_foreign, "weighted",
+                  (json_int_t)t->foreign.foreign.n_tokens, "w", t->foreign.foreign.w, "w2",
+                  t->foreign.foreign.w2, "k3", t->foreign.foreign.k3, "weight",
+                  t->foreign.foreign.weight, "audit", (json_int_t)audit.n_foreign, "audit_tokens",
+                  (json_int_t)audit.tokens_foreign, "stored", (json_int_t)desk.foreign);
+    json_t *guard = json_pack("{s:I,s:I}", "checked", (json_int_t)t->guard_checked, "differing",
+                              (json_int_t)t->guard_differing);
+    json_object_set_new(root, "foreign", foreign);
+    json_object_set_new(root, "guard", guard);
     if (isfinite(t->accuracy_before))
         json_object_set_new(root, "accuracy_before", json_real(t->accuracy_before));
     char *text = json_dumps(root, JSON_INDENT(1));
@@ -119,6 +130,21 @@ ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
     l->audit_before.tokens_differing = state_int(parity, "differing");
     l->audit_before.tokens_after_swap = state_int(parity, "after_swap");
     l->audit_before.tokens_not_checkable = state_int(parity, "not_checkable");
+    /* Absent in the checkpoints of earlier builds: 0. */
+    const json_t *foreign = json_object_get(root, "foreign"),
+                 *guard = json_object_get(root, "guard");
+    t->n_foreign = state_int(foreign, "trajectories");
+    t->tokens_foreign = state_int(foreign, "tokens");
+    t->foreign.foreign.n_tokens = state_int(foreign, "weighted");
+    t->foreign.foreign.w = json_number_value(json_object_get(foreign, "w"));
+    t->foreign.foreign.w2 = json_number_value(json_object_get(foreign, "w2"));
+    t->foreign.foreign.k3 = json_number_value(json_object_get(foreign, "k3"));
+    t->foreign.foreign.weight = json_number_value(json_object_get(foreign, "weight"));
+    t->guard_checked = state_int(guard, "checked");
+    t->guard_differing = state_int(guard, "differing");
+    l->audit_before.n_foreign = state_int(foreign, "audit");
+    l->audit_before.tokens_foreign = state_int(foreign, "audit_tokens");
+    l->desk_before.foreign = state_int(foreign, "stored");
     l->desk_before.tokens_generated = state_int(actors, "tokens");
     l->desk_before.tokens_eval = state_int(actors, "tokens_eval");
     l->desk_before.late = state_int(actors, "late_answers");

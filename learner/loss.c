@@ -21,15 +21,15 @@ static double loss_norm(const ifl_loss_options *options, const ifl_loss_counts *
 }
 
 typedef struct token_term {
-    double objective;  /* what L is minus the normed sum of */
-    double derivative; /* of the objective by log p */
+    double objective; /* what L is minus the normed sum of */
+    double weight;    /* times A: the objective's derivative by log p */
     bool clipped_low, clipped_high;
 } token_term;
 
 static token_term reinforce_term(double cap, double w, double a, double logprob) {
     double truncated = w < cap ? w : cap;
     return (token_term){
-        .objective = truncated * a * logprob, .derivative = truncated * a, .clipped_high = w > cap};
+        .objective = truncated * a * logprob, .weight = truncated, .clipped_high = w > cap};
 }
 
 /* min(w A, clip(w) A). The clipped branch is smaller, and constant, only on the side that A points
@@ -39,7 +39,7 @@ static token_term clipped_term(double low, double high, double w, double a) {
         return (token_term){.objective = (1.0 + high) * a, .clipped_high = true};
     if (a < 0.0 && w < 1.0 - low)
         return (token_term){.objective = (1.0 - low) * a, .clipped_low = true};
-    return (token_term){.objective = w * a, .derivative = w * a};
+    return (token_term){.objective = w * a, .weight = w};
 }
 
 static bool same_bits(float a, float b) {
@@ -68,12 +68,14 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
             sums->n_ratio_cut++;
         }
         double w = exp(log_ratio), a = (double)tokens->advantages[i];
+        bool foreign = tokens->foreign && tokens->foreign[i];
+        double cut = foreign && w > options->importance_cap ? options->importance_cap : w;
         token_term term = options->kind == IFL_LOSS_REINFORCE
                               ? reinforce_term(options->importance_cap, w, a, (double)p)
-                              : clipped_term(options->clip_low, options->clip_high, w, a);
+                              : clipped_term(options->clip_low, options->clip_high, cut, a);
         double norm = loss_norm(options, counts, tokens->trajectory_tokens[i]) *
                       (double)tokens->loss_weights[i];
-        coefficients[i] = (float)(-norm * term.derivative);
+        coefficients[i] = (float)(-norm * (term.weight * a));
 
         sums->n_tokens++;
         sums->loss -= norm * term.objective;
@@ -83,6 +85,13 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
         sums->w2 += w * w;
         sums->w_max = fmax(sums->w_max, w);
         sums->k3 += w - 1.0 - log_ratio;
+        if (foreign) {
+            sums->foreign.n_tokens++;
+            sums->foreign.w += w;
+            sums->foreign.w2 += w * w;
+            sums->foreign.k3 += w - 1.0 - log_ratio;
+            sums->foreign.weight += term.weight;
+        }
         sums->entropy += (double)tokens->logprobs[i].entropy;
         if (tokens->versions) {
             int64_t lag = step - 1 - tokens->versions[i];
@@ -90,6 +99,24 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
             if (lag > sums->lag_max) sums->lag_max = lag;
         }
     }
+}
+
+ifl_loss_foreign ifl_loss_foreign_get(const ifl_loss_sums *sums) {
+    ifl_loss_foreign f = {sums->foreign.n_tokens, 1.0, 1.0, 0.0};
+    if (f.n_tokens == 0) return f;
+    double n = (double)f.n_tokens;
+    f.weight_mean = sums->foreign.weight / n;
+    f.ess = sums->foreign.w * sums->foreign.w / (n * sums->foreign.w2);
+    f.k3 = sums->foreign.k3 / n;
+    return f;
+}
+
+void ifl_loss_foreign_add(ifl_loss_sums *to, const ifl_loss_sums *from) {
+    to->foreign.n_tokens += from->foreign.n_tokens;
+    to->foreign.w += from->foreign.w;
+    to->foreign.w2 += from->foreign.w2;
+    to->foreign.k3 += from->foreign.k3;
+    to->foreign.weight += from->foreign.weight;
 }
 
 ifl_loss_report ifl_loss_report_get(const ifl_loss_sums *sums) {
@@ -102,6 +129,7 @@ ifl_loss_report ifl_loss_report_get(const ifl_loss_sums *sums) {
         .lag_max = sums->lag_max,
         .n_non_finite = sums->n_non_finite,
     };
+    report.foreign = ifl_loss_foreign_get(sums);
     if (sums->n_tokens == 0) return report;
     double n = (double)sums->n_tokens;
     report.ess = sums->w * sums->w / (n * sums->w2);

@@ -29,6 +29,11 @@
  *   N    loss tokens of the step. For dapo: of the groups whose rewards differ, since its sampling
  *        filters the others out; their members with advantage 0 are counted.
  *
+ * A *foreign* token was recorded by an actor of another numerics profile (parity.mismatch: admit).
+ * mu is then that actor's probability and w carries the mismatch beside the lag; in all four losses
+ * w is cut at `cap` before anything else, so that no token weighs more than that. They are counted,
+ * with figures of their own.
+ *
  * A length-cut trajectory trains like any other in all four: its reward says what it is worth. */
 #ifndef IFL_LEARNER_LOSS_H
 #define IFL_LEARNER_LOSS_H
@@ -45,7 +50,7 @@
 /* The ranges are those of the configuration's keys, which are checked where it is read. */
 typedef struct ifl_loss_options {
     ifl_loss_kind kind;
-    double importance_cap;      /* reinforce; > 0 */
+    double importance_cap;      /* reinforce, and foreign tokens of all; > 0 */
     double clip_low, clip_high; /* the others; 0 <= low <= 1, high >= 0 */
     int32_t max_new_tokens;     /* dr_grpo's L_max; >= 1 */
 } ifl_loss_options;
@@ -65,6 +70,7 @@ typedef struct ifl_loss_tokens {
     const float *loss_weights;
     const int32_t *trajectory_tokens; /* L_i of the token's trajectory, >= 1 */
     const int64_t *versions;          /* that sampled each token; NULL: no lag statistics */
+    const uint8_t *foreign;           /* 1: recorded under another numerics profile; NULL: none */
 } ifl_loss_tokens;
 
 /* Sums over the tokens seen in a step; ifl_loss_report_get makes means of them. Zero-initialise. */
@@ -72,7 +78,18 @@ typedef struct ifl_loss_sums {
     int64_t n_tokens, n_clipped_low, n_clipped_high, n_ratio_cut, n_non_finite, n_exact;
     double loss, w, w2, w_max, abs_log_ratio, abs_log_ratio_max, k3, entropy, lag;
     int64_t lag_max;
+    struct {
+        int64_t n_tokens;
+        double w, w2, k3, weight;
+    } foreign;
 } ifl_loss_sums;
+
+/* Of the foreign share alone. */
+typedef struct ifl_loss_foreign {
+    int64_t n_tokens;
+    double weight_mean; /* that was applied, after cap and clip; 1 when there are none */
+    double ess, k3;     /* as below, before any clamp */
+} ifl_loss_foreign;
 
 typedef struct ifl_loss_report {
     int64_t n_tokens;
@@ -90,6 +107,7 @@ typedef struct ifl_loss_report {
     int64_t lag_max;
     double exact_share;   /* tokens with log p == log mu, bit for bit */
     int64_t n_non_finite; /* tokens with a log-prob that is NaN or infinite */
+    ifl_loss_foreign foreign;
 } ifl_loss_report;
 
 /* Writes coefficients[n] = dL/d(log p) and adds to `sums`. `step` is s in lag = (s - 1) - version.
@@ -100,5 +118,9 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
                            ifl_loss_sums *sums);
 
 ifl_loss_report ifl_loss_report_get(const ifl_loss_sums *sums);
+
+/* The foreign share's figures alone: over a step, or over a run whose steps' sums were added. */
+ifl_loss_foreign ifl_loss_foreign_get(const ifl_loss_sums *sums);
+void ifl_loss_foreign_add(ifl_loss_sums *to, const ifl_loss_sums *from);
 
 #endif

@@ -76,6 +76,11 @@ static ifl_status item_measure(item_shape *out, const ifl_trajectory *traj, ifl_
     if (out->n_loss == 0) return IFL_OK;
     if (!(traj->temperature >= 0.0f && isfinite(traj->temperature)))
         return item_fail(traj, first, "temperature out of range", err);
+    if (traj->top_k > 0 || (traj->top_p > 0.0f && traj->top_p < 1.0f))
+        return item_fail(traj, first,
+                         "its log-prob is of a truncated distribution (top_k or top_p), whose kept "
+                         "set is not recorded",
+                         err);
     out->n_rows = last;
     int32_t n_prompt = ifl_trajectory_n_prompt(traj);
     int32_t prefix = (n_prompt < first ? n_prompt : first) - 1;

@@ -38,6 +38,9 @@ struct ifl_stepper {
     double *lengths;
     ifl_logprob *logprobs; /* [rows_max] */
     float *coefficients;   /* [rows_max] */
+    uint8_t *foreign;      /* [rows_max] of a pack's targets */
+    uint8_t *covered;      /* [rows_max + 1] tokens of one trajectory, for the guard */
+    bool flip;             /* a test's: see parity.flip_bit */
     ifl_thread_pool *pool;
     const ifl_ops *ops;
     /* The step under way. */
@@ -79,8 +82,11 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
     s->lengths = ifl_alloc((size_t)s->items_max, sizeof *s->lengths);
     s->logprobs = ifl_alloc((size_t)s->rows_max, sizeof *s->logprobs);
     s->coefficients = ifl_alloc((size_t)s->rows_max, sizeof *s->coefficients);
+    s->foreign = ifl_alloc((size_t)s->rows_max, sizeof *s->foreign);
+    s->covered = ifl_alloc((size_t)s->rows_max + 1, sizeof *s->covered);
+    s->flip = strcmp(config->parity.flip_bit, "train") == 0;
     if (!s->items || !s->rewards || !s->statuses || !s->advantages || !s->lengths || !s->logprobs ||
-        !s->coefficients)
+        !s->coefficients || !s->foreign || !s->covered)
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory for steps of %d trajectories",
                       s->items_max);
     if (st == IFL_OK) st = ifl_trainer_create(&s->trainer, model, s->rows_max, pool, ops, err);
@@ -102,6 +108,8 @@ void ifl_stepper_free(ifl_stepper *s) {
     ifl_free(s->lengths);
     ifl_free(s->logprobs);
     ifl_free(s->coefficients);
+    ifl_free(s->foreign);
+    ifl_free(s->covered);
     ifl_free(s);
 }
 
@@ -139,6 +147,10 @@ static int compare_doubles(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+static bool step_is_foreign(const ifl_stepper *s, const ifl_trajectory *traj) {
+    return !ifl_hash_equal(traj->profile, s->model->profile);
+}
+
 static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *traj, float reward,
                             float advantage, ifl_step_report *r, step_sums *sums) {
     int64_t n_tokens = ifl_pack_loss_tokens(traj);
@@ -146,6 +158,10 @@ static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *
     r->n_tokens += n_tokens;
     if (advantage != 0.0f) r->n_tokens_backward += n_tokens;
     r->n_truncated += traj->finish == IFL_FINISH_LENGTH;
+    if (step_is_foreign(s, traj)) {
+        r->n_foreign++;
+        r->n_tokens_foreign += n_tokens;
+    }
     for (int32_t i = 1; i < traj->n_runs; i++)
         if (traj->runs[i].version != traj->runs[0].version) {
             r->n_multi_version++;
@@ -234,14 +250,29 @@ static ifl_status step_packs(ifl_stepper *s, const ifl_weights *weights, ifl_err
         ifl_packed *packed = &set->packs[p];
         st = ifl_trainer_forward(s->trainer, weights, &packed->pack, s->logprobs, err);
         if (st != IFL_OK) break;
+        for (int32_t i = 0; i < packed->pack.n_targets; i++)
+            s->foreign[i] = step_is_foreign(s, items[packed->target_items[i]].traj);
+        ifl_guard_check(packed, items, s->logprobs, s->foreign, weights->version, s->covered,
+                        s->rows_max + 1, &s->flip, &s->report.guard);
+        if (s->report.guard.tokens_differing > 0) {
+            st =
+                ifl_fail(err, IFL_PARITY, "step %lld: %lld log-probs differ from the recorded ones",
+                         (long long)s->report.step, (long long)s->report.guard.tokens_differing);
+            break;
+        }
         ifl_loss_tokens tokens = packed->loss_tokens;
         tokens.logprobs = s->logprobs;
+        tokens.foreign = s->foreign;
         ifl_loss_coefficients(&loss, &counts, &tokens, s->report.step, s->coefficients, &s->loss);
         st = ifl_trainer_backward(s->trainer, weights, &packed->pack, s->coefficients, err);
     }
     ifl_pack_set_free(set);
     s->report.forward_backward_s += ifl_clock_s() - begin;
     return st;
+}
+
+ifl_guard_counts ifl_stepper_guard(const ifl_stepper *s) {
+    return s->report.guard;
 }
 
 void ifl_stepper_begin(ifl_stepper *s, int64_t step) {
@@ -303,6 +334,7 @@ ifl_status ifl_stepper_end(ifl_stepper *s, const ifl_weights *weights, ifl_step_
     r->optimizer_s = ifl_clock_s() - begin;
 
     r->loss = ifl_loss_report_get(&s->loss);
+    ifl_loss_foreign_add(&r->foreign, &s->loss);
     r->loss.loss /= (double)over;
     if (r->n_trajectories > 0) {
         double n = r->n_trajectories;

@@ -3,6 +3,7 @@
 #define IFL_LEARNER_STEP_H
 
 #include "learner/groups.h"
+#include "learner/guard.h"
 #include "learner/loss.h"
 #include "learner/optimizer.h"
 
@@ -18,7 +19,11 @@ typedef struct ifl_step_report {
     double length_mean, length_p95, length_max, length_correct, length_wrong;
     double lag_mean; /* versions, over n_tokens */
     int64_t lag_max;
-    ifl_loss_report loss; /* over n_tokens_backward */
+    ifl_loss_report loss;     /* over n_tokens_backward */
+    int32_t n_foreign;        /* trajectories of another numerics profile, of n_trajectories */
+    int64_t n_tokens_foreign; /* of n_tokens */
+    ifl_loss_sums foreign;    /* .foreign alone: what adds up over a run */
+    ifl_guard_counts guard;   /* over n_tokens_backward */
     ifl_optimizer_report optimizer;
     bool refused; /* non-finite gradient: no update was made */
     double forward_backward_s, optimizer_s;
@@ -41,10 +46,15 @@ void ifl_stepper_begin(ifl_stepper *stepper, int64_t step);
 /* Takes in these groups (ascending serial): forward and backward of them and of those that wait,
  * under `weights`, the newest version (step - 1), as soon as that is worth it. The groups are
  * borrowed until ifl_stepper_end. outcomes[g][i] and skipped[g] are filled in for
- * ifl_dispatch_close. */
+ * ifl_dispatch_close. IFL_PARITY: the forward gives a covered log-prob other bits than the actor
+ * recorded (learner/guard.h); nothing of that pack has gone into the gradients, and
+ * ifl_stepper_guard says which token. */
 ifl_status ifl_stepper_add(ifl_stepper *stepper, const ifl_weights *weights, ifl_group **groups,
                            int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
                            ifl_error *err);
+
+/* Of the step under way, or the last one. */
+ifl_guard_counts ifl_stepper_guard(const ifl_stepper *stepper);
 
 /* The rest of the groups; then divides by what the loss averages over, clips, and moves the
  * masters. */

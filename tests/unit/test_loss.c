@@ -248,6 +248,65 @@ static void test_signs_norms_and_clips(void **state) {
     assert_near(one_token(IFL_LOSS_GRPO, 3.0, -1.0, 1.0f, NULL), 3.0 / 8);
 }
 
+/* A token that an actor of another numerics profile recorded: mu is its own, so the ratio of this
+ * step's forward to it is applied under every loss, and cut at the cap under every loss. */
+static void test_a_foreign_token_weighs_min_of_cap_and_ratio_under_every_loss(void **state) {
+    (void)state;
+    static const ifl_loss_kind kinds[] = {IFL_LOSS_REINFORCE, IFL_LOSS_GRPO, IFL_LOSS_DR_GRPO,
+                                          IFL_LOSS_DAPO};
+    static const double norms[] = {1.0 / 2, 1.0 / 8, 1.0 / 80, 1.0 / 10};
+    static const double ratios[] = {0.3, 0.97, 1.0, 1.04, 4.9, 20.0};
+    enum { N = sizeof ratios / sizeof *ratios };
+    for (int k = 0; k < 4; k++) {
+        columns c = {.n = 2 * N};
+        uint8_t foreign[2 * N];
+        for (int i = 0; i < 2 * N; i++) { /* a foreign one, and the same as the learner's own */
+            double w = ratios[i / 2];
+            c.mu[i] = -2.0f;
+            c.logprobs[i].logprob = (float)(-2.0 + log(w));
+            c.advantages[i] = -1.0f; /* where the clipped losses bound the ratio from below only */
+            c.loss_weights[i] = 1.0f;
+            c.lengths[i] = 4;
+            foreign[i] = i % 2 == 0;
+        }
+        ifl_loss_options options = options_of(kinds[k]);
+        ifl_loss_counts counts = {.n_trajectories = 2, .n_loss_tokens = 10};
+        ifl_loss_tokens tokens = columns_view(&c, 0, 2 * N);
+        tokens.foreign = foreign;
+        ifl_loss_sums sums = {0};
+        float out[2 * N];
+        ifl_loss_coefficients(&options, &counts, &tokens, 1, out, &sums);
+        double weights = 0, w1 = 0, w2 = 0, k3 = 0;
+        for (int i = 0; i < N; i++) {
+            double w = ratios[i], want = fmin(w, IFL_LOSS_IMPORTANCE_CAP);
+            bool clipped = kinds[k] != IFL_LOSS_REINFORCE && w < 1 - IFL_LOSS_CLIP;
+            if (clipped) want = 0.0; /* the trust region's, foreign or not */
+            assert_near((double)out[2 * i], norms[k] * want);
+            weights += want;
+            w1 += w;
+            w2 += w * w;
+            k3 += w - 1 - log(w);
+            /* The learner's own token at that ratio, which lag alone has made. */
+            double own = kinds[k] == IFL_LOSS_REINFORCE ? want : clipped ? 0.0 : w;
+            assert_near((double)out[2 * i + 1], norms[k] * own);
+        }
+        ifl_loss_foreign f = ifl_loss_report_get(&sums).foreign;
+        assert_int_equal(f.n_tokens, N);
+        assert_near(f.weight_mean, weights / N);
+        assert_near(f.ess, w1 * w1 / (N * w2));
+        assert_near(f.k3, k3 / N);
+        /* Two steps' sums added are a run's. */
+        ifl_loss_sums run = {0};
+        ifl_loss_foreign_add(&run, &sums);
+        ifl_loss_foreign_add(&run, &sums);
+        assert_int_equal(ifl_loss_foreign_get(&run).n_tokens, 2 * N);
+        assert_near(ifl_loss_foreign_get(&run).weight_mean, f.weight_mean);
+        assert_near(ifl_loss_foreign_get(&run).ess, f.ess);
+    }
+    ifl_loss_foreign none = ifl_loss_foreign_get(&(ifl_loss_sums){0});
+    assert_true(none.n_tokens == 0 && none.weight_mean == 1.0 && none.ess == 1.0 && none.k3 == 0.0);
+}
+
 static void test_lag_counts_from_the_step_before(void **state) {
     (void)state;
     ifl_loss_report r;
@@ -321,6 +380,7 @@ int main(void) {
         cmocka_unit_test(test_golden_gradients_tell_the_losses_apart),
         cmocka_unit_test(test_packs_add_up_to_the_step),
         cmocka_unit_test(test_signs_norms_and_clips),
+        cmocka_unit_test(test_a_foreign_token_weighs_min_of_cap_and_ratio_under_every_loss),
         cmocka_unit_test(test_lag_counts_from_the_step_before),
         cmocka_unit_test(test_equal_bits_have_ratio_one),
         cmocka_unit_test(test_non_finite_logprob_poisons_its_coefficient_only),

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 
 #include "common/memory.h"
 #include "kernels/random_model.h"
@@ -218,9 +219,31 @@ static void test_one_flipped_bit_is_one_differing_token(void **state) {
     ifl_audit_counts c = ifl_audit_counts_get(audit);
     assert_int_equal(c.tokens_checked, 3 * (N_TOKENS - N_PROMPT));
     assert_int_equal(c.tokens_differing, 1);
-    assert_int_equal(c.first_task_serial, 1);
-    assert_int_equal(c.first_position, N_PROMPT);
-    assert_true(c.first_recorded != c.first_replayed);
+    assert_int_equal(c.first.task_serial, 1);
+    assert_int_equal(c.first.position, N_PROMPT);
+    assert_true(c.first.recorded != c.first.computed);
+    /* What the user reads: the token, both values with bits, and the way on. */
+    ifl_error said = {0};
+    assert_int_equal(ifl_difference_fail(&c.first, "the audit's replay", "runs/x", 20, &said),
+                     IFL_PARITY);
+    uint32_t bits[2];
+    char text[2][16];
+    memcpy(&bits[0], &c.first.recorded, sizeof *bits);
+    memcpy(&bits[1], &c.first.computed, sizeof *bits);
+    assert_int_equal(bits[0] ^ bits[1], 1);
+    for (int i = 0; i < 2; i++)
+        snprintf(text[i], sizeof text[i], "bits %08x", bits[i]);
+    const char *const wanted[] = {"token 6 of trajectory 1/0 (version 0)",
+                                  text[0],
+                                  text[1],
+                                  "the audit's replay gives",
+                                  "versions 0 to 0",
+                                  "the checkpoint of step 20 is kept",
+                                  "inflight rollouts runs/x --json",
+                                  "inflight parity",
+                                  "run.resume=true"};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(said.text, wanted[i])) fail_msg("no \"%s\" in: %s", wanted[i], said.text);
     /* In a copy only: an honest audit of the same trajectory finds nothing. */
     ifl_audit *honest = audit_make(store, 1.0, false);
     assert_ok(ifl_audit_check(honest, t[0], &err));
@@ -246,7 +269,7 @@ static void test_wrong_version_in_the_record_is_found(void **state) {
     assert_ok(ifl_audit_check(audit, t, &err));
     ifl_audit_counts c = ifl_audit_counts_get(audit);
     assert_true(c.tokens_differing > 0 && c.tokens_differing <= N_TOKENS - 20);
-    assert_true(c.first_position >= 20);
+    assert_true(c.first.position >= 20);
     ifl_trajectory_free(t);
     ifl_audit_free(audit);
     ifl_version_store_free(store);
@@ -276,6 +299,8 @@ static void test_gone_versions_and_foreign_profiles_are_counted(void **state) {
     t->profile.low ^= 1;
     assert_ok(ifl_audit_check(audit, t, &err));
     assert_int_equal(ifl_audit_counts_get(audit).n_foreign, 1);
+    assert_int_equal(ifl_audit_counts_get(audit).tokens_foreign, N_TOKENS - N_PROMPT);
+    assert_int_equal(ifl_audit_counts_get(audit).tokens_differing, 0);
     ifl_version_store_stats s;
     ifl_version_store_stats_get(store, &s);
     assert_int_equal(s.n_held, 0); /* nothing stays held */
