@@ -2,6 +2,7 @@
  *   config.yaml      the resolved configuration        summary.json  the run in figures, at the end
  *   metrics.jsonl    one line per step                 report.html   `inflight report`
  *   rollouts/        every trajectory and its fate     checkpoints/  resume points
+ *   numerics.txt     the numerics contract, part by part (kernels/contract.h)
  *   tokenizer.json   for people and tools              lock          held by the learner while it
  * lives
  *   evals/           before.jsonl and after.jsonl: held-out answers (learner/eval_results.h) */

@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "kernels/contract.h"
 #include "learner/checkpoint.h"
 #include "learner/learner_internal.h"
 
@@ -61,6 +62,16 @@ static ifl_status learner_audit(learner *l, ifl_group **groups, int32_t n, ifl_e
     if (c.tokens_differing == 0) return IFL_OK;
     return ifl_difference_fail(&c.first, "the audit's replay of its record", l->options->run->path,
                                l->checkpoint, err);
+}
+
+static void learner_log_parity(const learner *l) {
+    ifl_audit_counts c = learner_audit_counts(l);
+    const run_totals *t = &l->totals;
+    ifl_info("parity: %lld log-probs replayed, %lld with other bits, %lld not checkable; %lld "
+             "compared at lag 0, %lld with other bits; %lld of another numerics profile",
+             (long long)c.tokens_checked, (long long)c.tokens_differing,
+             (long long)c.tokens_not_checkable, (long long)t->guard_checked,
+             (long long)t->guard_differing, (long long)t->tokens_foreign);
 }
 
 static void learner_total(learner *l, const ifl_step_report *r) {
@@ -209,6 +220,22 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
 /* --- Setup
  * ---------------------------------------------------------------------------------------------- */
 
+/* What decides the bits of this run's log-probs, to be held against another host's or build's. */
+static ifl_status learner_write_contract(learner *l, ifl_error *err) {
+    char path[IFL_PATH_MAX + 16], hash[33], *text = NULL;
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/numerics.txt", l->options->run->path);
+    ifl_hash_text(l->model->profile, hash);
+    ifl_info("numerics profile %s, %s", ifl_profile_name(l->model->numerics), hash);
+    FILE *f = open_memstream(&text, &n);
+    if (!f) return ifl_fail(err, IFL_NOMEM, "%s: out of memory", path);
+    ifl_contract_print(l->model, f);
+    ifl_status st = fclose(f) == 0 ? ifl_file_write_atomic(path, text, n, err)
+                                   : ifl_fail(err, IFL_NOMEM, "%s: out of memory", path);
+    free(text);
+    return st;
+}
+
 static ifl_status learner_open_books(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     const ifl_run_dir *run = l->options->run;
@@ -228,6 +255,7 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     IFL_TRY(ifl_rollout_log_open(&l->log, run->rollouts, &log, err));
     IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0,
                                         l->next_serial, err));
+    IFL_TRY(learner_write_contract(l, err));
     char *tokenizer;
     size_t n;
     IFL_TRY(ifl_tokenizer_to_json(l->options->tokenizer, &tokenizer, &n, err));
@@ -401,6 +429,7 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err) {
         st = learner_checkpoint(&l, err);
         if (st == IFL_OK) st = ifl_dispatch_end(l.dispatch, l.step, end, err);
         if (st == IFL_OK) st = learner_summary(&l, end, err);
+        if (st == IFL_OK) learner_log_parity(&l);
         if (st == IFL_OK && stopped)
             st = ifl_fail(err, IFL_STOPPED, "stopped on request after step %lld of %lld",
                           (long long)l.step, (long long)c->run.steps);

@@ -151,6 +151,24 @@ static void parity_tile(FILE *f, const ifl_report_data *d) {
     }
     bool known = isfinite(differing) && checked > 0;
     tile(f, "parity audit", value, note, !known ? "" : differing > 0 ? "bad" : "good");
+    double lag0 = ifl_report_summary(d, "parity_lag0_tokens_checked", (double)NAN);
+    differing = ifl_report_summary(d, "parity_lag0_tokens_differing", (double)NAN);
+    if (isfinite(lag0) && isfinite(differing)) {
+        snprintf(value, sizeof value, "%.0f differing", differing);
+        snprintf(note, sizeof note, "of %.0f trained at lag 0, actor against learner's own forward",
+                 lag0);
+        tile(f, "train guard", value, note, lag0 == 0 ? "" : differing > 0 ? "bad" : "good");
+    }
+    double foreign = ifl_report_summary(d, "foreign_tokens", 0.0);
+    if (foreign > 0) {
+        snprintf(value, sizeof value, "%.0f tokens", foreign);
+        snprintf(note, sizeof note,
+                 "of another numerics profile: mean weight %.4f, ESS %.4f, k3 %.2e",
+                 ifl_report_summary(d, "foreign_weight_mean", (double)NAN),
+                 ifl_report_summary(d, "foreign_ess", (double)NAN),
+                 ifl_report_summary(d, "foreign_k3", (double)NAN));
+        tile(f, "foreign answers", value, note, "");
+    }
 }
 
 static void tiles_write(FILE *f, const ifl_report_data *d) {
