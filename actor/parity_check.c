@@ -361,7 +361,7 @@ static ifl_status check_trainer(parity *p, ifl_error *err) {
                             {8 + shared, 4, shared, other},
                             {12 + shared, n - shared, shared, own}};
     ifl_pack pack = {n_rows, 4, n, tokens, seqs, rows, p->tokens + 1, p->ones};
-    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, p->model, n_rows, p->pool, p->ops, err), done);
+    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, p->model, n_rows, IFL_ACTIVATION_BYTES, p->pool, p->ops, err), done);
     IFL_TRY_GOTO(st, ifl_trainer_forward(trainer, p->weights, &pack, p->logprobs, err), done);
     for (int32_t i = 0; i < n; i++)
         ifl_parity_compare(p, i + 1, p->logprobs[i].logprob, "target", i);

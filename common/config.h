@@ -105,6 +105,7 @@ typedef struct ifl_config {
         int32_t warmup_steps;
         double beta1, beta2, adam_eps, weight_decay, grad_clip;
         int32_t pack_tokens;      /* rows of one pack */
+        double activation_gib;    /* of a forward, kept for its backward */
         char control[16];         /* none | frozen | shuffled */
         int32_t groups_in_flight; /* 0: from prompts_per_step and the mode */
     } learner;
@@ -152,6 +153,11 @@ typedef struct ifl_config {
         char out[IFL_PATH_MAX];   /* exported model folder */
     } sft;
 } ifl_config;
+
+/* learner.activation_gib in bytes. */
+static inline int64_t ifl_config_activation_bytes(const ifl_config *config) {
+    return (int64_t)(config->learner.activation_gib * 1073741824.0);
+}
 
 /* Fills in the defaults. */
 void ifl_config_defaults(ifl_config *config);

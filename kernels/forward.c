@@ -246,10 +246,11 @@ static void rows_norm_in(void *context, int64_t begin, int64_t end, int thread) 
 /* Where layer l's K and V of one kv head lie, for a sequence with the given pages. */
 static ifl_kv_view kv_view(const ifl_kv_store *kv, int32_t layer, int32_t head,
                            const int32_t *pages) {
-    int64_t pt = kv->page_tokens, d = kv->head_dim, head_floats = 2 * pt * d;
-    const float *k =
-        kv->data + ((int64_t)layer * kv->n_pages * kv->n_kv_heads + head) * head_floats;
-    return (ifl_kv_view){k, k + pt * d, kv->n_kv_heads * head_floats, pages, kv->page_tokens};
+    int64_t half = (int64_t)kv->page_tokens * kv->head_dim; /* elements */
+    const char *k = kv->data + ((int64_t)layer * kv->n_pages * kv->n_kv_heads + head) * 2 * half *
+                                   kv->element_bytes;
+    return (ifl_kv_view){k, k + half * kv->element_bytes, kv->n_kv_heads * 2 * half, pages,
+                         kv->page_tokens};
 }
 
 /* Biases, q and k norms, RoPE, and the new keys and values into the cache. */
@@ -557,7 +558,7 @@ ifl_status ifl_forward(ifl_workspace *ws, const ifl_weights *weights, ifl_kv_sto
     ifl_embed(ws, weights, batch, inputs ? inputs[0] : ws->x);
     forward_trace(ws, batch, 0, inputs ? inputs[0] : ws->x);
     for (int32_t l = 0; l < n_layers; l++) {
-        ifl_layer_forward(ws, weights, kv, batch, l, &ws->tapes[ws->n_tapes > 1 ? l : 0],
+        ifl_layer_forward(ws, weights, kv, batch, l, ifl_workspace_tape(ws, l),
                           inputs ? inputs[l] : ws->x, inputs ? inputs[l + 1] : ws->x);
         forward_trace(ws, batch, l + 1, inputs ? inputs[l + 1] : ws->x);
     }

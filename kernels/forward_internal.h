@@ -49,7 +49,7 @@ struct ifl_workspace {
     const ifl_ops *ops;
     ifl_thread_pool *pool;
     int32_t rows_max, n_threads;
-    int32_t n_tapes;       /* 1, or one per layer */
+    int32_t n_tapes;       /* 1 to n_layers: the first one serves all layers before the last n_tapes - 1 */
     ifl_layer_tape *tapes; /* [n_tapes] */
     float **layer_inputs;  /* [n_layers + 1] -> [R, D]; non-NULL when a trainer keeps them all */
     float *x;              /* [R, D] residual stream, when layer_inputs is NULL */
@@ -123,12 +123,31 @@ typedef struct ifl_matmul_job {
 void ifl_matmul_jobs(ifl_workspace *ws, const ifl_matmul_job *jobs, int n_jobs, int64_t m);
 ifl_matmul_job ifl_matmul_job_of(const ifl_weights *w, int32_t param, float *y, const float *x);
 
-/* n_tapes: 1 or n_layers; keep_inputs: every layer's input stays readable after the forward. */
+/* The tape that layer l writes. */
+static inline ifl_layer_tape *ifl_workspace_tape(const ifl_workspace *ws, int32_t l) {
+    int32_t at = l - (ws->model->config.n_layers - ws->n_tapes);
+    return &ws->tapes[at < 0 ? 0 : at];
+}
+
+/* n_tapes: 1 to n_layers; keep_inputs: every layer's input stays readable after the forward. */
 ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model, int32_t rows_max,
                                      ifl_thread_pool *pool, const ifl_ops *ops, int32_t n_tapes,
                                      bool keep_inputs, ifl_error *err);
 int64_t ifl_workspace_bytes_with(const ifl_model *model, int32_t rows_max, int n_threads,
                                  int32_t n_tapes, bool keep_inputs);
+
+/* Logits that stay readable after ifl_head_logprobs_keeping, tempered: of the vocabulary blocks below
+ * n_blocks, block b of row i at logits + (b * rows_max + i) * ifl_vocab_block_ld. */
+typedef struct ifl_kept_logits {
+    float *logits;
+    int64_t n_blocks, rows_max;
+} ifl_kept_logits;
+
+/* As ifl_head_logprobs, with the same bits. */
+ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weights,
+                                     const float *hidden, int32_t n, const int32_t *targets,
+                                     const float *temperature, const ifl_kept_logits *kept,
+                                     ifl_logprob *out, ifl_error *err);
 
 ifl_status ifl_batch_check(ifl_workspace *ws, const ifl_kv_store *kv, const ifl_batch *batch,
                            ifl_error *err);

@@ -21,6 +21,7 @@ typedef struct head_pass {
     const float *temperature; /* [n]; NULL = 1 */
     const int32_t *targets;   /* HEAD_TARGET; NULL = none wanted */
     bool want_entropy;
+    const ifl_kept_logits *kept;  /* NULL = none */
     const ifl_sampling *sampling; /* HEAD_SAMPLE */
     const ifl_rng_key *keys;
     const int64_t *positions;
@@ -210,10 +211,13 @@ static void head_range(void *context, int64_t begin, int64_t end, int thread) {
         int64_t first = block * IFL_VOCAB_BLOCK;
         int64_t n =
             c->vocab_size - first < IFL_VOCAB_BLOCK ? c->vocab_size - first : IFL_VOCAB_BLOCK;
-        ws->ops->matmul(x, ld, hp->hidden + row * d, d, panels + ifl_panel_row(first, d), rows, n,
+        float *to = x;
+        if (hp->kept && block < hp->kept->n_blocks)
+            to = hp->kept->logits + (block * hp->kept->rows_max + row) * ld;
+        ws->ops->matmul(to, ld, hp->hidden + row * d, d, panels + ifl_panel_row(first, d), rows, n,
                         d, 0, ifl_panels(n));
         for (int64_t i = 0; i < rows; i++)
-            head_row_block(hp, (int32_t)(row + i), block, x + i * ld, p, n);
+            head_row_block(hp, (int32_t)(row + i), block, to + i * ld, p, n);
     }
     ifl_rounding_leave(rounding);
 }
@@ -246,6 +250,13 @@ static ifl_lse head_merge(const ifl_workspace *ws, int32_t row) {
 ifl_status ifl_head_logprobs(ifl_workspace *ws, const ifl_weights *weights, const float *hidden,
                              int32_t n, const int32_t *targets, const float *temperature,
                              ifl_logprob *out, ifl_error *err) {
+    return ifl_head_logprobs_keeping(ws, weights, hidden, n, targets, temperature, NULL, out, err);
+}
+
+ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weights,
+                                     const float *hidden, int32_t n, const int32_t *targets,
+                                     const float *temperature, const ifl_kept_logits *kept,
+                                     ifl_logprob *out, ifl_error *err) {
     for (int32_t i = 0; i < n; i++) {
         if (targets[i] < 0 || targets[i] >= ws->model->config.vocab_size)
             return ifl_fail(err, IFL_LIMIT, "log-prob: target %d of row %d, the vocabulary has %d",
@@ -262,7 +273,8 @@ ifl_status ifl_head_logprobs(ifl_workspace *ws, const ifl_weights *weights, cons
                     .kind = HEAD_TARGET,
                     .temperature = temperature,
                     .targets = targets,
-                    .want_entropy = true};
+                    .want_entropy = true,
+                    .kept = kept};
     IFL_TRY(head_run(&hp, err));
     uint32_t rounding = ifl_rounding_enter();
     int64_t n_blocks = ifl_vocab_blocks(ws->model);

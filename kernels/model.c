@@ -333,7 +333,7 @@ ifl_hash ifl_weights_hash(const ifl_weights *weights) {
 int64_t ifl_kv_store_bytes(const ifl_model *model, int32_t n_pages, int32_t page_tokens) {
     const ifl_model_config *c = &model->config;
     return (int64_t)c->n_layers * n_pages * c->n_kv_heads * 2 * page_tokens * c->head_dim *
-           (int64_t)sizeof(float);
+           ifl_kv_element_bytes(model->numerics);
 }
 
 ifl_status ifl_kv_store_create(ifl_kv_store **out, const ifl_model *model, int32_t n_pages,
@@ -348,7 +348,12 @@ ifl_status ifl_kv_store_create(ifl_kv_store **out, const ifl_model *model, int32
     ifl_kv_store *kv = ifl_alloc(1, sizeof *kv);
     if (!kv) return ifl_fail(err, IFL_NOMEM, "KV cache: out of memory");
     const ifl_model_config *c = &model->config;
-    *kv = (ifl_kv_store){NULL, c->n_layers, c->n_kv_heads, c->head_dim, n_pages, page_tokens};
+    *kv = (ifl_kv_store){.element_bytes = ifl_kv_element_bytes(model->numerics),
+                         .n_layers = c->n_layers,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .n_pages = n_pages,
+                         .page_tokens = page_tokens};
     kv->data = ifl_alloc((size_t)ifl_kv_store_bytes(model, n_pages, page_tokens), 1);
     if (!kv->data) {
         ifl_free(kv);
@@ -368,15 +373,17 @@ void ifl_kv_store_free(ifl_kv_store *kv) {
 
 void ifl_kv_store_copy(ifl_kv_store *kv, int32_t to_page, int32_t from_page, int32_t n_tokens) {
     IFL_ASSERT(n_tokens <= kv->page_tokens && to_page < kv->n_pages && from_page < kv->n_pages);
-    int64_t d = kv->head_dim, pt = kv->page_tokens, head = 2 * pt * d;
-    int64_t lane = pt < 16 ? pt : 16;
-    int64_t k_floats = (n_tokens + lane - 1) / lane * lane * d; /* whole blocks of K */
+    int64_t row = kv->head_dim * kv->element_bytes, pt = kv->page_tokens, head = 2 * pt * row;
+    /* Whole blocks of K, whole pairs of V. */
+    int64_t k_block = pt < 16 ? pt : 16, v_block = pt < 2 ? pt : 2;
+    int64_t k_tokens = (n_tokens + k_block - 1) / k_block * k_block,
+            v_tokens = (n_tokens + v_block - 1) / v_block * v_block;
     for (int64_t l = 0; l < kv->n_layers; l++)
         for (int64_t h = 0; h < kv->n_kv_heads; h++) {
-            const float *from =
+            const char *from =
                 kv->data + ((l * kv->n_pages + from_page) * kv->n_kv_heads + h) * head;
-            float *to = kv->data + ((l * kv->n_pages + to_page) * kv->n_kv_heads + h) * head;
-            memcpy(to, from, (size_t)k_floats * sizeof(float));
-            memcpy(to + pt * d, from + pt * d, (size_t)(n_tokens * d) * sizeof(float));
+            char *to = kv->data + ((l * kv->n_pages + to_page) * kv->n_kv_heads + h) * head;
+            memcpy(to, from, (size_t)(k_tokens * row));
+            memcpy(to + pt * row, from + pt * row, (size_t)(v_tokens * row));
         }
 }

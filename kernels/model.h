@@ -75,9 +75,10 @@ void ifl_weights_get(const ifl_weights *weights, int64_t begin, int64_t n, uint1
 ifl_hash ifl_weights_hash(const ifl_weights *weights);
 
 /* --- KV cache storage ---------------------------------------------------------------------------------
- * data: [n_layers][n_pages][n_kv_heads][K: page_tokens * D | V: page_tokens * D] floats (ops.h). */
+ * data: [n_layers][n_pages][n_kv_heads][K: page_tokens * D | V: page_tokens * D] elements (ops.h). */
 typedef struct ifl_kv_store {
-    float *data;
+    char *data;
+    int64_t element_bytes;
     int32_t n_layers, n_kv_heads, head_dim;
     int32_t n_pages, page_tokens;
 } ifl_kv_store;
@@ -174,10 +175,15 @@ ifl_status ifl_head_logits(ifl_workspace *workspace, const ifl_weights *weights,
 
 typedef struct ifl_trainer ifl_trainer; /* activations, gradients, scratch for packs of rows_max rows */
 
+/* activation_bytes: how much of a forward may be kept for its backward beyond the least (one layer and the
+ * residual stream); the rest is computed again. It decides memory and speed, never a bit. */
+#define IFL_ACTIVATION_BYTES (768ll << 20) /* a fair default */
 ifl_status ifl_trainer_create(ifl_trainer **out, const ifl_model *model, int32_t rows_max,
-                              ifl_thread_pool *pool, const ifl_ops *ops, ifl_error *err);
+                              int64_t activation_bytes, ifl_thread_pool *pool, const ifl_ops *ops,
+                              ifl_error *err);
 void ifl_trainer_free(ifl_trainer *trainer);
-int64_t ifl_trainer_bytes(const ifl_model *model, int32_t rows_max, int n_threads);
+int64_t ifl_trainer_bytes(const ifl_model *model, int32_t rows_max, int64_t activation_bytes,
+                          int n_threads);
 
 /* A pack: rows of several sequences. Positions of a sequence that lie before pos_begin are rows of
  * another sequence of the same pack (a shared prompt): `pages[t]` is the pack row of position t. A

@@ -44,13 +44,15 @@
 #define IFL_HEAD_DIM_MAX 512
 
 /* Where the keys and values of one sequence lie, for one layer and one kv head.
- * Position t lives in page pages[t / page_tokens], at offset j = t mod page_tokens.
- *   K element d of it: k[page * page_stride + (j / b) * (D * b) + d * b + j % b],  b = min(16, page_tokens)
- *   V element d of it: v[page * page_stride + j * D + d]
- * page_tokens is a power of two. The learner uses page_tokens = 1 with page = row of the pack. */
+ * Position t lives in page pages[t / page_tokens], at offset j = t mod page_tokens. Elements are floats in `f32`,
+ * bf16 in `bf16`, there in pairs (of d in K, of positions in V), as a product reads them:
+ *   K element d of it: k[page * page_stride + (j / b) * (D * b) + (d / e) * (e * b) + (j % b) * e + d % e],
+ *     b = min(16, page_tokens), e = 1 in `f32` and 2 in `bf16`
+ *   V element d of it: v[page * page_stride + (j / f) * (D * f) + d * f + j % f],  f = min(e, page_tokens)
+ * page_tokens is a power of two, D even. The learner uses page_tokens = 1 with page = row of the pack. */
 typedef struct ifl_kv_view {
-    const float *k, *v;
-    int64_t page_stride; /* floats */
+    const void *k, *v;
+    int64_t page_stride; /* elements */
     const int32_t *pages;
     int32_t page_tokens;
 } ifl_kv_view;
@@ -95,7 +97,8 @@ typedef struct ifl_ops {
      * 0x7fc0. */
     void (*round)(float *x, int64_t n);
 
-    /* Copies one position's key and value of one kv head to where `view` says position t lives. */
+    /* Copies one position's key and value of one kv head to where `view` says position t lives (`bf16`: the upper
+     * halves of the floats, which the caller has rounded). */
     void (*kv_store)(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
                      int64_t head_dim);
 
@@ -198,6 +201,11 @@ int ifl_ops_list(ifl_profile profile, const ifl_ops **out, int max);
 
 /* Makes ifl_ops_best return the named one; false when this host cannot run it. Call before threads. */
 bool ifl_ops_force(const char *name);
+
+/* Bytes of one element of the KV cache. */
+static inline int64_t ifl_kv_element_bytes(ifl_profile profile) {
+    return profile == IFL_PROFILE_BF16 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+}
 
 static inline int64_t ifl_panels(int64_t n) { return (n + IFL_PANEL - 1) / IFL_PANEL; }
 

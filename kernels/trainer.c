@@ -10,9 +10,8 @@
 #include "kernels/cpu/rounding.h"
 #include "kernels/forward_internal.h"
 
-#define NORM_CHUNK 64                /* rows of one partial norm-weight gradient */
-#define ATTENTION_TILE 32            /* query tokens of one backward attention tile */
-#define TAPE_BYTES_MAX (768ll << 20) /* beyond it, layers are run again in the backward */
+#define NORM_CHUNK 64     /* rows of one partial norm-weight gradient */
+#define ATTENTION_TILE 32 /* query tokens of one backward attention tile */
 
 struct ifl_trainer {
     const ifl_model *model;
@@ -32,6 +31,7 @@ struct ifl_trainer {
     float *pack_a;             /* f32 panels of activations: [R, max(D, F, Hq)] */
     float *pack_w;             /* f32 panels of weights */
     float *dlogits;            /* [R, ifl_vocab_block_ld] */
+    ifl_kept_logits kept;      /* the other blocks' are computed again */
     float *sin_negative, *sin_local_negative;
     float *scratch; /* per thread, attention */
     int64_t scratch_floats;
@@ -64,7 +64,7 @@ static int64_t attention_scratch_floats(int64_t t, int64_t hd) {
 }
 
 static void trainer_cut(ifl_cut *a, ifl_trainer *tr, const ifl_model *model, int64_t r,
-                        int n_threads) {
+                        int n_threads, int64_t n_kept_blocks) {
     const ifl_model_config *c = &model->config;
     int64_t d = c->d_model, f = c->d_ff, hd = c->head_dim;
     int64_t hq = c->n_heads * hd, hk = c->n_kv_heads * hd;
@@ -98,6 +98,9 @@ static void trainer_cut(ifl_cut *a, ifl_trainer *tr, const ifl_model *model, int
     }
     t.pack_w = ifl_cut_take(a, w_floats, 4);
     t.dlogits = ifl_cut_take(a, r * ifl_vocab_block_ld(model), 4);
+    t.kept.n_blocks = n_kept_blocks;
+    t.kept.rows_max = r;
+    t.kept.logits = ifl_cut_take(a, n_kept_blocks * r * ifl_vocab_block_ld(model), 4);
     t.sin_negative = ifl_cut_take(a, positions * half, 4);
     t.sin_local_negative = ifl_cut_take(a, positions * half, 4);
     t.scratch_floats = round_up(attention_scratch_floats(t.positions_max, hd), 16);
@@ -107,32 +110,51 @@ static void trainer_cut(ifl_cut *a, ifl_trainer *tr, const ifl_model *model, int
     if (tr) *tr = t;
 }
 
-static int32_t trainer_tapes(const ifl_model *model, int32_t rows_max, int n_threads) {
-    int32_t n = model->config.n_layers;
+/* What of the forward is kept for the backward within the budget, beyond the least; the rest is
+ * computed again. A byte of a layer's tape and a byte of logits save about as many products (some
+ * d_model / 2 each), so tapes simply come first. */
+typedef struct trainer_plan {
+    int32_t n_tapes;
+    int64_t n_kept_blocks;
+} trainer_plan;
+
+static trainer_plan trainer_plan_of(const ifl_model *model, int32_t rows_max, int n_threads,
+                                    int64_t activation_bytes) {
     int64_t one = ifl_workspace_bytes_with(model, rows_max, n_threads, 1, true);
-    int64_t all = ifl_workspace_bytes_with(model, rows_max, n_threads, n, true);
-    return all - one <= TAPE_BYTES_MAX ? n : 1;
+    int64_t tape = ifl_workspace_bytes_with(model, rows_max, n_threads, 2, true) - one;
+    int64_t tapes = activation_bytes / tape, n_layers = model->config.n_layers;
+    if (tapes > n_layers - 1) tapes = n_layers - 1;
+    int64_t blocks = (activation_bytes - tapes * tape) / (rows_max * ifl_vocab_block_ld(model) * 4);
+    if (tapes < n_layers - 1) blocks = 0;
+    if (blocks > ifl_vocab_blocks(model)) blocks = ifl_vocab_blocks(model);
+    return (trainer_plan){(int32_t)tapes + 1, blocks};
 }
 
-int64_t ifl_trainer_bytes(const ifl_model *model, int32_t rows_max, int n_threads) {
+int64_t ifl_trainer_bytes(const ifl_model *model, int32_t rows_max, int64_t activation_bytes,
+                          int n_threads) {
+    trainer_plan plan = trainer_plan_of(model, rows_max, n_threads, activation_bytes);
     ifl_cut a = {0};
-    trainer_cut(&a, NULL, model, rows_max, n_threads);
+    trainer_cut(&a, NULL, model, rows_max, n_threads, plan.n_kept_blocks);
     return (int64_t)a.used + model->n_elements * (int64_t)sizeof(float) +
            ifl_kv_store_bytes(model, rows_max, 1) +
-           ifl_workspace_bytes_with(model, rows_max, n_threads,
-                                    trainer_tapes(model, rows_max, n_threads), true);
+           ifl_workspace_bytes_with(model, rows_max, n_threads, plan.n_tapes, true);
 }
 
 ifl_status ifl_trainer_create(ifl_trainer **out, const ifl_model *model, int32_t rows_max,
-                              ifl_thread_pool *pool, const ifl_ops *ops, ifl_error *err) {
+                              int64_t activation_bytes, ifl_thread_pool *pool, const ifl_ops *ops,
+                              ifl_error *err) {
     *out = NULL;
     if (rows_max < 1)
         return ifl_fail(err, IFL_USAGE, "trainer: packs of %d rows, wanted at least 1", rows_max);
     if (model->config.logit_softcap > 0.0f)
         return ifl_fail(err, IFL_UNSUPPORTED, "trainer: a logit soft cap has no backward here");
+    if (activation_bytes < 0)
+        return ifl_fail(err, IFL_USAGE, "trainer: %lld bytes of kept activations, wanted 0 or more",
+                        (long long)activation_bytes);
     int n_threads = ifl_thread_pool_size(pool);
+    trainer_plan plan = trainer_plan_of(model, rows_max, n_threads, activation_bytes);
     ifl_cut a = {0};
-    trainer_cut(&a, NULL, model, rows_max, n_threads);
+    trainer_cut(&a, NULL, model, rows_max, n_threads, plan.n_kept_blocks);
     ifl_trainer *tr = ifl_alloc(1, sizeof *tr);
     if (!tr) return ifl_fail(err, IFL_NOMEM, "trainer: out of memory");
     ifl_status st;
@@ -144,7 +166,7 @@ ifl_status ifl_trainer_create(ifl_trainer **out, const ifl_model *model, int32_t
     }
     void *arena = a.base;
     a.used = 0;
-    trainer_cut(&a, tr, model, rows_max, n_threads);
+    trainer_cut(&a, tr, model, rows_max, n_threads, plan.n_kept_blocks);
     tr->arena = arena;
     tr->model = model;
     tr->rows_max = rows_max;
@@ -160,10 +182,9 @@ ifl_status ifl_trainer_create(ifl_trainer **out, const ifl_model *model, int32_t
         goto done;
     }
     IFL_TRY_GOTO(st, ifl_kv_store_create(&tr->kv, model, rows_max, 1, err), done);
-    IFL_TRY_GOTO(st,
-                 ifl_workspace_create_with(&tr->ws, model, rows_max, pool, ops,
-                                           trainer_tapes(model, rows_max, n_threads), true, err),
-                 done);
+    IFL_TRY_GOTO(
+        st, ifl_workspace_create_with(&tr->ws, model, rows_max, pool, ops, plan.n_tapes, true, err),
+        done);
     *out = tr;
     tr = NULL; /* the caller owns it now */
 done:
@@ -207,8 +228,8 @@ ifl_status ifl_trainer_forward(ifl_trainer *tr, const ifl_weights *weights, cons
             return ifl_fail(err, IFL_LIMIT, "trainer: sequence %d has %d tokens, the limit is %d",
                             s, pack->seqs[s].pos_begin + pack->seqs[s].n_rows, tr->positions_max);
     IFL_TRY(ifl_forward(tr->ws, weights, tr->kv, &batch, &hidden, err));
-    IFL_TRY(ifl_head_logprobs(tr->ws, weights, hidden, pack->n_targets, pack->target_tokens,
-                              pack->temperatures, tr->logprobs, err));
+    IFL_TRY(ifl_head_logprobs_keeping(tr->ws, weights, hidden, pack->n_targets, pack->target_tokens,
+                                      pack->temperatures, &tr->kept, tr->logprobs, err));
     memcpy(out, tr->logprobs, (size_t)pack->n_targets * sizeof *out);
     tr->n_targets = pack->n_targets;
     return IFL_OK;
@@ -626,6 +647,8 @@ typedef struct head_backward {
     const ifl_pack *pack;
     const float *coefficients;
     int64_t begin, n, ld; /* of the vocabulary block */
+    float *logits;        /* its logits, which become their gradients */
+    bool tempered;        /* already, in the forward */
 } head_backward;
 
 static void head_backward_rows(void *context, int64_t begin, int64_t end, int thread) {
@@ -634,9 +657,9 @@ static void head_backward_rows(void *context, int64_t begin, int64_t end, int th
     const ifl_ops *ops = hb->tr->ws->ops;
     uint32_t rounding = ifl_rounding_enter();
     for (int64_t i = begin; i < end; i++) {
-        float *x = hb->tr->dlogits + i * hb->ld;
+        float *x = hb->logits + i * hb->ld;
         float temperature = hb->pack->temperatures[i];
-        if (temperature != 1.0f) ops->temper(x, x, temperature, 0.0f, hb->n);
+        if (temperature != 1.0f && !hb->tempered) ops->temper(x, x, temperature, 0.0f, hb->n);
         ops->logprob_backward(x, x, hb->coefficients[i] / temperature, hb->tr->logprobs[i].lse,
                               hb->pack->target_tokens[i] - hb->begin, hb->n);
     }
@@ -655,16 +678,19 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
         int64_t n =
             c->vocab_size - begin < IFL_VOCAB_BLOCK ? c->vocab_size - begin : IFL_VOCAB_BLOCK;
         const uint16_t *panels = ifl_weights_panels(w, tr->model->head) + ifl_panel_row(begin, d);
-        ifl_matmul_job logits = {tr->dlogits, ld, tr->ws->hidden, d, panels, n, d};
-        ifl_matmul_jobs(tr->ws, &logits, 1, m);
-        head_backward hb = {tr, pack, coefficients, begin, n, ld};
+        int64_t block = begin / IFL_VOCAB_BLOCK;
+        bool kept = block < tr->kept.n_blocks;
+        float *dlogits = kept ? tr->kept.logits + block * tr->kept.rows_max * ld : tr->dlogits;
+        ifl_matmul_job logits = {dlogits, ld, tr->ws->hidden, d, panels, n, d};
+        if (!kept) ifl_matmul_jobs(tr->ws, &logits, 1, m);
+        head_backward hb = {tr, pack, coefficients, begin, n, ld, dlogits, kept};
         ifl_parallel_for(tr->ws->pool, m, 4, head_backward_rows, &hb);
         packing unpack = {
             .ops = ops, .out = tr->pack_w, .w = panels, .rows = n, .cols = d, .n_total = n};
         ifl_parallel_for(tr->ws->pool, ifl_panels(d), 1, unpack_weights_range, &unpack);
         product_run(tr, (product){.c = tr->dhidden,
                                   .ldc = d,
-                                  .a = tr->dlogits,
+                                  .a = dlogits,
                                   .a_row = ld,
                                   .a_col = 1,
                                   .b_panels = tr->pack_w,
@@ -675,7 +701,7 @@ static void head_backward_run(ifl_trainer *tr, const ifl_weights *w, const ifl_p
         if (param->trainable)
             product_run(tr, (product){.c = tr->gradients + param->offset + begin * d,
                                       .ldc = d,
-                                      .a = tr->dlogits,
+                                      .a = dlogits,
                                       .a_row = 1,
                                       .a_col = ld,
                                       .b_panels = tr->pack_a,
@@ -723,12 +749,13 @@ ifl_status ifl_trainer_backward(ifl_trainer *tr, const ifl_weights *weights, con
 
     ifl_batch batch = pack_batch(pack);
     for (int32_t l = model->config.n_layers - 1; l >= 0; l--) {
-        ifl_layer_tape *tape = &ws->tapes[ws->n_tapes > 1 ? l : 0];
+        ifl_layer_tape *tape = ifl_workspace_tape(ws, l);
         const float *x_in = ws->layer_inputs[l];
-        /* The last layer's tape is still there; the others' was overwritten, wholly when there is
-         * only one. Its output goes to dnorm, which is free here. */
+        /* The last layer's tape is still there whole; the others' was overwritten, but for the
+         * cheap parts where the layer has one of its own. Its output goes to dnorm, which is free
+         * here. */
         if (l < model->config.n_layers - 1) {
-            if (ws->n_tapes == 1)
+            if (l < model->config.n_layers - ws->n_tapes)
                 ifl_layer_forward(ws, weights, tr->kv, &batch, l, tape, x_in, tr->dnorm);
             else
                 ifl_layer_refresh(ws, weights, &batch, l, tape, x_in);

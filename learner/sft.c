@@ -307,8 +307,10 @@ ifl_status ifl_sft_run(const ifl_model *model, ifl_optimizer *optimizer, ifl_wei
                  ifl_sft_batches_create(&loop.batches, options->batch_tokens, options->seed,
                                         example, example_context, err),
                  done);
-    IFL_TRY_GOTO(
-        st, ifl_trainer_create(&loop.trainer, model, options->batch_tokens, pool, ops, err), done);
+    IFL_TRY_GOTO(st,
+                 ifl_trainer_create(&loop.trainer, model, options->batch_tokens,
+                                    options->activation_bytes, pool, ops, err),
+                 done);
     loop.logprobs = ifl_alloc((size_t)options->batch_tokens, sizeof *loop.logprobs);
     loop.coefficients = ifl_alloc((size_t)options->batch_tokens, sizeof *loop.coefficients);
     if (!loop.logprobs || !loop.coefficients)

@@ -68,6 +68,7 @@ typedef ifl_status (*ifl_sft_progress_fn)(void *context, const ifl_sft_progress 
 typedef struct ifl_sft_options {
     int64_t n_steps;
     int32_t batch_tokens;
+    int64_t activation_bytes; /* as ifl_trainer_create takes it */
     uint64_t seed;
 } ifl_sft_options;
 

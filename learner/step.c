@@ -58,7 +58,8 @@ static int32_t stepper_rows(const ifl_config *config, const ifl_model *model) {
 }
 
 int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int n_threads) {
-    return ifl_trainer_bytes(model, stepper_rows(config, model), n_threads);
+    return ifl_trainer_bytes(model, stepper_rows(config, model),
+                             ifl_config_activation_bytes(config), n_threads);
 }
 
 ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const ifl_model *model,
@@ -89,7 +90,9 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
         !s->coefficients || !s->foreign || !s->covered)
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory for steps of %d trajectories",
                       s->items_max);
-    if (st == IFL_OK) st = ifl_trainer_create(&s->trainer, model, s->rows_max, pool, ops, err);
+    if (st == IFL_OK)
+        st = ifl_trainer_create(&s->trainer, model, s->rows_max,
+                                ifl_config_activation_bytes(config), pool, ops, err);
     if (st != IFL_OK) {
         ifl_stepper_free(s);
         return st;

@@ -279,10 +279,13 @@ static ifl_status train_bench_open(train_bench *t, const bench_args *a, const if
     ifl_memory_plan plan = {0};
     ifl_memory_plan_add(&plan, "weights", ifl_weights_bytes(m->model));
     ifl_memory_plan_add(&plan, "trainer",
-                        ifl_trainer_bytes(m->model, t->n_rows_max, ifl_thread_pool_size(pool)));
+                        ifl_trainer_bytes(m->model, t->n_rows_max,
+                                          ifl_config_activation_bytes(a->config),
+                                          ifl_thread_pool_size(pool)));
     ifl_memory_plan_add(&plan, "optimizer", ifl_optimizer_bytes(m->model));
     IFL_TRY(ifl_memory_plan_check(&plan, a->config->memory.limit_gib, stderr, err));
-    IFL_TRY(ifl_trainer_create(&t->trainer, m->model, t->n_rows_max, pool, NULL, err));
+    IFL_TRY(ifl_trainer_create(&t->trainer, m->model, t->n_rows_max,
+                               ifl_config_activation_bytes(a->config), pool, NULL, err));
     ifl_optimizer_options oo = {
         .learning_rate = 1e-6, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1};
     IFL_TRY(ifl_optimizer_create(&t->optimizer, m->model, &oo, pool,

@@ -144,7 +144,8 @@ static ifl_status sft_memory_check(const ifl_config *config, const ifl_model *mo
     ifl_memory_plan_add(&plan, "weights", ifl_weights_bytes(model));
     ifl_memory_plan_add(&plan, "masters and moments", ifl_optimizer_bytes(model));
     ifl_memory_plan_add(&plan, "activations and gradients",
-                        ifl_trainer_bytes(model, config->sft.batch_tokens, n_threads));
+                        ifl_trainer_bytes(model, config->sft.batch_tokens,
+                                          ifl_config_activation_bytes(config), n_threads));
     return ifl_memory_plan_check(&plan, config->memory.limit_gib, stdout, err);
 }
 
@@ -182,6 +183,7 @@ static ifl_status sft_work(const ifl_options *command, void *user, ifl_error *er
     const ifl_optimizer_options optimizer_options = sft_optimizer_options(config);
     const ifl_sft_options options = {.n_steps = config->sft.steps,
                                      .batch_tokens = config->sft.batch_tokens,
+                                     .activation_bytes = ifl_config_activation_bytes(config),
                                      .seed = (uint64_t)config->run.seed};
 
     IFL_TRY_GOTO(st, sft_paths_make(&paths, config, err), done);

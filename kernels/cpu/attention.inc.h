@@ -1,10 +1,9 @@
 /* Attention over a paged KV cache, in tiles of rows. The order per row is that of kernels/ops.h;
  * what is free, and chosen here, is which rows and which 16 keys (or outputs) share registers.
  *
- * Scores: 16 keys are 16 lanes, a K block is [D][16] as the cache stores it; pages of fewer than 16
- * tokens (the learner's 1) are gathered into such a block first, once for all rows. PV: 16 outputs
- * are 16 lanes; the keys of a split are walked once per chunk of outputs, from a copy of the chunk
- * when enough rows share it (rows of V lie far apart and would evict each other from L1).
+ * Scores: 16 keys are 16 lanes, a K block is [D][16] (profile `bf16`: [D / 2][16][2]) as the cache
+ * stores it; pages of fewer than 16 tokens (the learner's 1) are gathered into such a block first,
+ * once for all rows. PV: attention_pv.inc.h.
  *
  * All scores of a call are kept when they fit (64 Ki of them); longer contexts go in groups of
  * rows, and the longest ones compute their scores twice, since every maximum must be known before
@@ -27,6 +26,7 @@ typedef struct attention_call {
     int page_shift; /* t >> page_shift is t's page, t & page_mask its place there */
     int64_t page_mask;
     bool x32; /* profile `bf16` */
+    int64_t element_bytes, page_bytes;
 } attention_call;
 
 /* The visible keys [lo, hi) of each row inside one split, relative to the split's first key. */
@@ -56,6 +56,9 @@ static void attention_range_of(attention_range *range, const attention_call *cal
 
 /* score[r * 256 + c * 16 ..] for R rows and the first n_blocks of C key blocks. */
 #define ATTENTION_SCORES_TILE(R, C, AHEAD)                                                         \
+    const float *k[C];                                                                             \
+    for (int c = 0; c < (C); c++)                                                                  \
+        k[c] = (const float *)blocks[c];                                                           \
     lanes acc[R][C];                                                                               \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) acc[r][c] = lanes_zero();            \
@@ -76,26 +79,29 @@ static void attention_range_of(attention_range *range, const attention_call *cal
         }                                                                                          \
     }
 #define ATTENTION_SCORES_FN(R)                                                                     \
-    BODY void attention_scores_wide_##R(float *score, const float *q, const float *const *k,       \
+    BODY void attention_scores_wide_##R(float *score, const float *q, const void *const *blocks,   \
                                         int64_t head_dim, float scale, int n_blocks) {             \
         ATTENTION_SCORES_TILE(R, IFL_DIRECT_COLS(R), 512);                                         \
     }                                                                                              \
-    BODY void attention_scores_tile_##R(float *score, const float *q, const float *const *k,       \
+    BODY void attention_scores_tile_##R(float *score, const float *q, const void *const *blocks,   \
                                         int64_t head_dim, float scale, int n_blocks) {             \
         ATTENTION_SCORES_TILE(R, IFL_TILE_COLS, 0);                                                \
     }
 IFL_TILE_CASES(ATTENTION_SCORES_FN)
 
 #define X32_SCORES_TILE(R, C, AHEAD)                                                               \
+    const uint16_t *k[C];                                                                          \
+    for (int c = 0; c < (C); c++)                                                                  \
+        k[c] = (const uint16_t *)blocks[c];                                                        \
     float total[(R) * (C)*16] __attribute__((aligned(64))) = {0};                                  \
-    for (int64_t d = 0, line = 0; d < head_dim; d += IFL_DEPTH, q += IFL_DEPTH * (R))              \
+    for (int64_t d = 0, half = 0; d < head_dim; d += IFL_DEPTH, q += IFL_DEPTH * (R))              \
         X32_BLOCK(                                                                                 \
             R, C, (int)matmul_min(IFL_DEPTH, head_dim - d), q[2 * i * (R) + r],                    \
-            lanes_load(k[c] + (d + 2 * i) * 16), q[(2 * i + 1) * (R) + r],                         \
-            lanes_load(k[c] + (d + 2 * i + 1) * 16), /* a line at each step, whichever half */     \
+            lanes_load_even(k[c] + (d / 2 + i) * 32), q[(2 * i + 1) * (R) + r],                    \
+            lanes_load_odd(k[c] + (d / 2 + i) * 32), /* half a line at each step of both halves */ \
             for (int c = 0; (AHEAD) && c < (C); c++)                                               \
-                __builtin_prefetch(k[c] + line * 16 + (AHEAD), 0, 2);                              \
-            line++);                                                                               \
+                __builtin_prefetch(k[c] + half * 16 + (AHEAD), 0, 2);                              \
+            half++);                                                                               \
     lanes scales = lanes_set(scale);                                                               \
     for (int r = 0; r < (R); r++)                                                                  \
         for (int c = 0; c < (C); c++)                                                              \
@@ -103,18 +109,18 @@ IFL_TILE_CASES(ATTENTION_SCORES_FN)
                 lanes_store(score + r * IFL_KV_SPLIT + c * 16,                                     \
                             lanes_mul(lanes_load(total + (r * (C) + c) * 16), scales));
 #define X32_SCORES_FN(R)                                                                           \
-    BODY void x32_scores_wide_##R(float *score, const float *q, const float *const *k,             \
+    BODY void x32_scores_wide_##R(float *score, const float *q, const void *const *blocks,         \
                                   int64_t head_dim, float scale, int n_blocks) {                   \
-        X32_SCORES_TILE(R, IFL_DIRECT_COLS(R), 512);                                               \
+        X32_SCORES_TILE(R, IFL_DIRECT_COLS(R), 1024);                                              \
     }                                                                                              \
-    BODY void x32_scores_tile_##R(float *score, const float *q, const float *const *k,             \
+    BODY void x32_scores_tile_##R(float *score, const float *q, const void *const *blocks,         \
                                   int64_t head_dim, float scale, int n_blocks) {                   \
         X32_SCORES_TILE(R, IFL_TILE_COLS, 0);                                                      \
     }
 IFL_TILE_CASES(X32_SCORES_FN)
 
 static void attention_scores_rows(bool x32, bool wide, int64_t rows, float *score, const float *q,
-                                  const float *const *k, int64_t head_dim, float scale,
+                                  const void *const *k, int64_t head_dim, float scale,
                                   int n_blocks) {
     switch (rows) {
 #define ATTENTION_CASE(R)                                                                          \
@@ -145,38 +151,43 @@ static int attention_wide_cols(int64_t rows) {
     }
 }
 
-/* Copies keys [t, t + 16) into `block` [D][16]; keys outside [t_min, t_max) read as 0. */
-static void attention_gather(float *block, const attention_call *call, int64_t t, int64_t t_min,
+/* Copies keys [t, t + 16) into `block` of words, [D][16] (or pairs [D / 2][16]); keys outside
+ * [t_min, t_max) read as 0. A page is one such block of b < 16 keys. */
+static void attention_gather(uint32_t *block, const attention_call *call, int64_t t, int64_t t_min,
                              int64_t t_max) {
     const ifl_kv_view *view = call->view;
-    const int64_t head_dim = call->head_dim;
-    static const float zeros[IFL_LANES] = {0};
-    int64_t b = view->page_tokens; /* < 16: a page is one block [D][b] */
-    const float *key[IFL_LANES];
+    static const uint32_t zeros[IFL_LANES] = {0};
+    int64_t b = view->page_tokens, n_words = call->x32 ? call->head_dim / 2 : call->head_dim;
+    const uint32_t *key[IFL_LANES];
     for (int64_t j = 0; j < 16; j++) {
         key[j] = NULL;
         if (t + j >= t_min && t + j < t_max)
-            key[j] = view->k + view->pages[(t + j) >> call->page_shift] * view->page_stride +
-                     ((t + j) & call->page_mask);
+            key[j] =
+                (const uint32_t *)((const char *)view->k +
+                                   view->pages[(t + j) >> call->page_shift] * call->page_bytes) +
+                ((t + j) & call->page_mask);
     }
-    int64_t d = 0;
+    int64_t w = 0;
     if (b == 1)
-        for (; d + 16 <= head_dim; d += 16) {
-            const float *rows[IFL_LANES];
+        for (; w + 16 <= n_words; w += 16) {
+            const void *rows[IFL_LANES];
             for (int j = 0; j < 16; j++)
-                rows[j] = key[j] ? key[j] + d : zeros;
-            lanes_transpose(block + d * 16, rows);
+                rows[j] = key[j] ? key[j] + w : zeros;
+            lanes_transpose(block + w * 16, rows);
         }
-    for (; d < head_dim; d++)
-        for (int j = 0; j < 16; j++)
-            block[d * 16 + j] = key[j] ? key[j][d * b] : 0.0f;
+    for (; w < n_words; w++)
+        for (int j = 0; j < 16; j++) {
+            uint32_t word = 0;
+            if (key[j]) memcpy(&word, key[j] + w * b, sizeof word);
+            memcpy(block + w * 16 + j, &word, sizeof word);
+        }
 }
 
 /* Scores of all rows for one split: score[row * 256 + t]. Blocks that no row of a tile sees are
  * skipped; entries of invisible keys are whatever came out. */
 static void attention_scores(float *score, const attention_call *call,
                              const attention_range *range) {
-    float gathered[ATTENTION_BLOCKS * IFL_HEAD_DIM_MAX * 16] __attribute__((aligned(64)));
+    uint32_t gathered[ATTENTION_BLOCKS * IFL_HEAD_DIM_MAX * 16] __attribute__((aligned(64)));
     const ifl_kv_view *view = call->view;
     int64_t head_dim = call->head_dim;
     bool gather = view->page_tokens < 16;
@@ -184,7 +195,7 @@ static void attention_scores(float *score, const attention_call *call,
     int cols = wide ? attention_wide_cols(call->n_rows) : IFL_TILE_COLS;
     uint32_t mode = call->x32 ? ifl_rounding_enter_flush() : 0;
     for (int t0 = range->lo_min / 16 * 16; t0 < range->hi_max; t0 += cols * 16) {
-        const float *k[4] = {NULL};
+        const void *k[4] = {NULL};
         int n_blocks = 0;
         for (; n_blocks < cols && t0 + n_blocks * 16 < range->hi_max; n_blocks++) {
             int64_t t = range->begin + t0 + n_blocks * 16;
@@ -194,7 +205,8 @@ static void attention_scores(float *score, const attention_call *call,
                                  range->begin + range->lo_min, range->begin + range->hi_max);
             } else {
                 int64_t page = view->pages[t >> call->page_shift];
-                k[n_blocks] = view->k + page * view->page_stride + (t & call->page_mask) * head_dim;
+                k[n_blocks] = (const char *)view->k + page * call->page_bytes +
+                              (t & call->page_mask) * head_dim * call->element_bytes;
             }
         }
         for (int c = n_blocks; c < 4; c++)
@@ -245,260 +257,7 @@ static float attention_exp(float *score, int lo, int hi, float split_max, bool x
     return lanes_tree(sum);
 }
 
-/* --- PV -------------------------------------------------------------------------------------- */
-
-/* o[r * ldo + c * 16 ..] continued over keys [begin, end); v[t] + d is the chunk of key t. */
-#define ATTENTION_PV_TILE(R, C)                                                                    \
-    lanes acc[R][C];                                                                               \
-    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
-        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) acc[r][c] =                          \
-            lanes_load(o + (r * (C) + c) * 16);                                                    \
-    }                                                                                              \
-    for (int t = begin; t < end; t++) {                                                            \
-        const float *vt = v[t] + d;                                                                \
-        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
-            lanes vv = lanes_load(vt + c * 16);                                                    \
-            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
-                lanes_fma(lanes_set(p[r * IFL_KV_SPLIT + t]), vv, acc[r][c]);                      \
-        }                                                                                          \
-    }                                                                                              \
-    _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
-        _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++)                                      \
-            lanes_store(o + (r * (C) + c) * 16, acc[r][c]);                                        \
-    }
-#define ATTENTION_PV_FN(R)                                                                         \
-    BODY void attention_pv_wide_##R(float *o, const float *p, const float *const *v, int64_t d,    \
-                                    int begin, int end) {                                          \
-        ATTENTION_PV_TILE(R, IFL_DIRECT_COLS(R));                                                  \
-    }                                                                                              \
-    BODY void attention_pv_tile_##R(float *o, const float *p, const float *const *v, int64_t d,    \
-                                    int begin, int end) {                                          \
-        ATTENTION_PV_TILE(R, IFL_TILE_COLS);                                                       \
-    }
-IFL_TILE_CASES(ATTENTION_PV_FN)
-
-/* The same over whole blocks of 32 keys, begin and end multiples of 32. */
-#define X32_PV_TILE(R, C)                                                                          \
-    float *total = o;                                                                              \
-    for (int t = begin; t < end; t += IFL_DEPTH)                                                   \
-        X32_BLOCK(R, C, IFL_DEPTH, p[r * IFL_KV_SPLIT + t + 2 * i],                                \
-                  lanes_load(v[t + 2 * i] + d + c * 16), p[r * IFL_KV_SPLIT + t + 2 * i + 1],      \
-                  lanes_load(v[t + 2 * i + 1] + d + c * 16), (void)0);
-#define X32_PV_FN(R)                                                                               \
-    BODY void x32_pv_wide_##R(float *o, const float *p, const float *const *v, int64_t d,          \
-                              int begin, int end) {                                                \
-        X32_PV_TILE(R, IFL_DIRECT_COLS(R));                                                        \
-    }                                                                                              \
-    BODY void x32_pv_tile_##R(float *o, const float *p, const float *const *v, int64_t d,          \
-                              int begin, int end) {                                                \
-        X32_PV_TILE(R, IFL_TILE_COLS);                                                             \
-    }
-IFL_TILE_CASES(X32_PV_FN)
-
-static void attention_pv_rows(bool x32, bool wide, int64_t rows, float *o, const float *p,
-                              const float *const *v, int64_t d, int begin, int end) {
-    switch (rows) {
-#define ATTENTION_CASE(R)                                                                          \
-    case R:                                                                                        \
-        if (wide)                                                                                  \
-            (x32 ? x32_pv_wide_##R : attention_pv_wide_##R)(o, p, v, d, begin, end);               \
-        else                                                                                       \
-            (x32 ? x32_pv_tile_##R : attention_pv_tile_##R)(o, p, v, d, begin, end);               \
-        break;
-        IFL_TILE_CASES(ATTENTION_CASE)
-#undef ATTENTION_CASE
-    default:
-        break;
-    }
-}
-
-/* One row over keys [begin, end): a lone row, or the ragged ends of a tile. */
-#define ATTENTION_PV_ROW(C)                                                                        \
-    BODY void attention_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,     \
-                                   int begin, int end) {                                           \
-        ATTENTION_PV_TILE(1, C);                                                                   \
-    }                                                                                              \
-    BODY void x32_pv_row_##C(float *o, const float *p, const float *const *v, int64_t d,           \
-                             int begin, int end) {                                                 \
-        X32_PV_TILE(1, C);                                                                         \
-    }
-ATTENTION_PV_ROW(1)
-ATTENTION_PV_ROW(2)
-ATTENTION_PV_ROW(4)
-
-static void attention_pv_row_of(bool x32, float *o, const float *p, const float *const *v,
-                                int64_t d, int cols, int begin, int end) {
-    if (cols == 4)
-        (x32 ? x32_pv_row_4 : attention_pv_row_4)(o, p, v, d, begin, end);
-    else if (cols == 2)
-        (x32 ? x32_pv_row_2 : attention_pv_row_2)(o, p, v, d, begin, end);
-    else
-        (x32 ? x32_pv_row_1 : attention_pv_row_1)(o, p, v, d, begin, end);
-}
-
-/* One row over the blocks that hold keys [begin, end), all of them its own. A key of such a block
- * that the row doesn't see reads as +0, and so does its p: another row's NaN must not come in. */
-static void x32_pv_row(float *o, const float *p, const float *const *v, int64_t d, int cols,
-                       int begin, int end) {
-    static const float zeros[IFL_HEAD_DIM_MAX + 64];
-    int t = begin;
-    while (t < end) {
-        int block = t / IFL_DEPTH * IFL_DEPTH, next = block + IFL_DEPTH;
-        if (t == block && next <= end) {
-            next = end / IFL_DEPTH * IFL_DEPTH;
-            attention_pv_row_of(true, o, p, v, d, cols, t, next);
-        } else {
-            const float *masked_v[IFL_DEPTH];
-            float masked_p[IFL_DEPTH];
-            for (int j = 0; j < IFL_DEPTH; j++) {
-                bool seen = block + j >= begin && block + j < end;
-                masked_v[j] = seen ? v[block + j] : zeros;
-                masked_p[j] = seen ? p[block + j] : 0.0f;
-            }
-            attention_pv_row_of(true, o, masked_p, masked_v, d, cols, 0, IFL_DEPTH);
-        }
-        t = next;
-    }
-}
-
-static void attention_pv_row(bool x32, float *o, const float *p, const float *const *v, int64_t d,
-                             int cols, int begin, int end) {
-    if (begin >= end) return;
-    if (x32)
-        x32_pv_row(o, p, v, d, cols, begin, end);
-    else
-        attention_pv_row_of(false, o, p, v, d, cols, begin, end);
-}
-
-/* Continues o_s of all rows ([row][cols * 16], at `tile`) over keys [t0, t1) of the split; key t's
- * chunk of outputs lies at v[t] + d. In profile `bf16` t0 and t1 cut no block of 32 keys that has
- * visible ones on both sides. */
-static void attention_pv_keys(float *tile, const attention_call *call, const attention_range *range,
-                              const float *p, const float *const *v, int64_t d, bool wide, int cols,
-                              int t0, int t1) {
-    uint32_t mode = call->x32 ? ifl_rounding_enter_flush() : 0;
-    for (int64_t r = 0, rows; r < call->n_rows; r += rows) {
-        rows = matmul_rows_of_tile(call->n_rows - r);
-        float *o = tile + r * cols * 16;
-        const float *pr = p + r * IFL_KV_SPLIT;
-        int lo[IFL_TILE_ROWS], hi[IFL_TILE_ROWS], common_lo = t0, common_hi = t1;
-        for (int64_t i = 0; i < rows; i++) {
-            lo[i] = range->lo[r + i] > t0 ? range->lo[r + i] : t0;
-            hi[i] = range->hi[r + i] < t1 ? range->hi[r + i] : t1;
-            if (lo[i] > common_lo) common_lo = lo[i];
-            if (hi[i] < common_hi) common_hi = hi[i];
-        }
-        if (call->x32) { /* whole blocks together, others row by row */
-            common_lo = (common_lo + IFL_DEPTH - 1) / IFL_DEPTH * IFL_DEPTH;
-            common_hi = common_hi / IFL_DEPTH * IFL_DEPTH;
-        }
-        bool common = common_lo < common_hi && rows > 1;
-        for (int64_t i = 0; i < rows; i++)
-            attention_pv_row(call->x32, o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols, lo[i],
-                             common ? common_lo : hi[i]);
-        if (!common) continue;
-        attention_pv_rows(call->x32, wide, rows, o, pr, v, d, common_lo, common_hi);
-        for (int64_t i = 0; i < rows; i++)
-            attention_pv_row(call->x32, o + i * cols * 16, pr + i * IFL_KV_SPLIT, v, d, cols,
-                             common_hi, hi[i]);
-    }
-    if (call->x32) ifl_rounding_leave_flush(mode);
-}
-
-/* Merges o_s of one chunk of outputs, `columns` of them real, into o. */
-static void attention_merge(float *const *o, const attention_call *call,
-                            const attention_range *range, const float *tile, int64_t d, int cols,
-                            int64_t columns, const float *factor, const bool *started) {
-    for (int64_t r = 0; r < call->n_rows; r++) {
-        if (range->lo[r] >= range->hi[r]) continue;
-        lanes c_s = lanes_set(factor[r]);
-        float *out = o[r] + d;
-        for (int64_t c = 0; c < columns; c += 16) {
-            lanes o_s = lanes_load(tile + r * cols * 16 + c);
-            if (call->x32) o_s = lanes_add(o_s, lanes_zero());
-            int64_t n = columns - c < 16 ? columns - c : 16;
-            lanes merged =
-                started[r] ? lanes_fma(c_s, o_s, lanes_load_n(out + c, n)) : lanes_mul(c_s, o_s);
-            lanes_store_n(out + c, merged, n);
-        }
-    }
-}
-
-/* Few rows: V is read once from memory, a few keys at a time with all their outputs, so that the
- * reads run along V's rows; o_s of all outputs stays in L1. */
-static void attention_pv_few(float *const *o, const attention_call *call,
-                             const attention_range *range, const float *p, const float *const *v,
-                             bool wide, int cols, const float *factor, const bool *started) {
-    float tile[ATTENTION_PACK_ROWS * IFL_HEAD_DIM_MAX] __attribute__((aligned(64)));
-    int64_t head_dim = call->head_dim, n_rows = call->n_rows;
-    int keys = head_dim <= 64 ? IFL_KV_SPLIT : head_dim <= 128 ? 64 : call->x32 ? IFL_DEPTH : 16;
-    int begin = call->x32 ? range->lo_min / IFL_DEPTH * IFL_DEPTH : range->lo_min;
-    memset(tile, 0, (size_t)(n_rows * head_dim) * sizeof *tile);
-    for (int t = begin; t < range->hi_max; t += keys) {
-        int end = t + keys < range->hi_max ? t + keys : range->hi_max;
-        int next = end + keys < range->hi_max ? end + keys : range->hi_max;
-        for (int64_t d = 0; d < head_dim; d += cols * 16) {
-            /* The hardware doesn't foresee this walk: 6.5 GB/s without, 11 with (SPEED.md). */
-            for (int ahead = end; ahead < next; ahead++)
-                for (int c = 0; c < cols; c++)
-                    __builtin_prefetch(v[ahead] + d + c * 16, 0, 2);
-            attention_pv_keys(tile + d * n_rows, call, range, p, v, d, wide, cols, t, end);
-        }
-    }
-    for (int64_t d = 0; d < head_dim; d += cols * 16)
-        attention_merge(o, call, range, tile + d * n_rows, d, cols, cols * 16, factor, started);
-}
-
-/* Many rows, or a head whose outputs don't fill the chunks: each chunk of V is copied dense first.
- */
-static void attention_pv_many(float *const *o, const attention_call *call,
-                              const attention_range *range, const float *p, const float *const *v,
-                              const float *factor, const bool *started) {
-    enum { WIDTH = IFL_TILE_COLS * 16 };
-    float packed[IFL_KV_SPLIT * WIDTH] __attribute__((aligned(64)));
-    float tile[IFL_ATTENTION_ROWS_MAX * WIDTH] __attribute__((aligned(64)));
-    const float *v_packed[IFL_KV_SPLIT];
-    for (int t = range->lo_min; t < range->hi_max; t++)
-        v_packed[t] = packed + t * WIDTH;
-    for (int64_t d = 0; d < call->head_dim; d += WIDTH) {
-        int64_t columns = matmul_min(WIDTH, call->head_dim - d);
-        for (int t = range->lo_min; t < range->hi_max; t++)
-            for (int64_t c = 0; c < WIDTH; c += 16) {
-                int64_t n = columns - c;
-                lanes value = n >= 16 ? lanes_load(v[t] + d + c)
-                              : n > 0 ? lanes_load_n(v[t] + d + c, n)
-                                      : lanes_zero();
-                lanes_store(packed + t * WIDTH + c, value);
-            }
-        memset(tile, 0, (size_t)(call->n_rows * WIDTH) * sizeof *tile);
-        attention_pv_keys(tile, call, range, p, v_packed, 0, false, IFL_TILE_COLS, range->lo_min,
-                          range->hi_max);
-        attention_merge(o, call, range, tile, d, IFL_TILE_COLS, columns, factor, started);
-    }
-}
-
-static void attention_pv(float *const *o, const attention_call *call, const attention_range *range,
-                         const float *p, const float *factor, const bool *started) {
-    const float *v[IFL_KV_SPLIT];
-    const ifl_kv_view *view = call->view;
-    for (int t = range->lo_min; t < range->hi_max; t++) {
-        int64_t at = range->begin + t, page = view->pages[at >> call->page_shift];
-        v[t] = view->v + page * view->page_stride + (at & call->page_mask) * call->head_dim;
-    }
-    int cols = IFL_TILE_COLS;
-    bool wide = false;
-    if (call->n_rows == 1) {
-        cols = call->head_dim % 64 == 0 ? 4 : call->head_dim % 32 == 0 ? 2 : 1;
-    } else if (call->n_rows <= IFL_TILE_ROWS &&
-               call->head_dim % (16 * attention_wide_cols(call->n_rows)) == 0) {
-        cols = attention_wide_cols(call->n_rows);
-        wide = true;
-    }
-    if (call->n_rows < ATTENTION_PACK_ROWS && call->head_dim % (16 * cols) == 0)
-        attention_pv_few(o, call, range, p, v, wide, cols, factor, started);
-    else
-        attention_pv_many(o, call, range, p, v, factor, started);
-}
+#include "kernels/cpu/attention_pv.inc.h"
 
 /* --- The op ---------------------------------------------------------------------------------- */
 
@@ -579,7 +338,9 @@ static void attention_any(bool x32, float *const *o, const float *const *q, cons
                            .q_tiles = q_tiles,
                            .page_shift = __builtin_ctz((unsigned)view->page_tokens),
                            .page_mask = view->page_tokens - 1,
-                           .x32 = x32};
+                           .x32 = x32,
+                           .element_bytes = x32 ? 2 : 4,
+                           .page_bytes = view->page_stride * (x32 ? 2 : 4)};
     for (int64_t r0 = 0, rows; r0 < n_rows; r0 += rows) {
         int64_t begin = INT64_MAX, end = 0;
         for (int64_t r = r0; r < n_rows; r++) {
@@ -609,15 +370,32 @@ BODY void attention_x32_body(float *const *o, const float *const *q, const int32
     attention_any(true, o, q, pos, n_rows, view, head_dim, scale, window, lse);
 }
 
+/* The view reads; a store goes to the same place, which the caller owns. */
 BODY void kv_store_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
                         int64_t head_dim) {
     int64_t b = view->page_tokens < 16 ? view->page_tokens : 16;
     int64_t page = view->pages[t / view->page_tokens] * view->page_stride,
             j = t % view->page_tokens;
-    /* The view reads; a store goes to the same place, which the caller owns. */
     float *key = (float *)(uintptr_t)view->k + page + (j / b) * (head_dim * b) + j % b;
     float *value = (float *)(uintptr_t)view->v + page + j * head_dim;
     for (int64_t d = 0; d < head_dim; d++)
         key[d * b] = k[d];
     memcpy(value, v, (size_t)head_dim * sizeof *value);
+}
+
+BODY void kv_store_bf16_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
+                             int64_t head_dim) {
+    int64_t b = view->page_tokens < 16 ? view->page_tokens : 16;
+    int64_t f = view->page_tokens < 2 ? 1 : 2;
+    int64_t page = view->pages[t / view->page_tokens] * view->page_stride,
+            j = t % view->page_tokens;
+    uint16_t *key = (uint16_t *)(uintptr_t)view->k + page + (j / b) * (head_dim * b) + j % b * 2;
+    uint16_t *value = (uint16_t *)(uintptr_t)view->v + page + (j / f) * (head_dim * f) + j % f;
+    for (int64_t d = 0; d < head_dim; d++) {
+        uint32_t k_bits, v_bits;
+        memcpy(&k_bits, &k[d], sizeof k_bits);
+        memcpy(&v_bits, &v[d], sizeof v_bits);
+        key[(d / 2) * (2 * b) + d % 2] = (uint16_t)(k_bits >> 16);
+        value[d * f] = (uint16_t)(v_bits >> 16);
+    }
 }

@@ -31,7 +31,7 @@ BODY void pack_f32_transposed_body(float *b_panels, const float *b, int64_t ldb,
                 int64_t depth = matmul_min(16, k - k0), column = p * IFL_PANEL + half;
                 float *out = b_panels + (p * k + k0) * IFL_PANEL + half;
                 if (depth == 16) {
-                    const float *rows[IFL_LANES];
+                    const void *rows[IFL_LANES];
                     for (int j = 0; j < 16; j++)
                         rows[j] = column + j < n ? b + (column + j) * ldb + k0 : zeros;
                     lanes_transpose(block, rows);
@@ -51,7 +51,7 @@ BODY void unpack_for_dx_body(float *out_panels, const uint16_t *w_panels, int64_
                              int64_t panel_end) {
     (void)n_total;
     float block[IFL_LANES * IFL_LANES], widened[IFL_LANES * IFL_LANES];
-    const float *rows[IFL_LANES];
+    const void *rows[IFL_LANES];
     for (int j = 0; j < 16; j++)
         rows[j] = widened + j * 16;
     int64_t depth = n_end - n_begin;

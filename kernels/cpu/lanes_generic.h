@@ -54,17 +54,32 @@ LANES_FN lanes lanes_load_n(const float *p, int64_t n) {
 LANES_FN void lanes_store_n(float *p, lanes a, int64_t n) {
     memcpy(p, &a, (size_t)n * sizeof *p);
 }
-/* Of 16 pairs, the first and the second of each: see `panel` in ops.h. */
+/* Of 16 pairs, the first and the second of each: see `panel` in ops.h. Which half of a word comes
+ * first in memory is the byte order's. */
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define IFL_PAIR_FIRST(u) ((u) >> 16)
+#define IFL_PAIR_SECOND(u) ((u)&0xffffu)
+#else
+#define IFL_PAIR_FIRST(u) ((u)&0xffffu)
+#define IFL_PAIR_SECOND(u) ((u) >> 16)
+#endif
 LANES_FN lanes lanes_load_even(const uint16_t *p) {
     lanes out;
     for (int i = 0; i < 4; i++) {
-        lanes_quad_bits u = {p[8 * i], p[8 * i + 2], p[8 * i + 4], p[8 * i + 6]};
-        out.q[i] = (lanes_quad)(u << 16);
+        lanes_quad_bits u;
+        memcpy(&u, p + 8 * i, sizeof u);
+        out.q[i] = (lanes_quad)(IFL_PAIR_FIRST(u) << 16);
     }
     return out;
 }
 LANES_FN lanes lanes_load_odd(const uint16_t *p) {
-    return lanes_load_even(p + 1);
+    lanes out;
+    for (int i = 0; i < 4; i++) {
+        lanes_quad_bits u;
+        memcpy(&u, p + 8 * i, sizeof u);
+        out.q[i] = (lanes_quad)(IFL_PAIR_SECOND(u) << 16);
+    }
+    return out;
 }
 LANES_FN lanes lanes_add(lanes a, lanes b) {
     LANES_EACH(a.q[i] + b.q[i]);
@@ -241,11 +256,19 @@ LANES_FN float lanes_reduce_max(lanes a) {
     return max;
 }
 
-/* Rows become columns of a 16 x 16 block: out[d * 16 + j] = rows[j][d]. */
-LANES_FN void lanes_transpose(float *out, const float *const *rows) {
+/* Rows of words become columns of a 16 x 16 block: out[d * 16 + j] = rows[j][d]. */
+LANES_FN void lanes_transpose(void *block, const void *const *rows) {
     for (int j = 0; j < 16; j++)
         for (int d = 0; d < 16; d++)
-            out[d * 16 + j] = rows[j][d];
+            memcpy((char *)block + (d * 16 + j) * 4, (const char *)rows[j] + d * 4, 4);
+}
+
+/* 16 pairs of two rows of bf16. */
+LANES_FN void lanes_interleave(uint32_t *out, const uint16_t *first, const uint16_t *second) {
+    for (int i = 0; i < 16; i++) {
+        memcpy((char *)(out + i), first + i, sizeof *first);
+        memcpy((char *)(out + i) + 2, second + i, sizeof *second);
+    }
 }
 
 #endif

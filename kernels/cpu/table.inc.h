@@ -103,9 +103,8 @@ IFL_GUARD(adamw,
     .matmul_f32 = matmul_f32_entry, .rmsnorm_backward = rmsnorm_backward_entry,                    \
     .silu_mul_backward = silu_mul_backward_entry, .gelu_mul_backward = gelu_mul_backward_entry,    \
     .softmax_backward = softmax_backward_entry, .logprob_backward = logprob_backward_entry,        \
-    .sum_squares = sum_squares_entry, .adamw = adamw_entry, .kv_store = kv_store_body,             \
-    .pack_f32 = pack_f32_body, .pack_f32_transposed = pack_f32_transposed_body,                    \
-    .unpack_for_dx = unpack_for_dx_body
+    .sum_squares = sum_squares_entry, .adamw = adamw_entry, .pack_f32 = pack_f32_body,             \
+    .pack_f32_transposed = pack_f32_transposed_body, .unpack_for_dx = unpack_for_dx_body
 
 static const ifl_ops IFL_OPS_TABLE[IFL_PROFILE_COUNT] = {
     [IFL_PROFILE_F32] = {.name = IFL_OPS_NAME,
@@ -113,11 +112,13 @@ static const ifl_ops IFL_OPS_TABLE[IFL_PROFILE_COUNT] = {
                          .matmul = matmul_entry,
                          .attention = attention_entry,
                          .round = round_f32_body,
+                         .kv_store = kv_store_body,
                          IFL_OPS_SHARED},
     [IFL_PROFILE_BF16] = {.name = IFL_OPS_NAME,
                           .profile = IFL_PROFILE_BF16,
                           .matmul = matmul_x32_entry,
                           .attention = attention_x32_entry,
                           .round = round_bf16_body,
+                          .kv_store = kv_store_bf16_body,
                           IFL_OPS_SHARED},
 };

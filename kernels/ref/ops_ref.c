@@ -179,23 +179,47 @@ BODY void scale_body(float *y, const float *x, float factor, int64_t n) {
         y[i] = x[i] * factor;
 }
 
-static int64_t ref_k_index(const ifl_kv_view *view, int64_t t, int64_t d, int64_t head_dim) {
+static int64_t ref_k_index(const ifl_kv_view *view, int64_t e, int64_t t, int64_t d,
+                           int64_t head_dim) {
     int64_t b = view->page_tokens < 16 ? view->page_tokens : 16;
     int64_t page = view->pages[t / view->page_tokens], j = t % view->page_tokens;
-    return page * view->page_stride + (j / b) * (head_dim * b) + d * b + j % b;
+    return page * view->page_stride + (j / b) * (head_dim * b) + (d / e) * (e * b) + (j % b) * e +
+           d % e;
 }
 
-static int64_t ref_v_index(const ifl_kv_view *view, int64_t t, int64_t d, int64_t head_dim) {
+static int64_t ref_v_index(const ifl_kv_view *view, int64_t e, int64_t t, int64_t d,
+                           int64_t head_dim) {
+    int64_t f = view->page_tokens < e ? view->page_tokens : e;
     int64_t page = view->pages[t / view->page_tokens], j = t % view->page_tokens;
-    return page * view->page_stride + j * head_dim + d;
+    return page * view->page_stride + (j / f) * (head_dim * f) + d * f + j % f;
 }
 
+static float ref_k(bool bf16, const ifl_kv_view *view, int64_t t, int64_t d, int64_t head_dim) {
+    int64_t at = ref_k_index(view, bf16 ? 2 : 1, t, d, head_dim);
+    return bf16 ? ifl_bf16_to_f32(((const uint16_t *)view->k)[at]) : ((const float *)view->k)[at];
+}
+
+static float ref_v(bool bf16, const ifl_kv_view *view, int64_t t, int64_t d, int64_t head_dim) {
+    int64_t at = ref_v_index(view, bf16 ? 2 : 1, t, d, head_dim);
+    return bf16 ? ifl_bf16_to_f32(((const uint16_t *)view->v)[at]) : ((const float *)view->v)[at];
+}
+
+/* The view reads; a store goes to the same place, which the caller owns. */
 BODY void kv_store_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
                         int64_t head_dim) {
     for (int64_t d = 0; d < head_dim; d++) {
-        /* The view reads; a store goes to the same place, which the caller owns. */
-        ((float *)(uintptr_t)view->k)[ref_k_index(view, t, d, head_dim)] = k[d];
-        ((float *)(uintptr_t)view->v)[ref_v_index(view, t, d, head_dim)] = v[d];
+        ((float *)(uintptr_t)view->k)[ref_k_index(view, 1, t, d, head_dim)] = k[d];
+        ((float *)(uintptr_t)view->v)[ref_v_index(view, 1, t, d, head_dim)] = v[d];
+    }
+}
+
+BODY void kv_store_bf16_body(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
+                             int64_t head_dim) {
+    for (int64_t d = 0; d < head_dim; d++) {
+        ((uint16_t *)(uintptr_t)view->k)[ref_k_index(view, 2, t, d, head_dim)] =
+            ifl_bf16_from_f32(k[d]);
+        ((uint16_t *)(uintptr_t)view->v)[ref_v_index(view, 2, t, d, head_dim)] =
+            ifl_bf16_from_f32(v[d]);
     }
 }
 
@@ -203,7 +227,7 @@ static float ref_score(const float *q, const ifl_kv_view *view, int64_t t, int64
                        float scale) {
     float acc = 0.0f;
     for (int64_t d = 0; d < head_dim; d++)
-        acc = ref_fma(q[d], view->k[ref_k_index(view, t, d, head_dim)], acc);
+        acc = ref_fma(q[d], ref_k(false, view, t, d, head_dim), acc);
     return acc * scale;
 }
 
@@ -214,7 +238,7 @@ static float ref_score_x32(const float *q, const ifl_kv_view *view, int64_t t, i
         for (int64_t j = 0; j < IFL_DEPTH; j++) {
             bool there = d0 + j < head_dim;
             a[j] = there ? q[d0 + j] : 0.0f;
-            b[j] = there ? view->k[ref_k_index(view, t, d0 + j, head_dim)] : 0.0f;
+            b[j] = there ? ref_k(true, view, t, d0 + j, head_dim) : 0.0f;
         }
         acc = ref_x32_block(acc, a, b);
     }
@@ -226,7 +250,7 @@ static float ref_weighted(const float *p, const ifl_kv_view *view, int64_t begin
                           int64_t d, int64_t head_dim) {
     float acc = 0.0f;
     for (int64_t t = begin; t < end; t++)
-        acc = ref_fma(p[t - begin], view->v[ref_v_index(view, t, d, head_dim)], acc);
+        acc = ref_fma(p[t - begin], ref_v(false, view, t, d, head_dim), acc);
     return acc;
 }
 
@@ -238,7 +262,7 @@ static float ref_weighted_x32(const float *p, const ifl_kv_view *view, int64_t b
             int64_t t = t0 + j;
             bool seen = t >= begin && t < end;
             a[j] = seen ? ifl_bf16_to_f32(ifl_bf16_from_f32(p[t - begin])) : 0.0f;
-            b[j] = seen ? view->v[ref_v_index(view, t, d, head_dim)] : 0.0f;
+            b[j] = seen ? ref_v(true, view, t, d, head_dim) : 0.0f;
         }
         acc = ref_x32_block(acc, a, b);
     }

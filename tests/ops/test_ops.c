@@ -277,7 +277,8 @@ static void attention_run(const ifl_ops *ops, testing_rng *rng, testing_sink *si
         pages[i] = pages[j];
         pages[j] = swap;
     }
-    ifl_kv_view view = {store, store + half, stride, pages, page_tokens};
+    ifl_kv_view view = {store, (char *)store + half * ifl_kv_element_bytes(ops->profile), stride,
+                        pages, page_tokens};
     float *k = testing_floats(rng, head_dim, kind), *v = testing_floats(rng, head_dim, kind);
     for (int64_t t = 0; t < n_tokens; t++) {
         for (int64_t d = 0; d < head_dim; d++) {

@@ -166,7 +166,7 @@ static ifl_status score_packed(mismatch *m, const char *pass, const ifl_ops *ops
         st = ifl_fail(err, IFL_NOMEM, "mismatch: out of memory");
         goto done;
     }
-    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, m->loaded.model, rows_max, m->pool, ops, err),
+    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, m->loaded.model, rows_max, IFL_ACTIVATION_BYTES, m->pool, ops, err),
                  done);
     for (int32_t p = 0; p < set->n_packs; p++) {
         const ifl_packed *packed = &set->packs[p];

@@ -247,7 +247,7 @@ static void test_greedy_continuation_matches_transformers(void **state) {
 static float *gradients_of(const golden *g, const ifl_ops *ops, const int32_t *ids, int32_t n,
                            const float *coefficients, int32_t cut, float *logprobs) {
     ifl_trainer *trainer;
-    OK(ifl_trainer_create(&trainer, g->model, n, g->pool, ops, err));
+    OK(ifl_trainer_create(&trainer, g->model, n, IFL_ACTIVATION_BYTES, g->pool, ops, err));
     int32_t rows_n = n - 1;
     int32_t *rows = identity(rows_n);
     ifl_batch_seq seqs[2] = {{0, rows_n, 0, rows}, {0}};

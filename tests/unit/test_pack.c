@@ -287,7 +287,8 @@ typedef struct pass {
 static void run_pass(pass *out, const ifl_model *model, const ifl_weights *weights,
                      const ifl_pack_item *items, int32_t pack_tokens, bool one_each) {
     ifl_trainer *trainer;
-    assert_ok(ifl_trainer_create(&trainer, model, 512, NULL, ifl_ops_best(IFL_PROFILE_F32), &err));
+    assert_ok(ifl_trainer_create(&trainer, model, 512, IFL_ACTIVATION_BYTES, NULL,
+                                 ifl_ops_best(IFL_PROFILE_F32), &err));
     ifl_logprob logprobs[512];
     ifl_trainer_zero_gradients(trainer);
     const ifl_pack_options o = {.pack_tokens = pack_tokens, .rows_max = 512};

@@ -240,7 +240,10 @@ static ifl_status train(int threads, int64_t n_steps, uint64_t seed, seen *s, if
                                       .eps = 1e-8,
                                       .grad_clip = 1,
                                       .warmup_steps = 5};
-    const ifl_sft_options options = {.n_steps = n_steps, .batch_tokens = 128, .seed = seed};
+    const ifl_sft_options options = {.n_steps = n_steps,
+                                     .batch_tokens = 128,
+                                     .activation_bytes = IFL_ACTIVATION_BYTES,
+                                     .seed = seed};
     assert_ok(ifl_weights_create(&weights, model, &err));
     assert_ok(ifl_thread_pool_create(&pool, threads, &err));
     assert_ok(

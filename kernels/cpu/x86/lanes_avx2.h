@@ -126,10 +126,10 @@ LANES_FN float lanes_reduce_max(lanes x) {
 }
 
 /* Eight rows of eight: unpack pairs, then quads, then halves. */
-LANES_FN void lanes_transpose_8(float *out, const float *const *rows, int at) {
+LANES_FN void lanes_transpose_8(float *out, const void *const *rows, int at) {
     __m256 r[8], s[8];
     for (int i = 0; i < 8; i++)
-        r[i] = _mm256_loadu_ps(rows[i] + at);
+        r[i] = _mm256_loadu_ps((const float *)rows[i] + at);
     for (int i = 0; i < 8; i += 2) {
         s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -145,11 +145,23 @@ LANES_FN void lanes_transpose_8(float *out, const float *const *rows, int at) {
         _mm256_storeu_ps(out + (i + 4) * 16, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
     }
 }
-LANES_FN void lanes_transpose(float *out, const float *const *rows) {
+/* Rows of words become columns of a 16 x 16 block: out[d * 16 + j] = rows[j][d]. */
+LANES_FN void lanes_transpose(void *block, const void *const *rows) {
+    float *out = block; /* only moved */
     lanes_transpose_8(out, rows, 0);
     lanes_transpose_8(out + 8, rows + 8, 0);
     lanes_transpose_8(out + 8 * 16, rows, 8);
     lanes_transpose_8(out + 8 * 16 + 8, rows + 8, 8);
+}
+
+/* 16 pairs of two rows of bf16. */
+LANES_FN void lanes_interleave(uint32_t *out, const uint16_t *first, const uint16_t *second) {
+    for (int i = 0; i < 16; i += 8) {
+        __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(first + i)));
+        __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(second + i)));
+        _mm256_storeu_si256((__m256i *)(out + i),
+                            _mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+    }
 }
 
 #endif
