@@ -9,46 +9,9 @@
 
 #define PARITY_BATCH_MAX 64
 
-/* --- The mutant
- * ----------------------------------------------------------------------------------------- */
-
-static const ifl_ops *mutant_base;
-
-/* A split-k product, as a library's heuristic might choose for larger batches. */
-static void mutant_matmul(float *y, int64_t ldy, const float *x, int64_t ldx,
-                          const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
-                          int64_t panel_begin, int64_t panel_end) {
-    enum { ROWS = 64 };
-    float tail[ROWS * IFL_PANEL];
-    int64_t half = k / 4 * 2; /* a panel holds pairs of k */
-    if (m < 4) {
-        mutant_base->matmul(y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
-        return;
-    }
-    for (int64_t panel = panel_begin; panel < panel_end; panel++) {
-        int64_t column = panel * IFL_PANEL,
-                n_columns = n - column < IFL_PANEL ? n - column : IFL_PANEL;
-        const uint16_t *w = w_panels + panel * ifl_panel_elements(k);
-        for (int64_t row = 0; row < m; row += ROWS) {
-            int64_t n_rows = m - row < ROWS ? m - row : ROWS;
-            float *to = y + row * ldy + column;
-            const float *from = x + row * ldx;
-            mutant_base->matmul(to, ldy, from, ldx, w, n_rows, n_columns, half, 0, 1);
-            mutant_base->matmul(tail, IFL_PANEL, from + half, ldx, w + ifl_panel_k(half), n_rows,
-                                n_columns, k - half, 0, 1);
-            for (int64_t i = 0; i < n_rows; i++)
-                mutant_base->add(to + i * ldy, tail + i * IFL_PANEL, n_columns);
-        }
-    }
-}
-
 const ifl_ops *ifl_parity_mutant(const ifl_ops *base) {
-    static ifl_ops mutant;
-    mutant_base = base;
-    mutant = *base;
-    mutant.name = "mutant";
-    mutant.matmul = mutant_matmul;
-    return &mutant;
+    int n;
+    return ifl_mutant_ops(&ifl_mutants(&n)[0], base);
 }
 
 /* --- Report
@@ -101,7 +64,7 @@ void ifl_parity_report_print(const ifl_parity_report *r, FILE *f) {
 ifl_status ifl_parity_report_status(const ifl_parity_report *r, ifl_error *err) {
     for (int32_t i = 0; i < r->n_rows; i++)
         if (r->rows[i].n_differing > 0)
-            return ifl_fail(err, IFL_PARITY, "%lld of %lld log-probs differ; first in %s: %s",
+            return ifl_fail(err, IFL_PARITY, "%lld of %lld values differ; first in %s: %s",
                             (long long)r->n_differing, (long long)r->n_compared, r->rows[i].check,
                             r->rows[i].first);
     return IFL_OK;
@@ -189,6 +152,7 @@ static ifl_status check_splits(parity *p, ifl_error *err) {
     for (int32_t cut = 1; cut <= n; cut++) {
         bool near = cut % 16 <= 1 || cut % 16 == 15;
         if (n > 64 && cut > 20 && (!near || (n > 256 && cut % 64 > 1 && cut % 64 != 63))) continue;
+        if (p->options->quick && cut % 7 != 1 && cut % 64 > 1) continue;
         parity_path path = path_whole(p);
         p->cuts[0] = cut;
         p->cuts[1] = n;
@@ -198,7 +162,7 @@ static ifl_status check_splits(parity *p, ifl_error *err) {
     }
     ifl_parity_begin(p, "prefill in random chunks");
     ifl_rng_key key = {p->options->seed, 2, IFL_RNG_TEST};
-    for (int32_t round = 0; round < 16; round++) {
+    for (int32_t round = 0; round < (p->options->quick ? 4 : 16); round++) {
         parity_path path = path_whole(p);
         int32_t n_cuts = 0;
         for (int32_t at = 0; at < n; n_cuts++) {
@@ -254,7 +218,7 @@ static ifl_status check_instruction_sets(parity *p, ifl_error *err) {
     ifl_parity_begin(p, name);
     for (int i = 0; i < n; i++) {
         /* The scalar reference is a thousand times slower: small models only. */
-        if (strcmp(list[i]->name, "ref") == 0 && p->model->n_elements > 5000000) continue;
+        if (strcmp(list[i]->name, "ref") == 0 && ifl_parity_large(p)) continue;
         parity_path path = path_whole(p);
         path.ops = list[i];
         path.what = list[i]->name;
@@ -314,62 +278,12 @@ static ifl_status check_batches(parity *p, ifl_error *err) {
     const int32_t positions[] = {0, 1, last / 3, last / 2, last - 1, last};
     int n_positions = p->model->n_elements > 20000000 ? 2 : 6; /* the last ones tell most */
     for (int i = 6 - n_positions; i < 6; i++)
-        for (int32_t n = 1; n <= PARITY_BATCH_MAX; n++)
+        for (int32_t n = 1; n <= PARITY_BATCH_MAX; n += p->options->quick && n > 4 ? 15 : 1)
             IFL_TRY_GOTO(st, batch_run(p, ws, kv, pages, positions[i], n, err), done);
 done:
     ifl_kv_store_free(kv);
     ifl_workspace_free(ws);
     ifl_free(pages);
-    return st;
-}
-
-/* --- Teacher forcing by the trainer
- * -------------------------------------------------------------------- */
-
-/* A pack of three sequences: the one under test cut at a shared prompt, another continuation of
- * that prompt, and a stranger in front. */
-static ifl_status check_trainer(parity *p, ifl_error *err) {
-    ifl_parity_begin(p, "packed teacher forcing of the trainer");
-    int32_t n = p->n_tokens - 1, shared = n / 2, n_rows = 8 + n + 4;
-    int32_t *tokens = ifl_alloc((size_t)n_rows, sizeof *tokens);
-    int32_t *pages = ifl_alloc((size_t)n_rows * 3, sizeof *pages);
-    int32_t *rows = ifl_alloc((size_t)n, sizeof *rows);
-    ifl_trainer *trainer = NULL;
-    ifl_status st;
-    if (!tokens || !pages || !rows) {
-        st = ifl_fail(err, IFL_NOMEM, "parity: out of memory");
-        goto done;
-    }
-    /* Rows: 8 strangers, the prompt, the other continuation, the rest of the sequence under test.
-     */
-    memcpy(tokens, p->others + 8, 8 * sizeof *tokens);
-    memcpy(tokens + 8, p->tokens, (size_t)shared * sizeof *tokens);
-    memcpy(tokens + 8 + shared, p->others + 16, 4 * sizeof *tokens);
-    memcpy(tokens + 12 + shared, p->tokens + shared, (size_t)(n - shared) * sizeof *tokens);
-    int32_t *stranger = pages, *other = pages + n_rows, *own = pages + 2 * n_rows;
-    for (int32_t i = 0; i < 8; i++)
-        stranger[i] = i;
-    for (int32_t i = 0; i < n; i++) {
-        own[i] = i < shared ? 8 + i : 12 + i;
-        other[i] = 8 + i;
-        rows[i] = own[i];
-    }
-    for (int32_t i = n; i < shared + 4; i++)
-        other[i] = 8 + i;
-    ifl_batch_seq seqs[] = {{0, 8, 0, stranger},
-                            {8, shared, 0, own},
-                            {8 + shared, 4, shared, other},
-                            {12 + shared, n - shared, shared, own}};
-    ifl_pack pack = {n_rows, 4, n, tokens, seqs, rows, p->tokens + 1, p->ones};
-    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, p->model, n_rows, IFL_ACTIVATION_BYTES, p->pool, p->ops, err), done);
-    IFL_TRY_GOTO(st, ifl_trainer_forward(trainer, p->weights, &pack, p->logprobs, err), done);
-    for (int32_t i = 0; i < n; i++)
-        ifl_parity_compare(p, i + 1, p->logprobs[i].logprob, "target", i);
-done:
-    ifl_trainer_free(trainer);
-    ifl_free(rows);
-    ifl_free(pages);
-    ifl_free(tokens);
     return st;
 }
 
@@ -418,7 +332,11 @@ static ifl_status parity_open(parity *p, ifl_error *err) {
     IFL_TRY(ifl_thread_pool_create(&p->pool, o->threads_max, err));
     p->threads_max = ifl_thread_pool_size(p->pool);
     p->ops = o->ops ? o->ops : ifl_ops_best(p->model->numerics);
-    if (o->mutate) p->ops = ifl_parity_mutant(p->ops);
+    p->engine_ops = p->ops;
+    int n_mutants;
+    const ifl_mutant *mutant = o->mutate ? &ifl_mutants(&n_mutants)[0] : o->mutant;
+    if (mutant) p->engine_ops = ifl_mutant_ops(mutant, p->ops);
+    if (mutant && !mutant->sampler_only) p->ops = p->engine_ops;
     return IFL_OK;
 }
 
@@ -435,9 +353,73 @@ ifl_status ifl_parity_run(const ifl_model *model, const ifl_weights *weights,
     IFL_TRY_GOTO(st, check_pages(&p, err), done);
     IFL_TRY_GOTO(st, check_threads(&p, err), done);
     IFL_TRY_GOTO(st, check_instruction_sets(&p, err), done);
-    IFL_TRY_GOTO(st, check_trainer(&p, err), done);
+    IFL_TRY_GOTO(st, ifl_parity_check_definition(&p, err), done);
+    IFL_TRY_GOTO(st, ifl_parity_check_trainer(&p, err), done);
     st = ifl_parity_check_engine(&p, err);
 done:
     parity_clear(&p);
     return st;
+}
+
+/* --- Mutation
+ * --------------------------------------------------------------------------------------------- */
+
+static void mutation_print(const ifl_mutant *mutant, const ifl_parity_report *r, FILE *out) {
+    const char *first = "", *check = "";
+    fprintf(out, "%-19s %10lld %10lld  ", mutant->name, (long long)r->n_compared,
+            (long long)r->n_differing);
+    if (r->n_differing == 0) fprintf(out, "NOT NOTICED");
+    for (int32_t i = 0, n = 0; i < r->n_rows; i++) {
+        if (r->rows[i].n_differing == 0) continue;
+        if (n++ == 0) first = r->rows[i].first, check = r->rows[i].check;
+        fprintf(out, "%s%s (%lld)", n > 1 ? "; " : "", r->rows[i].check,
+                (long long)r->rows[i].n_differing);
+    }
+    fprintf(out, "\n");
+    if (first[0]) fprintf(out, "    first: %s: %s\n", check, first);
+}
+
+ifl_status ifl_parity_mutate(const ifl_model *model, const ifl_weights *weights,
+                             const ifl_parity_options *options, FILE *out,
+                             ifl_parity_mutation_result *result, ifl_error *err) {
+    int n;
+    const ifl_mutant *all = ifl_mutants(&n);
+    ifl_parity_report *report = ifl_alloc(1, sizeof *report);
+    if (!report) return ifl_fail(err, IFL_NOMEM, "parity: out of memory");
+    memset(result, 0, sizeof *result);
+    if (out) fprintf(out, "%-19s %10s %10s  %s\n", "mutant", "compared", "differing", "noticed by");
+    ifl_status st = IFL_OK;
+    for (int i = 0; i < n && st == IFL_OK; i++) {
+        const char *why_not;
+        if (!ifl_mutant_applies(&all[i], model, &why_not)) {
+            if (out) fprintf(out, "%-19s left out: %s\n", all[i].name, why_not);
+            result->n_left_out++;
+            continue;
+        }
+        ifl_parity_options mutated = *options;
+        mutated.mutate = false;
+        mutated.mutant = &all[i];
+        mutated.quick = true;
+        if (mutated.n_tokens < all[i].n_tokens_min) mutated.n_tokens = all[i].n_tokens_min;
+        st = ifl_parity_run(model, weights, &mutated, report, err);
+        if (st != IFL_OK) break;
+        if (out) mutation_print(&all[i], report, out);
+        result->n_mutants++;
+        result->n_noticed += report->n_differing > 0;
+        size_t at = strlen(result->survivors);
+        if (report->n_differing == 0)
+            snprintf(result->survivors + at, sizeof result->survivors - at, "%s%s", at ? ", " : "",
+                     all[i].name);
+    }
+    ifl_free(report);
+    return st;
+}
+
+ifl_status ifl_parity_mutation_status(const ifl_parity_mutation_result *r, ifl_error *err) {
+    if (r->n_noticed < r->n_mutants)
+        return ifl_fail(err, IFL_INTERNAL,
+                        "%d of %d mutants passed every check: %s; the checks are blind to them",
+                        r->n_mutants - r->n_noticed, r->n_mutants, r->survivors);
+    return ifl_fail(err, IFL_PARITY, "bits differ, as they must: all %d mutants were noticed",
+                    r->n_mutants);
 }

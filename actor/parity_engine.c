@@ -32,13 +32,26 @@ static void note(engine_parity *ep, const char *path, const ifl_trajectory *t,
                  (double)r->first_recorded, (double)r->first_replayed);
 }
 
+/* A record that no learner would take: no probability is above 1. */
+static void note_refused(engine_parity *ep, const ifl_error *refused) {
+    ifl_parity_count(ep->p, 1, 1);
+    char *first = ifl_parity_first(ep->p);
+    if (first) snprintf(first, sizeof ep->p->report->rows[0].first, "%.150s", refused->text);
+}
+
 static ifl_status replay_all(engine_parity *ep, ifl_engine *engine, int64_t *n_spanning,
                              ifl_error *err) {
     ifl_trajectory *t;
     while ((t = ifl_engine_take_finished(engine, NULL))) {
         ifl_replay_result r;
-        ifl_status st = ifl_trajectory_check(t, ep->p->model->config.vocab_size, err);
+        ifl_error refused = {0};
         *n_spanning += t->n_runs > 1;
+        if (ifl_trajectory_check(t, ep->p->model->config.vocab_size, &refused) != IFL_OK) {
+            note_refused(ep, &refused);
+            ifl_trajectory_free(t);
+            continue;
+        }
+        ifl_status st = IFL_OK;
         if (st == IFL_OK) st = ifl_replay(ep->workspace, engine_parity_get, ep, t, NULL, &r, err);
         if (st == IFL_OK) note(ep, "replay of the KV record", t, &r);
         if (st == IFL_OK && ep->recompute) {
@@ -71,7 +84,9 @@ static ifl_status submit(engine_parity *ep, ifl_engine *engine, uint64_t task, i
 static ifl_status engine_scenario(engine_parity *ep, int32_t page_tokens, ifl_error *err) {
     parity *p = ep->p;
     bool large = p->model->n_elements > 20000000;
-    int32_t n_new = large ? 10 : 40, n_groups = large ? 2 : 5, longest = p->n_tokens / 2;
+    bool quick = p->options->quick;
+    int32_t n_new = large ? 10 : quick ? 20 : 40, n_groups = large ? 2 : quick ? 4 : 5;
+    int32_t longest = p->n_tokens / 2;
     ifl_engine_options options = {
         .sequences_max = 9,
         .kv_tokens = 4 * (longest + n_new + page_tokens),
@@ -84,7 +99,7 @@ static ifl_status engine_scenario(engine_parity *ep, int32_t page_tokens, ifl_er
     ifl_status st;
     int64_t n_spanning = 0;
     int32_t n_decoded, n_swaps = 0;
-    IFL_TRY(ifl_engine_create(&engine, p->model, NULL, &options, p->pool, p->ops, err));
+    IFL_TRY(ifl_engine_create(&engine, p->model, NULL, &options, p->pool, p->engine_ops, err));
     IFL_TRY_GOTO(st, ifl_engine_swap(engine, ep->versions[0], err), done);
     for (int32_t g = 0; g < n_groups; g++)
         IFL_TRY_GOTO(

@@ -25,7 +25,8 @@
     X(STALE, "policy version too old")                                                             \
     X(MISMATCH, "mismatch")                                                                        \
     X(PARITY, "bits differ")                                                                       \
-    X(STOPPED, "stopped on request")
+    X(STOPPED, "stopped on request")                                                               \
+    X(INTERNAL, "a fault of this program")
 
 typedef enum {
 #define IFL_STATUS_ENUM(name, text) IFL_##name,

@@ -73,8 +73,8 @@ static void test_changed_reduction_order_is_found(void **state) {
     (void)state;
     ifl_parity_report report;
     for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
-        run("tiny-llama", (ifl_profile)profile, &(ifl_parity_options){.seed = 11, .mutate = true},
-            &report);
+        run("tiny-llama", (ifl_profile)profile,
+            &(ifl_parity_options){.seed = 11, .mutate = true, .quick = true}, &report);
         assert_true(report.n_differing > 0);
         int32_t n_red = 0;
         for (int32_t i = 0; i < report.n_rows; i++)
