@@ -2,15 +2,29 @@
 #include "kernels/ops.h"
 
 #include "kernels/cpu/implementations.h"
+#include "kernels/probe_isa.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#define OPS_MAX 5
+#define OPS_MAX 6
 
 typedef const ifl_ops *(*ops_of_profile)(ifl_profile profile);
 
 static atomic_int ops_chosen = -1; /* index among the available ones */
+
+#if defined(__x86_64__)
+/* Instructions that multiply bf16 have to do what they are published to do: where one does not, the
+ * host has the next best, which keeps the bits. Asked once, in some ms. */
+static bool ops_pairs_agree, ops_tiles_agree;
+static pthread_once_t ops_asked = PTHREAD_ONCE_INIT;
+
+static void ops_ask(void) {
+    ops_pairs_agree = ifl_isa_agrees(IFL_ISA_VDPBF16PS);
+    ops_tiles_agree = ops_pairs_agree && ifl_isa_agrees(IFL_ISA_TDPBF16PS);
+}
+#endif
 
 /* Slowest first. */
 static int ops_available(ops_of_profile out[OPS_MAX]) {
@@ -23,7 +37,9 @@ static int ops_available(ops_of_profile out[OPS_MAX]) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         out[n++] = ifl_ops_avx512;
-        if (__builtin_cpu_supports("avx512bf16")) out[n++] = ifl_ops_avx512bf16;
+        pthread_once(&ops_asked, ops_ask);
+        if (ops_pairs_agree) out[n++] = ifl_ops_avx512bf16;
+        if (ops_tiles_agree) out[n++] = ifl_ops_amx;
     }
 #endif
     return n;

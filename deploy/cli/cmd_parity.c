@@ -8,6 +8,7 @@
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/signals.h"
+#include "kernels/probe_isa.h"
 #include "kernels/random_model.h"
 
 typedef struct parity_args {
@@ -16,6 +17,7 @@ typedef struct parity_args {
     bool mutate;
     double soak_minutes; /* 0 = the checks instead */
     int n_soaks;         /* models that share them */
+    bool probe;          /* the instructions instead of the checks */
     const atomic_bool *stop;
 } parity_args;
 
@@ -26,7 +28,8 @@ enum {
     KEY_SEED = 's',
     KEY_TOKENS = 'n',
     KEY_MUTATE = 1,
-    KEY_SOAK
+    KEY_SOAK,
+    KEY_PROBE
 };
 
 static const struct argp_option parity_options[] = {
@@ -36,13 +39,17 @@ static const struct argp_option parity_options[] = {
      0},
     {"threads", KEY_THREADS, "N", 0, "actor.threads: most threads (default 0: one per CPU)", 0},
     {"isa", KEY_ISA, "NAME", 0,
-     "what the checks run on: ref, generic, avx2, avx512, avx512bf16 (default: the best)", 0},
+     "what the checks run on: ref, generic, avx2, avx512, avx512bf16, amx (default: the best)", 0},
     {"seed", KEY_SEED, "N", 0, "run.seed: of tokens and random weights (default 1)", 0},
     {"tokens", KEY_TOKENS, "N", 0,
      "length of the sequence under test, 8 to 1024 (default 40); not with --soak", 0},
     {"soak", KEY_SOAK, "MINUTES", 0,
      "instead of the checks: random load on the engine (arrivals, preemption, paging, chunking, "
      "swaps, threads, instruction sets), every log-prob computed again",
+     0},
+    {"probe-isa", KEY_PROBE, NULL, 0,
+     "instead of the checks: this CPU's bf16 product instructions (VDPBF16PS, TDPBF16PS) against "
+     "their published pseudo-code, and the implementations that can run here",
      0},
     {"mutate", KEY_MUTATE, NULL, 0,
      "change a reduction order on purpose: the checks must fail (exit status 65)", 0},
@@ -63,6 +70,9 @@ static ifl_status parity_option(int key, const char *arg, void *user, ifl_error 
         return ifl_options_int("tokens", arg, 8, 1024, &a->tokens, err);
     case KEY_MUTATE:
         a->mutate = true;
+        return IFL_OK;
+    case KEY_PROBE:
+        a->probe = true;
         return IFL_OK;
     case KEY_SOAK:
         return ifl_options_double("soak", arg, 1e-6, 1e6, &a->soak_minutes, err);
@@ -153,6 +163,7 @@ static ifl_status parity_families(const parity_args *a, const ifl_config *config
 static ifl_status parity_work(const ifl_options *options, void *user, ifl_error *err) {
     parity_args *a = user;
     ifl_parity_report report;
+    if (a->probe) return ifl_probe_isa((uint64_t)options->config->run.seed, stdout, err);
     if (a->isa && !ifl_ops_force(a->isa))
         return ifl_fail(err, IFL_USAGE,
                         "--isa %s: this host cannot run it; see the list that `inflight "

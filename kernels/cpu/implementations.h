@@ -11,6 +11,16 @@ float ifl_peak_read_generic(const float *x, int64_t n);
 const ifl_ops *ifl_ops_avx2(ifl_profile profile);
 const ifl_ops *ifl_ops_avx512(ifl_profile profile);
 const ifl_ops *ifl_ops_avx512bf16(ifl_profile profile);
+const ifl_ops *ifl_ops_amx(ifl_profile profile);
+
+/* NULL when this process may use AMX tiles, which it then has asked the kernel for; else why not. A
+ * static text. */
+const char *ifl_amx_absent(void);
+
+/* One instruction each: see ifl_isa_fn in kernels/probe_isa.h. */
+void ifl_vdpbf16ps_native(float *c, const uint16_t *a, const uint16_t *b);
+void ifl_tdpbf16ps_native(float *c, const uint16_t *a, const uint16_t *b);
+
 int64_t ifl_peak_fma_avx2(int64_t iterations, float *out);
 float ifl_peak_read_avx2(const float *x, int64_t n);
 int64_t ifl_peak_fma_avx512(int64_t iterations, float *out);

@@ -374,14 +374,16 @@ static const struct op_case {
 enum { N_CASES = sizeof op_cases / sizeof *op_cases };
 
 const ifl_ops *testing_ops_dot_emulated(void); /* dot_emulated.c */
+const ifl_ops *testing_ops_amx_emulated(void); /* amx_emulated.c */
 
-/* All that this host can run, in both profiles, and the emulated one. */
+/* All that this host can run, in both profiles, and the emulated ones. */
 static int list_both(const ifl_ops *out[16]) {
     int n = ifl_ops_list(IFL_PROFILE_F32, out, 7);
     n += ifl_ops_list(IFL_PROFILE_BF16, out + n, 7);
 #if defined(__x86_64__) /* it flushes by MXCSR */
     out[n++] = testing_ops_dot_emulated();
 #endif
+    out[n++] = testing_ops_amx_emulated();
     return n;
 }
 
