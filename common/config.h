@@ -121,7 +121,7 @@ typedef struct ifl_config {
     struct { /* parity */
         double audit;             /* share of trained trajectories that are re-scored */
         char mismatch[8];         /* refuse | admit: actors of another numerics profile */
-        char flip_bit[8];         /* none | audit | train; test hook: one bit of one recorded log-prob is flipped */
+        char flip_bit[8];         /* false | audit | train; test hook: one bit of one recorded log-prob is flipped */
         int32_t versions_kept;    /* ring of the version store */
         double versions_gib;      /* its bound in memory */
     } parity;

@@ -154,7 +154,7 @@ const ifl_config_row ifl_config_rows[] = {
     CHOICE("parity.mismatch", parity.mismatch, "refuse", "refuse|admit",
            "an actor of another numerics profile: is refused | is admitted, corrected by "
            "importance weights and counted"),
-    CHOICE("parity.flip_bit", parity.flip_bit, "none", "none|audit|train",
+    CHOICE("parity.flip_bit", parity.flip_bit, "false", "false|audit|train",
            "test hook, one bit of one recorded log-prob is flipped: before the audit | before the "
            "step that trains on it"),
     INT32("parity.versions_kept", parity.versions_kept, 1, 4096, "16", "versions",

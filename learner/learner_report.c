@@ -208,6 +208,7 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_INT("foreign_trajectories", t->n_foreign);
     PUT_INT("foreign_tokens", t->tokens_foreign);
     PUT_INT("foreign_tokens_not_audited", audit.tokens_foreign);
+    PUT_INT("foreign_answers_stored", desk.foreign); /* those of evaluations among them */
     PUT_REAL("foreign_weight_mean", foreign.n_tokens > 0 ? foreign.weight_mean : (double)NAN);
     PUT_REAL("foreign_ess", foreign.n_tokens > 0 ? foreign.ess : (double)NAN);
     PUT_REAL("foreign_k3", foreign.n_tokens > 0 ? foreign.k3 : (double)NAN);

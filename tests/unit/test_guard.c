@@ -260,7 +260,7 @@ static void test_a_step_counts_its_covered_tokens_and_no_difference(void **state
     for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
         bench b;
         ifl_step_report r;
-        bench_open(&b, (ifl_profile)profile, "none");
+        bench_open(&b, (ifl_profile)profile, "false");
         assert_ok(step_of(&b, 1, &r));
         assert_int_equal(r.n_tokens_backward, GROUPS * MEMBERS * ANSWER);
         assert_int_equal(r.guard.tokens_checked, r.n_tokens_backward);
@@ -284,7 +284,7 @@ static void test_one_bit_ends_the_step_before_any_gradient(void **state) {
     for (int which = 0; which < 2; which++) { /* in the record, and by the hook of e2e tests */
         bench b;
         ifl_step_report r;
-        bench_open(&b, IFL_PROFILE_F32, which ? "train" : "none");
+        bench_open(&b, IFL_PROFILE_F32, which ? "train" : "false");
         uint32_t bits;
         if (!which) {
             memcpy(&bits, first_answer(&b), sizeof bits);
@@ -311,7 +311,7 @@ static void test_another_profiles_answers_are_weighted_and_not_compared(void **s
     (void)state;
     bench b;
     ifl_step_report r;
-    bench_open(&b, IFL_PROFILE_F32, "none");
+    bench_open(&b, IFL_PROFILE_F32, "false");
     b.members[0][1].traj->profile.low ^= 1;
     *first_answer(&b) -= 0.25f; /* what this actor saw was likelier for the learner */
     assert_ok(step_of(&b, 1, &r));
