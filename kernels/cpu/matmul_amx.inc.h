@@ -23,11 +23,15 @@ typedef struct amx_out {
     bool resume; /* the chains go on from y */
 } amx_out;
 
-/* What a pass over one block of k reads. Tile t of A begins at a + t * a_tile. The lines
- * [line_begin, line_end) of each block of 32 k are asked for `ahead` bytes before their use. */
+/* What a pass over one block of k reads. Tile t of A begins at a + t * a_tile; the first pass makes
+ * it from x. The lines [line_begin, line_end) of each block of 32 k are asked for `ahead` bytes
+ * before their use. */
 typedef struct amx_in {
-    const uint16_t *a, *b;
+    uint16_t *a;
+    const uint16_t *b;
     int64_t a_tile, b_panel, n_blocks;
+    const float *x; /* NULL: A is made */
+    int64_t ldx, depth;
     uintptr_t ahead;
     int line_begin, line_end;
 } amx_in;
@@ -67,6 +71,38 @@ static void amx_put(const amx_out *o, int64_t i, int64_t j, const float *rest) {
                (size_t)amx_columns(o, j) * sizeof *rest);
 }
 
+/* 32 elements of A: the upper halves of x, which holds bf16 values as f32; denormals too, since the
+ * products flush. */
+static inline void amx_make_row(uint16_t *restrict out, const float *restrict x) {
+    for (int j = 0; j < IFL_DEPTH; j++) {
+        uint32_t bits;
+        memcpy(&bits, x + j, sizeof bits);
+        out[j] = (uint16_t)(bits >> 16);
+    }
+}
+/* One tile of A, with zeros past `rows` and past `left` k. */
+static void amx_make_tile(uint16_t *out, const float *x, int64_t ldx, int64_t rows, int64_t height,
+                          int64_t left) {
+    for (int64_t r = 0; r < rows; r++, out += IFL_DEPTH, x += ldx) {
+        if (left >= IFL_DEPTH) {
+            amx_make_row(out, x);
+        } else {
+            float tail[IFL_DEPTH] = {0};
+            memcpy(tail, x, (size_t)left * sizeof *tail);
+            amx_make_row(out, tail);
+        }
+    }
+    for (int64_t i = 0; i < (height - rows) * IFL_DEPTH; i++)
+        out[i] = 0;
+}
+static void amx_make(const amx_out *o, const amx_in *in, int64_t block, int n_tiles) {
+    if (!in->x || block >= in->n_blocks) return;
+    for (int i = 0; i < n_tiles; i++)
+        amx_make_tile(in->a + i * in->a_tile + block * o->height * IFL_DEPTH,
+                      in->x + i * o->height * in->ldx + block * IFL_DEPTH, in->ldx, amx_rows(o, i),
+                      o->height, in->depth - block * IFL_DEPTH);
+}
+
 #define AMX_BEGIN(T, I, J)                                                                         \
     do {                                                                                           \
         if (!o->resume) {                                                                          \
@@ -95,15 +131,18 @@ static void amx_put(const amx_out *o, int64_t i, int64_t j, const float *rest) {
 #define AMX_B_BLOCK (IFL_DEPTH * IFL_PANEL) /* elements of a block of 32 k */
 #define AMX_B_SECOND (2 * AMX_ROW)          /* elements to the panel's second 16 columns */
 
-/* Tiles 0 to 3: C. 4, 5: A. 6, 7: B. */
+/* Tiles 0 to 3: C. 4, 5: A. 6, 7: B. A block's tiles of A are made while the products of the block
+ * before it run: they take the other units. */
 __attribute__((noinline)) static void amx_2x2(const amx_out *o, const amx_in *in) {
     float rest[AMX_ROW * AMX_ROW] __attribute__((aligned(64)));
     const uint16_t *a = in->a, *b = in->b;
+    amx_make(o, in, 0, 2);
     AMX_BEGIN(0, 0, 0);
     AMX_BEGIN(1, 0, 1);
     AMX_BEGIN(2, 1, 0);
     AMX_BEGIN(3, 1, 1);
     for (int64_t block = 0; block < in->n_blocks; block++) {
+        amx_make(o, in, block + 1, 2);
         tile_load(4, a, 64);
         tile_load(6, b, AMX_B_STRIDE);
         tile_load(7, b + AMX_B_SECOND, AMX_B_STRIDE);
@@ -126,9 +165,11 @@ __attribute__((noinline)) static void amx_2x2(const amx_out *o, const amx_in *in
 __attribute__((noinline)) static void amx_1x2(const amx_out *o, const amx_in *in) {
     float rest[AMX_ROW * AMX_ROW] __attribute__((aligned(64)));
     const uint16_t *a = in->a, *b = in->b;
+    amx_make(o, in, 0, 1);
     AMX_BEGIN(0, 0, 0);
     AMX_BEGIN(1, 0, 1);
     for (int64_t block = 0; block < in->n_blocks; block++) {
+        amx_make(o, in, block + 1, 1);
         tile_load(4, a, 64);
         tile_load(6, b, AMX_B_STRIDE);
         tile_load(7, b + AMX_B_SECOND, AMX_B_STRIDE);
@@ -145,11 +186,13 @@ __attribute__((noinline)) static void amx_1x2(const amx_out *o, const amx_in *in
 __attribute__((noinline)) static void amx_1x4(const amx_out *o, const amx_in *in) {
     float rest[AMX_ROW * AMX_ROW] __attribute__((aligned(64)));
     const uint16_t *a = in->a, *b = in->b, *next = b + in->b_panel;
+    amx_make(o, in, 0, 1);
     AMX_BEGIN(0, 0, 0);
     AMX_BEGIN(1, 0, 1);
     AMX_BEGIN(2, 0, 2);
     AMX_BEGIN(3, 0, 3);
     for (int64_t block = 0; block < in->n_blocks; block++) {
+        amx_make(o, in, block + 1, 1);
         tile_load(4, a, 64);
         tile_load(6, b, AMX_B_STRIDE);
         tile_load(7, b + AMX_B_SECOND, AMX_B_STRIDE);
@@ -171,35 +214,12 @@ __attribute__((noinline)) static void amx_1x4(const amx_out *o, const amx_in *in
     AMX_END(3, 0, 3);
 }
 
-/* x holds bf16 values as f32: their upper halves, denormals too (the products flush). [tile][block
- * of 32 k][height][32], zeros past m and past `depth`. */
-static void amx_pack(uint16_t *a, const float *x, int64_t ldx, int64_t m, int64_t depth,
-                     int64_t height, int64_t n_tiles, int64_t n_blocks) {
-    for (int64_t t = 0; t < n_tiles; t++)
-        for (int64_t r = 0; r < height; r++) {
-            int64_t row = t * height + r;
-            uint16_t *out = a + (t * n_blocks * height + r) * IFL_DEPTH;
-            for (int64_t block = 0; block < n_blocks; block++, out += height * IFL_DEPTH) {
-                float values[IFL_DEPTH] = {0};
-                const float *from = x + row * ldx + block * IFL_DEPTH;
-                int64_t left = depth - block * IFL_DEPTH;
-                if (row >= m)
-                    from = values;
-                else if (left < IFL_DEPTH)
-                    from = memcpy(values, from, (size_t)left * sizeof *values);
-                for (int j = 0; j < IFL_DEPTH; j++) {
-                    uint32_t bits;
-                    memcpy(&bits, from + j, sizeof bits);
-                    out[j] = (uint16_t)(bits >> 16);
-                }
-            }
-        }
-}
-
 /* The panels, one block of k: all strips of rows over one panel (or, for one tile of rows, two). */
-static void amx_panels(float *y, int64_t ldy, const uint16_t *a, const uint16_t *w, int64_t panel,
-                       int64_t m, int64_t n, int64_t n_blocks, int64_t height, int64_t n_tiles,
-                       int64_t panel_begin, int64_t panel_end, bool resume) {
+static void amx_panels(float *y, int64_t ldy, const float *x, int64_t ldx, uint16_t *a,
+                       const uint16_t *w, int64_t panel, int64_t m, int64_t n, int64_t depth,
+                       int64_t height, int64_t n_tiles, int64_t panel_begin, int64_t panel_end,
+                       bool resume) {
+    int64_t n_blocks = (depth + IFL_DEPTH - 1) / IFL_DEPTH;
     int64_t n_strips = (n_tiles + 1) / 2, a_tile = n_blocks * height * IFL_DEPTH;
     for (int64_t p = panel_begin, step; p < panel_end; p += step) {
         step = n_tiles == 1 ? amx_min(2, panel_end - p) : 1;
@@ -207,6 +227,8 @@ static void amx_panels(float *y, int64_t ldy, const uint16_t *a, const uint16_t 
                      .b = w + p * panel,
                      .b_panel = panel,
                      .n_blocks = n_blocks,
+                     .ldx = ldx,
+                     .depth = depth,
                      .ahead = (uintptr_t)(step * panel) * sizeof *w};
         for (int64_t s = 0; s < n_strips; s++) {
             int64_t row = 2 * s * height;
@@ -217,6 +239,7 @@ static void amx_panels(float *y, int64_t ldy, const uint16_t *a, const uint16_t 
                            .height = height,
                            .resume = resume};
             in.a = a + 2 * s * a_tile;
+            in.x = p == panel_begin ? x + row * ldx : NULL;
             in.line_begin = (int)(IFL_DEPTH * s / n_strips); /* each strip its share of the next */
             in.line_end = (int)(IFL_DEPTH * (s + 1) / n_strips);
             if (step == 2)
@@ -256,10 +279,9 @@ __attribute__((noinline)) static void matmul_amx_body(float *y, int64_t ldy, con
         height_now = height;
         do { /* once for k = 0 too: y becomes zero */
             int64_t depth = amx_min(k_step, k - k0);
-            int64_t n_blocks = (depth + IFL_DEPTH - 1) / IFL_DEPTH;
-            amx_pack(a, x + i0 * ldx + k0, ldx, m_block, depth, height, n_tiles, n_blocks);
-            amx_panels(y + i0 * ldy, ldy, a, w_panels + k0 * IFL_PANEL, ifl_panel_elements(k),
-                       m_block, n, n_blocks, height, n_tiles, panel_begin, panel_end, k0 > 0);
+            amx_panels(y + i0 * ldy, ldy, x + i0 * ldx + k0, ldx, a, w_panels + k0 * IFL_PANEL,
+                       ifl_panel_elements(k), m_block, n, depth, height, n_tiles, panel_begin,
+                       panel_end, k0 > 0);
             k0 += depth;
         } while (k0 < k);
     }
