@@ -2,6 +2,7 @@
  * Read this for the order; kernels/cpu gives the same bits faster. */
 #include "common/bf16.h"
 #include "kernels/cpu/implementations.h"
+#include "kernels/ref/bf16_dot.h"
 #include "kernels/ref/exp_log.h"
 
 #include <stddef.h>
@@ -42,48 +43,16 @@ BODY void matmul_body(float *y, int64_t ldy, const float *x, int64_t ldx, const 
         }
 }
 
-/* --- x32: every step in double, where it is exact but for the sum, and flushed by hand, so that
- * the bits depend on no mode of the processor
- * --------------------------------------------------------- */
-
-static float ref_denormal_is_zero(float x) {
-    return x < 0x1p-126f && x > -0x1p-126f ? __builtin_copysignf(0.0f, x) : x;
-}
-
-/* x, exact or rounded to odd, as an f32; zero when it is denormal after rounding to 24 bits. */
-static float ref_round_flush(double x) {
-    const double limit = 0x1p-126 - 0x1p-151; /* half way to the next smaller 24-bit number */
-    if (x < limit && x > -limit)
-        return __builtin_copysignf(0.0f, (float)__builtin_copysign(1.0, x));
-    return (float)x;
-}
-
-/* a * b + c rounded once: the sum in double is rounded to odd (Boldo and Melquiond 2008). */
-static float ref_x32_fma(float a, float b, float c) {
-    double p = (double)ref_denormal_is_zero(a) * (double)ref_denormal_is_zero(b), z = (double)c;
-    double s = p + z, z_part = s - p, error = (p - (s - z_part)) + (z - z_part);
-    if (error < 0.0 || error > 0.0) {
-        int64_t bits;
-        memcpy(&bits, &s, sizeof bits);
-        if ((error < 0.0) != (s < 0.0)) bits--; /* truncated towards zero ... */
-        bits |= 1;                              /* ... and marked inexact */
-        memcpy(&s, &bits, sizeof s);
-    }
-    return ref_round_flush(s);
-}
-
-static float ref_x32_add(float a, float b) {
-    return ref_round_flush((double)a + (double)b);
-}
+/* --- x32, by the steps of kernels/ref/bf16_dot.h -------------------------------------------------- */
 
 /* x32 over a block's 32 pairs; x32 is these, block after block. */
 static float ref_x32_block(float acc, const float a[IFL_DEPTH], const float b[IFL_DEPTH]) {
     float even = 0.0f, odd = 0.0f;
     for (int k = 0; k < IFL_DEPTH; k += 2) {
-        even = ref_x32_fma(a[k], b[k], even);
-        odd = ref_x32_fma(a[k + 1], b[k + 1], odd);
+        even = ifl_flush_fma(a[k], b[k], even);
+        odd = ifl_flush_fma(a[k + 1], b[k + 1], odd);
     }
-    return ref_x32_add(acc, ref_x32_add(even, odd));
+    return ifl_flush_add(acc, ifl_flush_add(even, odd));
 }
 
 BODY void matmul_x32_body(float *y, int64_t ldy, const float *x, int64_t ldx,
@@ -242,7 +211,7 @@ static float ref_score_x32(const float *q, const ifl_kv_view *view, int64_t t, i
         }
         acc = ref_x32_block(acc, a, b);
     }
-    return ref_round_flush((double)acc * (double)ref_denormal_is_zero(scale));
+    return ifl_flush_result((double)acc * (double)ifl_flush_operand(scale));
 }
 
 /* o_s[d] over the visible keys [begin, end) of one split; p[t - begin]. */
