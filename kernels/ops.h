@@ -5,7 +5,8 @@
  * rounds what these two read (x; q, and K and V in the cache), attention rounds p.
  *
  * Implementations: `ref` (plain scalar C, the definition), `generic`, `avx2`, `avx512`, `avx512bf16` (one source over
- * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set). All give the same bits as `ref` of
+ * 16 lanes, kernels/cpu/ops.inc.h, compiled per instruction set), `amx` (avx512bf16 with its products on tiles,
+ * kernels/cpu/matmul_amx.inc.h). All give the same bits as `ref` of
  * their profile for the ops marked EXACT; the backward ops are deterministic per implementation and also
  * have the same bits everywhere, since they use the same chains.
  *
