@@ -52,7 +52,9 @@ static const struct argp_option parity_options[] = {
      "their published pseudo-code, and the implementations that can run here",
      0},
     {"mutate", KEY_MUTATE, NULL, 0,
-     "change a reduction order on purpose: the checks must fail (exit status 65)", 0},
+     "runs the checks once for each known way to lose bits, done on purpose: exit status 65 when "
+     "every one is noticed, 70 when the checks are blind to one; with --soak, one changed order",
+     0},
     {0}};
 
 static const ifl_option_key parity_keys[] = {{KEY_MODEL, "model.path", NULL},
@@ -119,9 +121,20 @@ static ifl_status parity_model(const parity_args *a, const ifl_config *config,
     }
     ifl_parity_options po = {.seed = (uint64_t)config->run.seed,
                              .n_tokens = (int32_t)a->tokens,
-                             .threads_max = config->actor.threads,
-                             .mutate = a->mutate};
-    ifl_status st = ifl_parity_run(loaded.model, loaded.weights, &po, report, err);
+                             .threads_max = config->actor.threads};
+    ifl_status st;
+    if (a->mutate) {
+        ifl_parity_mutation_result r;
+        st = ifl_parity_mutate(loaded.model, loaded.weights, &po, stdout, &r, err);
+        fflush(stdout);
+        if (st == IFL_OK) {
+            st = ifl_parity_mutation_status(&r, err);
+            ifl_error_wrap(err, "%s", ifl_config_model_name(config));
+        }
+        ifl_loaded_model_clear(&loaded);
+        return st;
+    }
+    st = ifl_parity_run(loaded.model, loaded.weights, &po, report, err);
     if (st == IFL_OK) {
         ifl_parity_report_print(report, stdout);
         fflush(stdout);
@@ -183,7 +196,7 @@ static ifl_status parity_work(const ifl_options *options, void *user, ifl_error 
         ifl_error this_err = {0};
         ifl_status st = parity_families(a, options->config, (ifl_profile)i, &this_err);
         if (st == IFL_OK) continue;
-        if (first == IFL_OK) *err = this_err, first = st;
+        if (first == IFL_OK || st != IFL_PARITY) *err = this_err, first = st;
         if (st != IFL_PARITY) break;
     }
     return first;
@@ -198,7 +211,8 @@ int ifl_cmd_parity(int argc, char **argv) {
             "to 64, "
             "prefill splits, page sizes, threads, instruction sets, packed teacher forcing, the "
             "engine "
-            "with weight swaps) and compares log-probs bit by bit. Exit status 65 when any differ.",
+            "with weight swaps) and compares log-probs bit by bit, gradients too. Exit status 65 "
+            "when any differ.",
         .extra = parity_options,
         .keys = parity_keys,
         .presets = presets,
