@@ -4,6 +4,7 @@
 #
 #   tests/bench/rl_step.sh --inflight BIN --model HF_FOLDER --python PY [--cpus 0-3] [--rounds 3] [--steps 2]
 #       [--dtypes "bf16 f32"] [--prompts 4] [--samples 8] [--new-tokens 64] [--work FOLDER]
+#       [--set KEY=VALUE]...   keys of our configuration
 #
 # Ours is `inflight train` in sync mode, one actor process and the learner on the same CPUs; a step lasts from one
 # step's row in metrics.jsonl to the next: generation, rewards, forward, backward, AdamW, the new weights on their way
@@ -12,10 +13,10 @@
 set -euo pipefail
 
 usage() {
-    sed -n '5,6s/^# *//p' "$0" >&2
+    sed -n '5,7s/^# *//p' "$0" >&2
     exit 64
 }
-inflight='' model='' python='' cpus='' rounds=3 steps=2 dtypes='bf16 f32' prompts=4 samples=8 new=64 work=''
+inflight='' model='' python='' cpus='' rounds=3 steps=2 dtypes='bf16 f32' prompts=4 samples=8 new=64 work='' keys=()
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || usage
     case "$1" in
@@ -30,13 +31,15 @@ while [ $# -gt 0 ]; do
     --samples) samples=$2 ;;
     --new-tokens) new=$2 ;;
     --work) work=$2 ;;
+    --set) keys+=("$2") ;;
     *) usage ;;
     esac
     shift 2
 done
 [ -x "$inflight" ] || { echo "--inflight: no program at \"$inflight\"" >&2; exit 64; }
 [ -f "$model/config.json" ] || { echo "--model: \"$model\" is no Hugging Face folder (inflight export makes one)" >&2; exit 64; }
-[ -n "$python" ] || usage
+python=$(command -v "$python") || { echo "--python: no such program" >&2; exit 64; }
+[[ $python == /* ]] || python=$PWD/$python # not realpath: a virtual environment is known by the name of its link
 here=$(cd "$(dirname "$0")" && pwd)
 inflight=$(realpath "$inflight")
 model=$(realpath "$model")
@@ -72,7 +75,7 @@ data:
 rollout: {prompts_per_step: $prompts, group_size: $samples, temperature: 1, max_new_tokens: $new}
 actor: {count: 1, threads: $threads, sequences_max: $((prompts * samples)), kv_tokens: $((prompts * samples * (new + 32) + prompts * 512))}
 reward: {workers: 1}
-learner: {threads: $threads, loss: grpo, learning_rate: 1.0e-6, warmup_steps: 0, pack_tokens: 1024}
+learner: {threads: $threads, loss: grpo, learning_rate: 1.0e-6, warmup_steps: 0, pack_tokens: 1280}
 eval: {before: false, after: false}
 parity: {audit: 0.02, versions_kept: 2, versions_gib: 2}
 checkpoint: {every_steps: 0, keep: 1}
@@ -80,7 +83,7 @@ transport: {bind: "ipc://$own/control"}
 YAML
 
 ours() { # DTYPE: appends a JSON line to ours.jsonl
-    taskset -c "$cpus" "$inflight" train --config rl.yaml "model.numerics=$1" >ours.log 2>&1 || {
+    taskset -c "$cpus" "$inflight" train --config rl.yaml "model.numerics=$1" "${keys[@]}" >ours.log 2>&1 || {
         tail -n 20 ours.log >&2
         exit 1
     }
@@ -145,6 +148,10 @@ for dtype in dict.fromkeys(r["dtype"] for r in ours):
     ratios = [statistics.median(s["seconds"] for s in kept(y)) / statistics.median(s["seconds"] for s in kept(x))
               for x, y in zip(a, b)]
     print(f"{dtype:6} ratio {statistics.median(ratios):.2f}, of each round: " + " ".join(f"{r:.2f}" for r in ratios))
+    ours_trained = statistics.mean(r["backward"] for r in a)
+    if ours_trained < 0.95 * trained:
+        print(f"{dtype:6} NOT EQUAL WORK: ours trained {ours_trained:.0f} of {trained:.0f} tokens; the rewards of a "
+              "group were all the same. More samples or steps, or another seed")
     if any(r["differing"] for r in a):
         raise SystemExit(f"{dtype}: the audit of our run found differing tokens")
 print("peak: ours is the learner's, without the actor's; trained: tokens with a gradient")
