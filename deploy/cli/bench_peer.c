@@ -185,27 +185,24 @@ const char *ifl_bench_peer_name(const ifl_bench_peer *peer) {
     return strcmp(peer->dtype, "bf16") == 0 ? "torch bf16" : "torch f32";
 }
 
+#define TORCH_BOTH "Both: as many random tokens, the same loss mask; forward, backward, AdamW"
+#define TORCH_SIDES                                                                                \
+    " torch: transformers' model, eager, fused AdamW with states in the model's dtype. Ours: f32 " \
+    "masters and states"
+#define LLAMA_SIDES " llama.cpp: its own defaults (f16 KV cache)."
+
 const char *ifl_bench_peer_conditions(const ifl_bench_peer *peer, const ifl_bench_model_case *c) {
-    if (peer->kind == IFL_PEER_TORCH)
-        return strcmp(peer->head, "all") == 0 ? "Both: the same number of random tokens and the "
-                                                "same loss mask; forward, backward, AdamW. torch: "
-                                                "transformers' model, eager, AdamW fused with "
-                                                "states in the model's dtype, logits of all "
-                                                "positions, as masked labels have it. Ours: f32 "
-                                                "masters and states, logits of trained positions "
-                                                "alone."
-                                              : "Both: the same number of random tokens and the "
-                                                "same loss mask; forward, backward, AdamW, logits "
-                                                "of trained positions alone. torch: transformers' "
-                                                "model, eager, AdamW fused with states in the "
-                                                "model's dtype. Ours: f32 masters and states.";
-    if (c->kind == IFL_BENCH_PREFILL)
-        return "Both: the same file, logits of each prompt's last token alone. Ours also samples "
-               "that token.";
-    return "Both: the same file, full-vocabulary logits of every sequence at each step. Ours also "
-           "samples each token "
-           "from the softmax at temperature 1 and computes its log-prob; llama-batched-bench does "
-           "not sample.";
+    static const char all[] = TORCH_BOTH "." TORCH_SIDES ", logits of trained positions alone; "
+                                         "torch: of all positions, as masked labels have it.";
+    static const char trained[] = TORCH_BOTH ", logits of trained positions alone." TORCH_SIDES ".";
+    static const char prefill[] = "Both: the same file, logits of each prompt's last token alone. "
+                                  "Ours also samples that token." LLAMA_SIDES;
+    static const char decode[] =
+        "Both: the same file, full-vocabulary logits of every sequence at each step. Ours also "
+        "samples each token from the softmax at temperature 1 and computes its "
+        "log-prob; " LLAMA_PROGRAM " does not sample." LLAMA_SIDES;
+    if (peer->kind == IFL_PEER_TORCH) return strcmp(peer->head, "all") == 0 ? all : trained;
+    return c->kind == IFL_BENCH_PREFILL ? prefill : decode;
 }
 
 /* --- llama.cpp
