@@ -132,7 +132,7 @@ const ifl_config_row ifl_config_rows[] = {
            "largest global gradient norm; 0 = no clipping"),
     INT32("learner.pack_tokens", learner.pack_tokens, 16, 1048576, "4096", "tokens",
           "rows of one pack; at least one whole trajectory"),
-    DOUBLE("learner.activation_gib", learner.activation_gib, 0, 65536, "0.75", "GiB",
+    DOUBLE("learner.activation_gib", learner.activation_gib, 0, 65536, "0.7", "GiB",
            "of a forward, kept for its backward; the rest is computed again (never other bits)"),
     CHOICE("learner.control", learner.control, "none", "none|frozen|shuffled",
            "control runs: learning rate 0 | rewards permuted across the batch"),
