@@ -11,7 +11,7 @@
     X(eval, "eval", "measure a model on held-out tasks")                                           \
     X(score, "score", "run a checker on answers")                                                  \
     X(parity, "parity", "prove that log-probs have the same bits on every path")                   \
-    X(bench, "bench", "measure tokens per second: decode, train")                                  \
+    X(bench, "bench", "measure speed, beside what this host can do and beside other engines")      \
     X(export, "export", "write a checkpoint or a model file as a Hugging Face folder")             \
     X(rollouts, "rollouts", "read a run's trajectories; --check balances its books")               \
     X(report, "report", "write a run's report.html")                                               \
