@@ -10,6 +10,7 @@
 #define MATMUL_K_DIRECT 512 /* k-block of the direct path: 32 KiB of a bf16 panel */
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
 #define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
+#define MATMUL_AHEAD 1024   /* bytes, where two panels are walked at once */
 
 /* y[r, c] over R rows and C lanes of columns; `columns` of them are real. Accumulators start at
  * zero, or at what y holds when `resume`. */
@@ -43,9 +44,22 @@
         }                                                                                          \
     }
 
+/* Asks for the lines of both panels a little further on: their two streams alone don't fill memory,
+ * as the hardware begins anew in each page of 4 KiB. Past their ends lie the next two. */
+#define MATMUL_FETCH_BOTH(b, b_panel, k_left)                                                      \
+    do {                                                                                           \
+        const uint16_t *next = (b) + MATMUL_AHEAD / 2;                                             \
+        if ((k_left)*IFL_PANEL <= MATMUL_AHEAD / 2) next += (b_panel);                             \
+        for (int line = 0; line < 2; line++) {                                                     \
+            __builtin_prefetch(next + line * 32, 0, 2);                                            \
+            __builtin_prefetch(next + (b_panel) + line * 32, 0, 2);                                \
+        }                                                                                          \
+    } while (0)
+
 /* Direct: bf16 panels, rows of x contiguous in k; lane group c starts at b + (c / 2) * b_panel + (c
- * % 2) * 32. One function per row count, for its own register allocation. Asks for what `ahead`
- * points at, ahead_step bytes further per k, while it computes. */
+ * % 2) * 32. One function per row count, for its own register allocation. While it computes it asks
+ * for what `ahead` points at, ahead_step bytes further per k, or, over two panels, for what follows
+ * in them. */
 #define MATMUL_DIRECT(R)                                                                           \
     BODY void matmul_direct_##R(float *y, int64_t ldy, const float *a, int64_t a_row,              \
                                 const uint16_t *b, int64_t b_panel, int64_t k, int64_t columns,    \
@@ -54,12 +68,15 @@
         int64_t kk = 0;                                                                            \
         MATMUL_TILE_BEGIN(R, C)                                                                    \
         for (; kk + 2 <= k; kk += 2) {                                                             \
+            if (C > 2)                                                                             \
+                MATMUL_FETCH_BOTH(b, b_panel, k - kk);                                             \
+            else                                                                                   \
+                __builtin_prefetch((const void *)ahead, 0, 2);                                     \
             MATMUL_TILE_STEP(R, C, a[r * a_row],                                                   \
                              lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))                \
-            __builtin_prefetch((const void *)ahead, 0, 2);                                         \
+            if (C <= 2) __builtin_prefetch((const void *)(ahead + (uintptr_t)ahead_step), 0, 2);   \
             MATMUL_TILE_STEP(R, C, a[r * a_row + 1],                                               \
                              lanes_load_odd(b + (c / 2) * b_panel + (c % 2) * 32))                 \
-            __builtin_prefetch((const void *)(ahead + (uintptr_t)ahead_step), 0, 2);               \
             ahead += 2 * (uintptr_t)ahead_step;                                                    \
             a += 2;                                                                                \
             b += 2 * IFL_PANEL;                                                                    \
