@@ -6,6 +6,7 @@
 #include "common/bf16.h"
 #include "common/memory.h"
 #include "kernels/contract.h"
+#include "kernels/cpu/rounding.h"
 #include "kernels/rope_table.h"
 
 /* --- Model
@@ -160,13 +161,25 @@ done:
     return st;
 }
 
-ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
-                            ifl_profile numerics, ifl_error *err) {
+/* Not inline: the compiler knows nothing of MXCSR and could move arithmetic over its setting. */
+__attribute__((noinline)) static ifl_status
+model_create_body(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
+                  ifl_profile numerics, ifl_error *err) {
     IFL_TRY(ifl_model_create_plain(out, config, max_positions, numerics, err));
     ifl_status st = ifl_contract_make(*out, err);
     if (st == IFL_OK) return IFL_OK;
     ifl_model_free(*out);
     *out = NULL;
+    return st;
+}
+
+/* The tables and the contract's probes must not see the caller's rounding or flushing: its
+ * log-probs don't either, so the hash would tell two models apart that compute the same bits. */
+ifl_status ifl_model_create(ifl_model **out, const ifl_model_config *config, int32_t max_positions,
+                            ifl_profile numerics, ifl_error *err) {
+    uint32_t rounding = ifl_rounding_enter();
+    ifl_status st = model_create_body(out, config, max_positions, numerics, err);
+    ifl_rounding_leave(rounding);
     return st;
 }
 

@@ -1,6 +1,7 @@
 /* Which implementation runs: chosen once, at run time, by what the CPU can do. */
 #include "kernels/ops.h"
 
+#include "common/log.h"
 #include "kernels/cpu/implementations.h"
 #include "kernels/probe_isa.h"
 
@@ -20,9 +21,19 @@ static atomic_int ops_chosen = -1; /* index among the available ones */
 static bool ops_pairs_agree, ops_tiles_agree;
 static pthread_once_t ops_asked = PTHREAD_ONCE_INIT;
 
+static bool ops_ask_one(ifl_isa isa) {
+    const char *absent;
+    if (!ifl_isa_native(isa, &absent)) return false;
+    if (ifl_isa_agrees(isa)) return true;
+    ifl_warn("%s of this CPU is not what it is published to be: left out (inflight parity "
+             "--probe-isa says more)",
+             ifl_isa_name(isa));
+    return false;
+}
+
 static void ops_ask(void) {
-    ops_pairs_agree = ifl_isa_agrees(IFL_ISA_VDPBF16PS);
-    ops_tiles_agree = ops_pairs_agree && ifl_isa_agrees(IFL_ISA_TDPBF16PS);
+    ops_pairs_agree = ops_ask_one(IFL_ISA_VDPBF16PS);
+    ops_tiles_agree = ops_pairs_agree && ops_ask_one(IFL_ISA_TDPBF16PS);
 }
 #endif
 

@@ -421,7 +421,9 @@ static ifl_status index_check_profile(const checkpoint_index *index, const char 
     return ifl_fail(
         err, IFL_MISMATCH,
         "%s: made under numerics profile %s; this run would go on under %s (%s): set "
-        "model.numerics as it was, or export the checkpoint and start a new run from it",
+        "model.numerics as it was, go on with the build that made it (a profile's hash changes "
+        "with "
+        "the program's arithmetic), or export the checkpoint and start a new run from it",
         folder, index->profile, profile, ifl_profile_name(model->numerics));
 }
 

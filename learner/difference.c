@@ -15,6 +15,7 @@ ifl_difference ifl_difference_of(const ifl_trajectory *traj, int32_t position, f
                         .kv_max = -1,
                         .recorded = recorded,
                         .computed = computed};
+    snprintf(d.actor, sizeof d.actor, "%s", traj->actor);
     for (int32_t i = 0; i < traj->n_runs; i++) {
         int64_t v = traj->runs[i].version;
         if (i == 0 || v < d.version_min) d.version_min = v;
@@ -43,12 +44,14 @@ ifl_status ifl_difference_fail(const ifl_difference *d, const char *by, const ch
         snprintf(kept, sizeof kept, "the checkpoint of step %lld is kept", (long long)checkpoint);
     return ifl_fail(
         err, IFL_PARITY,
-        "parity: the log-prob of token %d of trajectory %llu/%d (version %lld) was recorded as %a "
-        "(%.9g, bits %08x), %s gives %a (%.9g, bits %08x). Its tokens are of versions %lld to "
+        "parity: the log-prob of token %d of trajectory %llu/%d (version %lld) was recorded by "
+        "actor "
+        "%s as %a (%.9g, bits %08x), %s gives %a (%.9g, bits %08x). Its tokens are of versions "
+        "%lld to "
         "%lld, its KV of %lld to %lld. Actor and learner no longer compute the same bits: the run "
         "stops; %s. The trajectory: inflight rollouts %.200s --json (serial %llu, sample %d). Does "
         "this host compute one arithmetic: inflight parity --soak 1. Go on with run.resume=true",
-        d->position, (unsigned long long)d->task_serial, d->sample, (long long)d->version,
+        d->position, (unsigned long long)d->task_serial, d->sample, (long long)d->version, d->actor,
         (double)d->recorded, (double)d->recorded, bits_of(d->recorded), by, (double)d->computed,
         (double)d->computed, bits_of(d->computed), (long long)d->version_min,
         (long long)d->version_max, (long long)d->kv_min, (long long)d->kv_max, kept, run_path,

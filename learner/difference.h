@@ -9,6 +9,7 @@
 typedef struct ifl_difference {
     uint64_t task_serial;
     int32_t sample, position;         /* of the token in its trajectory */
+    char actor[32];                   /* that recorded it */
     int64_t version;                  /* that sampled it; -1: a position that nobody sampled */
     int64_t version_min, version_max; /* of all its trajectory's tokens */
     int64_t kv_min, kv_max;           /* of its KV record; -1: it has none */

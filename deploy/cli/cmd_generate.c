@@ -62,7 +62,7 @@ static const struct argp_option generate_options[] = {
     {"threads", KEY_THREADS, "N", 0, "actor.threads (default 0: one per CPU)", 0},
     {"page-tokens", KEY_PAGE, "N", 0,
      "actor.page_tokens: tokens of a KV page, a power of two up to 1024 (default 16)", 0},
-    {"isa", KEY_ISA, "NAME", 0, "ref, generic, avx2 or avx512 (default: the best)", 0},
+    {"isa", KEY_ISA, "NAME", 0, "ref, generic, avx2, avx512, avx512bf16 or amx (default: the best)", 0},
     {"memory-gib", KEY_MEMORY, "X", 0,
      "memory.limit_gib: refuse to hold more than X GiB (default 0: no limit)", 0},
     {0}};

@@ -101,7 +101,9 @@ static void attention_pv_row_of(bool x32, float *o, const float *p, const void *
 /* Copies n pairs (a multiple of 4) and keeps one half of each. */
 static void attention_half_pairs(uint32_t *out, const uint16_t *pairs, int n, bool first) {
     typedef uint32_t quad __attribute__((vector_size(16)));
-    uint32_t keep = first ? 0x0000ffffu : 0xffff0000u;
+    const uint16_t halves[PAIR] = {first ? 0xffffu : 0, first ? 0 : 0xffffu};
+    uint32_t keep;
+    memcpy(&keep, halves, sizeof keep);
     const quad mask = {keep, keep, keep, keep};
     for (int i = 0; i < n; i += 4) {
         quad pair;

@@ -15,7 +15,7 @@ flipped() {
     [ "$status" = 65 ] || fail "$name ended with $status, wanted 65: $(tail -n 3 "$name.err.txt")"
     summary=runs/$name/summary.json
     has "$summary" '"end": "failed"'
-    for text in "parity: the log-prob of token " " was recorded as " "bits " "Its tokens are of versions " \
+    for text in "parity: the log-prob of token " " was recorded by actor " "bits " "Its tokens are of versions " \
         "inflight rollouts runs/$name --json"; do
         has "$name.err.txt" "$text"
     done

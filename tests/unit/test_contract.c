@@ -195,6 +195,34 @@ static void test_it_can_be_printed(void **state) {
     ifl_model_free(model);
 }
 
+#if defined(__x86_64__)
+/* Another library in the process may have turned on flush-to-zero or changed the rounding:
+ * log-probs don't change, so neither may the hash. */
+static void test_the_callers_environment_moves_no_part(void **state) {
+    (void)state;
+    static const uint32_t modes[] = {0x9fc0, 0x5f80,
+                                     0xffc0}; /* FTZ and DAZ, upward, both at once */
+    for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
+        ifl_model_config config = shape("tiny-llama");
+        ifl_model *plain = model_of(&config, (ifl_profile)profile);
+        for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+            uint32_t saved = __builtin_ia32_stmxcsr();
+            __builtin_ia32_ldmxcsr(modes[i]);
+            ifl_model *poisoned = model_of(&config, (ifl_profile)profile);
+            uint32_t after = __builtin_ia32_stmxcsr();
+            __builtin_ia32_ldmxcsr(saved);
+            assert_int_equal(after & ~0x3fu, modes[i]); /* the caller's own is given back */
+            char text[256];
+            ifl_profile_parts_differing(&plain->parts, &poisoned->parts, text, sizeof text);
+            assert_string_equal(text, "");
+            assert_true(ifl_hash_equal(plain->profile, poisoned->profile));
+            ifl_model_free(poisoned);
+        }
+        ifl_model_free(plain);
+    }
+}
+#endif
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_hash_moves_with_every_part_and_names_it),
@@ -202,6 +230,9 @@ int main(void) {
         cmocka_unit_test(test_every_instruction_set_gives_the_same_parts),
         cmocka_unit_test(test_a_kernel_of_other_bits_is_another_contract),
         cmocka_unit_test(test_it_can_be_printed),
+#if defined(__x86_64__)
+        cmocka_unit_test(test_the_callers_environment_moves_no_part),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
