@@ -4,10 +4,10 @@
 #if defined(__x86_64__)
 #include "kernels/cpu/peak_x86.h"
 
+#include "kernels/cpu/implementations.h"
+
 #include <immintrin.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 __attribute__((target("avx512f,avx512bf16"))) int64_t ifl_peak_avx512bf16(int64_t iterations,
                                                                           float *out) {
@@ -31,12 +31,6 @@ __attribute__((target("avx512f,avx512bf16"))) int64_t ifl_peak_avx512bf16(int64_
     return iterations * CHAINS * 16 * 2 * 2;
 }
 
-/* Linux hands out the 8 KiB of tile state only to processes that ask. */
-static int amx_permitted(void) {
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-}
-
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -47,7 +41,7 @@ __attribute__((target("amx-tile,amx-bf16"))) int64_t ifl_peak_amx(int64_t iterat
     uint16_t operand[16 * 32];
     float result[16 * 16];
     tile_config config;
-    if (!amx_permitted()) return 0;
+    if (ifl_amx_absent()) return 0;
     memset(&config, 0, sizeof config);
     config.palette = 1;
     for (int t = 0; t < 8; t++) {

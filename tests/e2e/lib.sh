@@ -123,6 +123,19 @@ train_start() {
     "$inflight" train --config small.yaml model.path=start "run.name=$name" "$@" >"$name.out.txt" 2>"$name.err.txt" &
     trainer=$!
 }
+# actor_start NAME [key=value ...]: an actor for the learner at $endpoint; its pid in $actor.
+actor_start() {
+    local name=$1
+    shift
+    "$inflight" actor --config small.yaml model.path=start --connect "$endpoint" --name "$name" "$@" >"$name.txt" 2>&1 &
+    actor=$!
+}
+# ended PID STATUS NAME: waits for it, wants that exit status; its output is in NAME.txt.
+ended() {
+    local status=0
+    wait "$1" || status=$?
+    [ "$status" = "$2" ] || fail "$3 ended with $status, wanted $2: $(tail -n 3 "$3".txt)"
+}
 # books RUN: leased = trained + masked + dropped + in flight + lost, from the records alone, and none lost.
 books() {
     "$inflight" rollouts "$1" --check >books.txt 2>&1 || fail "the books of $1 do not hold: $(tail -n 40 books.txt)"

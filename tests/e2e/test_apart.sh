@@ -5,18 +5,6 @@
 small_config
 quiet=(eval.before=false eval.after=false)
 
-actor_start() { # NAME [key=value ...]: its pid in $actor
-    local name=$1
-    shift
-    "$inflight" actor --config small.yaml model.path=start --connect "$endpoint" --name "$name" "$@" >"$name.txt" 2>&1 &
-    actor=$!
-}
-ended() { # PID STATUS NAME
-    local status=0
-    wait "$1" || status=$?
-    [ "$status" = "$2" ] || fail "$3 ended with $status, wanted $2: $(tail -n 3 "$3".txt)"
-}
-
 steps=400
 # Port 0: the system chooses, the log says which.
 "$inflight" learner --config small.yaml model.path=start run.name=apart "run.steps=$steps" \

@@ -15,17 +15,6 @@ learner_start() { # NAME [key=value ...]: its pid in $learner, its endpoint in $
     until_true 30 "the learner to listen" grep -sq "listening on" "learner-$name.txt"
     endpoint=$(sed -n 's/.*listening on \(tcp:[^ ]*\).*/\1/p' "learner-$name.txt")
 }
-actor_start() { # NAME [key=value ...]: its pid in $actor
-    local name=$1
-    shift
-    "$inflight" actor --config small.yaml model.path=start --connect "$endpoint" --name "$name" "$@" >"$name.txt" 2>&1 &
-    actor=$!
-}
-ended() { # PID STATUS FILE
-    local status=0
-    wait "$1" || status=$?
-    [ "$status" = "$2" ] || fail "$3 ended with $status, wanted $2: $(tail -n 3 "$3".txt)"
-}
 
 # Refused, which is the default; the learner goes on with whoever computes as it does.
 learner_start strict run.steps=3

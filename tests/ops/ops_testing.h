@@ -15,6 +15,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "tests/testing.h"
+
 static inline uint32_t testing_bits(float f) {
     uint32_t u;
     memcpy(&u, &f, sizeof u);

@@ -11,20 +11,6 @@
 
 #include "actor/parity_mutants.h"
 
-static bool full(void) {
-    const char *flag = getenv("IFL_TEST_FULL");
-    return flag && strcmp(flag, "1") == 0;
-}
-
-static int list_both(const ifl_ops *out[16]) {
-    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
-    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
-}
-
-static bool is_slow(const ifl_ops *ops) {
-    return strcmp(ops->name, "ref") == 0 || strcmp(ops->name, "generic") == 0;
-}
-
 /* --- Products at the widths in use -------------------------------------------------------------
  */
 
@@ -90,14 +76,15 @@ static void test_a_product_of_ones_is_k_at_every_width_in_use(void **state) {
     (void)state;
     static const int64_t rows[] = {1, 4, M_MAX};
     const ifl_ops *all[16];
-    int n_ops = list_both(all);
+    int n_ops = testing_list_both(all);
     products p;
     products_open(&p);
     for (int i = 0; i < n_ops; i++)
         for (int w = 0; w < N_WIDTHS; w++)
             for (int64_t k = widths[w].k - 1; k <= widths[w].k + 1; k++)
                 for (int r = 0; r < 3; r++) {
-                    if (is_slow(all[i]) && !full() && (k > 1100 || (w + r) % 3)) continue;
+                    if (testing_is_slow(all[i]) && !testing_full() && (k > 1100 || (w + r) % 3))
+                        continue;
                     if (count_wrong_sums(all[i], &p, narrow(widths[w].n), k, rows[r]) > 0)
                         fail_msg("%s, profile %d: %d rows of ones times %lld x %lld", all[i]->name,
                                  (int)all[i]->profile, (int)rows[r], (long long)widths[w].n,
@@ -145,12 +132,13 @@ static int64_t count_cancelling_differences(const ifl_ops *ops, products *p, int
 static void test_cancelling_sums_leave_what_the_order_says(void **state) {
     (void)state;
     const ifl_ops *all[16];
-    int n_ops = list_both(all);
+    int n_ops = testing_list_both(all);
     products p;
     products_open(&p);
     for (int i = 0; i < n_ops; i++)
         for (int w = 0; w < N_WIDTHS; w++) {
-            if (strcmp(all[i]->name, "ref") == 0 || (widths[w].k > 1100 && !full())) continue;
+            if (strcmp(all[i]->name, "ref") == 0 || (widths[w].k > 1100 && !testing_full()))
+                continue;
             int64_t k = widths[w].k + w % 3 - 1;
             if (count_cancelling_differences(all[i], &p, 33, k, (uint64_t)w) > 0)
                 fail_msg("%s, profile %d, k = %lld", all[i]->name, (int)all[i]->profile,
@@ -169,7 +157,7 @@ static void test_a_one_survives_only_after_the_cancellation(void **state) {
     (void)state;
     enum { WIDE = 96 };
     const ifl_ops *all[16];
-    int n_ops = list_both(all);
+    int n_ops = testing_list_both(all);
     float x[WIDE] = {0}, y = -1;
     uint16_t ones[WIDE], *panels = calloc((size_t)ifl_panels_elements(1, WIDE), 2);
     assert_non_null(panels);
@@ -260,7 +248,7 @@ static void poisoned_run(const ifl_ops *ops, uint32_t environment, uint64_t seed
 static void test_the_environment_changes_no_bit_of_denormals(void **state) {
     (void)state;
     const ifl_ops *all[16];
-    int n_ops = list_both(all), n_denormal = 0;
+    int n_ops = testing_list_both(all), n_denormal = 0;
     static poisoned want, got;
     for (int i = 0; i < n_ops; i++)
         for (uint64_t seed = 0; seed < 9; seed++) {
@@ -345,7 +333,7 @@ static void test_elementary_functions_have_one_hash_everywhere(void **state) {
         for (int i = 1; i < n_ops; i++)
             if (!ifl_hash_equal(sweep(all[i], which, 9973), want))
                 fail_msg("%s of %s", sweep_names[which], all[i]->name);
-        if (!full()) continue;
+        if (!testing_full()) continue;
         want = sweep(ifl_ops_ref(IFL_PROFILE_F32), which, 97);
         for (int i = 1; i < n_ops; i++)
             if (!ifl_hash_equal(sweep(all[i], which, 97), want))
@@ -380,9 +368,9 @@ static void test_the_passes_link_no_libm(void **state) {
     assert_non_null(pipe);
     static const char *const passes[] = {":forward.c", ":head.c",  ":trainer.c",
                                          ":ops_",      ":score.c", ":replay.c"};
-    static const char *const forbidden[] = {"exp",  "expf", "exp2",  "exp2f", "expm1", "log",
-                                            "logf", "log2", "log2f", "log1p", "tanh",  "tanhf",
-                                            "pow",  "powf", "sinf",  "cosf"};
+    static const char *const forbidden[] = {"exp",  "expf", "exp2",  "exp2f", "expm1",      "log",
+                                            "logf", "log2", "log2f", "log1p", "tanh",       "tanhf",
+                                            "pow",  "powf", "sinf",  "cosf",  "logf_finite"};
     int n_lines = 0, n_forbidden = 0;
     while (fgets(line, sizeof line, pipe)) {
         char *name = strstr(line, " U ");

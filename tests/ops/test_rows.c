@@ -9,23 +9,8 @@
 
 #include <math.h>
 
-static bool full(void) {
-    const char *flag = getenv("IFL_TEST_FULL");
-    return flag && strcmp(flag, "1") == 0;
-}
-
-static int list_both(const ifl_ops *out[16]) {
-    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
-    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
-}
-
 static bool is_best(const ifl_ops *ops) {
     return ops == ifl_ops_best(ops->profile);
-}
-
-/* Scalar code, or wide code without the instructions for it. */
-static bool is_slow(const ifl_ops *ops) {
-    return strcmp(ops->name, "ref") == 0 || strcmp(ops->name, "generic") == 0;
 }
 
 static const int64_t batch_sizes[] = {1,   2,   3,   7,   8,    9,    15,  16,  17,
@@ -140,13 +125,13 @@ static int64_t needle_run(const ifl_ops *ops, needle_op op, needle *t, testing_r
     op(ops, t, 1, t->alone);
     for (int s = 0; s < N_SIZES && batch_sizes[s] <= m_max; s++) {
         int64_t m = batch_sizes[s];
-        int n = positions_of(rng, m, m <= (full() ? 129 : 9), positions);
+        int n = positions_of(rng, m, m <= (testing_full() ? 129 : 9), positions);
         for (int kind = 0; kind < BESIDE_COUNT; kind++) {
             beside_fill(rng, (beside)kind, t->x, m * K);
             ops->round(t->x, m * K);
             for (int i = 0; i < n; i++) {
                 /* Large batches cost: there each position sees one kind. */
-                if (m > 129 && !full() && (i + s) % BESIDE_COUNT != kind) continue;
+                if (m > 129 && !testing_full() && (i + s) % BESIDE_COUNT != kind) continue;
                 float kept[K];
                 memcpy(kept, t->x + positions[i] * K, sizeof kept);
                 memcpy(t->x + positions[i] * K, t->own, sizeof t->own);
@@ -167,7 +152,7 @@ static void test_a_row_does_not_know_its_neighbours(void **state) {
     (void)state;
     static const needle_op needle_ops[] = {needle_matmul, needle_matmul_f32, needle_rmsnorm};
     const ifl_ops *all[16];
-    int n = list_both(all);
+    int n = testing_list_both(all);
     int64_t n_compared = 0;
     for (int i = 0; i < n; i++)
         for (int o = 0; o < 3; o++) {
@@ -175,7 +160,9 @@ static void test_a_row_does_not_know_its_neighbours(void **state) {
             needle t;
             if (o > 0 && all[i]->profile != IFL_PROFILE_F32) continue; /* shared by the profiles */
             needle_open(&t, all[i], &rng);
-            int64_t m_max = full() || is_best(all[i]) ? 1025 : is_slow(all[i]) ? 65 : 257;
+            int64_t m_max = testing_full() || is_best(all[i]) ? 1025
+                            : testing_is_slow(all[i])         ? 65
+                                                              : 257;
             n_compared += needle_run(all[i], needle_ops[o], &t, &rng, m_max);
             needle_close(&t);
         }
@@ -271,7 +258,7 @@ static void test_an_attention_row_does_not_know_its_neighbours(void **state) {
     static const int32_t owns[] = {1, 17, 32, 33, 200, 256, 257, 290};
     static const int32_t windows[] = {0, 40};
     const ifl_ops *all[16];
-    int n_ops = list_both(all);
+    int n_ops = testing_list_both(all);
     for (int i = 0; i < n_ops; i++)
         for (size_t a = 0; a < sizeof owns / sizeof *owns; a++)
             for (int kind = 0; kind < BESIDE_COUNT; kind++) {
@@ -290,7 +277,7 @@ static void test_an_attention_row_does_not_know_its_neighbours(void **state) {
                     int64_t n = batch_sizes[s], at[] = {0, n / 2, n - 1};
                     for (int w = 0; w < 3; w++) {
                         if (w && at[w] == at[w - 1]) continue;
-                        if (is_slow(all[i]) && !full() && (s + w) % 3) continue;
+                        if (testing_is_slow(all[i]) && !testing_full() && (s + w) % 3) continue;
                         attention_beside(all[i], &rng, &c, q, own, n, at[w], (beside)kind, KEYS - 1,
                                          window, got, &got_lse);
                         if (memcmp(got, alone, sizeof got) != 0 ||
@@ -309,7 +296,7 @@ static void test_an_attention_row_does_not_know_its_neighbours(void **state) {
 static void test_an_attention_row_does_not_see_a_prefill_grow(void **state) {
     (void)state;
     const ifl_ops *all[16];
-    int n_ops = list_both(all);
+    int n_ops = testing_list_both(all);
     for (int i = 0; i < n_ops; i++) {
         testing_rng rng = {5}, keys = {99};
         cache c;
@@ -319,7 +306,8 @@ static void test_an_attention_row_does_not_see_a_prefill_grow(void **state) {
         all[i]->round(q, D);
         cache_open(&c, all[i], &keys, KEYS, BESIDE_RANDOM);
         attention_beside(all[i], &rng, &c, q, 120, 1, 0, BESIDE_RANDOM, 119, 0, alone, &alone_lse);
-        for (int32_t grown = 1; grown <= KEYS; grown += is_slow(all[i]) && !full() ? 13 : 1) {
+        for (int32_t grown = 1; grown <= KEYS;
+             grown += testing_is_slow(all[i]) && !testing_full() ? 13 : 1) {
             int64_t n = grown < 63 ? grown + 1 : 64;
             attention_beside(all[i], &rng, &c, q, 120, n, testing_below(&rng, n), BESIDE_RANDOM,
                              grown - 1, 0, got, &got_lse);

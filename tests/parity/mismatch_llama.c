@@ -193,9 +193,16 @@ static bool measure(run *r, const char *model, const char *sequences) {
     return true;
 }
 
+/* A whole number from 0 to `most`; -1 for anything else. */
+static int number_of(const char *text, long most) {
+    char *end;
+    long n = strtol(text, &end, 10);
+    return end == text || *end != '\0' || n < 0 || n > most ? -1 : (int)n;
+}
+
 int main(int argc, char **argv) {
     static run r;
-    r.n_threads = argc == 4 ? atoi(argv[2]) : 0;
+    r.n_threads = argc == 4 ? number_of(argv[2], 1024) : 0;
     if (r.n_threads < 1) {
         fprintf(stderr, "usage: mismatch_llama MODEL.gguf THREADS SEQUENCES\n");
         return 64;

@@ -166,7 +166,9 @@ static ifl_status score_packed(mismatch *m, const char *pass, const ifl_ops *ops
         st = ifl_fail(err, IFL_NOMEM, "mismatch: out of memory");
         goto done;
     }
-    IFL_TRY_GOTO(st, ifl_trainer_create(&trainer, m->loaded.model, rows_max, IFL_ACTIVATION_BYTES, m->pool, ops, err),
+    IFL_TRY_GOTO(st,
+                 ifl_trainer_create(&trainer, m->loaded.model, rows_max, IFL_ACTIVATION_BYTES,
+                                    m->pool, ops, err),
                  done);
     for (int32_t p = 0; p < set->n_packs; p++) {
         const ifl_packed *packed = &set->packs[p];
@@ -223,6 +225,13 @@ static ifl_status measure(mismatch *m, const char *path, ifl_profile profile, in
     return score_packed(m, "packed-mutant", ifl_parity_mutant(ifl_ops_best(profile)), err);
 }
 
+/* A whole number from 0 to `most`; -1 for anything else. */
+static int number_of(const char *text, long most) {
+    char *end;
+    long n = strtol(text, &end, 10);
+    return end == text || *end != '\0' || n < 0 || n > most ? -1 : (int)n;
+}
+
 int main(int argc, char **argv) {
     static mismatch m;
     ifl_error err = {0};
@@ -232,10 +241,10 @@ int main(int argc, char **argv) {
         return 64;
     }
     ifl_profile profile = argv[2][0] == 'f' ? IFL_PROFILE_F32 : IFL_PROFILE_BF16;
-    int threads = atoi(argv[3]);
-    m.new_tokens = atoi(argv[4]);
+    int threads = number_of(argv[3], IFL_THREADS_MAX);
+    m.new_tokens = number_of(argv[4], 2048);
     m.seed = strtoull(argv[5], NULL, 10);
-    if (threads < 0 || threads > IFL_THREADS_MAX || m.new_tokens < 1 || m.new_tokens > 2048) {
+    if (threads < 0 || m.new_tokens < 1) {
         fprintf(stderr, "mismatch_ours: wanted 0 to %d threads and 1 to 2048 new tokens\n",
                 IFL_THREADS_MAX);
         return 64;

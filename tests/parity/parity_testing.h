@@ -13,6 +13,7 @@
 #include "common/memory.h"
 #include "kernels/model.h"
 #include "kernels/random_model.h"
+#include "tests/testing.h"
 
 static ifl_error err;
 
@@ -20,12 +21,6 @@ static ifl_error err;
     do {                                                                                           \
         if ((expr) != IFL_OK) fail_msg("%s: %s", #expr, err.text);                                 \
     } while (0)
-
-/* Sweeps whole, where a sample is the default. */
-static inline bool testing_full(void) {
-    const char *flag = getenv("IFL_TEST_FULL");
-    return flag && strcmp(flag, "1") == 0;
-}
 
 enum { TESTING_TOKENS = 1200 };
 
@@ -97,10 +92,6 @@ static inline void subject_reference(const subject *s, const ifl_ops *ops, int32
 static inline bool same_logprob(const ifl_logprob *a, const ifl_logprob *b) {
     return memcmp(&a->logprob, &b->logprob, sizeof a->logprob) == 0 &&
            memcmp(&a->lse, &b->lse, sizeof a->lse) == 0;
-}
-
-static inline bool testing_is_slow(const ifl_ops *ops) {
-    return strcmp(ops->name, "ref") == 0 || strcmp(ops->name, "generic") == 0;
 }
 
 #endif

@@ -19,6 +19,7 @@
 #include "common/safetensors.h"
 #include "kernels/model.h"
 #include "tests/golden_bits.h"
+#include "tests/testing.h"
 
 static const char *const families[] = {"llama3", "qwen2",      "qwen3",
                                        "gemma3", "qwen2-yarn", "qwen3-wide"};
@@ -141,15 +142,10 @@ static float *all_logits(const golden *g, const ifl_ops *ops, const int32_t *ids
     return logits;
 }
 
-static int list_both(const ifl_ops *out[16]) {
-    int n = ifl_ops_list(IFL_PROFILE_F32, out, 8);
-    return n + ifl_ops_list(IFL_PROFILE_BF16, out + n, 8);
-}
-
 static void test_logits_match_transformers(void **state) {
     (void)state;
     const ifl_ops *ops[16];
-    int n_ops = list_both(ops);
+    int n_ops = testing_list_both(ops);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         for (int o = 0; o < n_ops; o++) {
             golden g;

@@ -14,6 +14,7 @@
 
 #include "actor/parity_check.h"
 #include "kernels/random_model.h"
+#include "tests/testing.h"
 
 static ifl_error err;
 
@@ -21,11 +22,6 @@ static ifl_error err;
     do {                                                                                           \
         if ((expr) != IFL_OK) fail_msg("%s: %s", #expr, err.text);                                 \
     } while (0)
-
-static bool full(void) {
-    const char *flag = getenv("IFL_TEST_FULL");
-    return flag && strcmp(flag, "1") == 0;
-}
 
 typedef struct subject {
     ifl_model *model;
@@ -65,7 +61,7 @@ static ifl_parity_report run(const char *family, ifl_profile profile, const ifl_
     static ifl_parity_report report;
     subject s = subject_make(family, profile);
     ifl_parity_options options = {
-        .seed = 11, .threads_max = 3, .n_tokens = 24, .mutant = mutant, .quick = !full()};
+        .seed = 11, .threads_max = 3, .n_tokens = 24, .mutant = mutant, .quick = !testing_full()};
     if (options.n_tokens < mutant->n_tokens_min) options.n_tokens = mutant->n_tokens_min;
     assert_ok(ifl_parity_run(s.model, s.weights, &options, &report, &err));
     subject_free(s);
@@ -74,7 +70,7 @@ static ifl_parity_report run(const char *family, ifl_profile profile, const ifl_
 
 /* Where each mutant is shown: a family whose shapes let it bite. */
 static bool shown_on(const ifl_mutant *mutant, const char *family) {
-    if (full()) return true;
+    if (testing_full()) return true;
     /* Blocks of 4,096 exps, of which the C library rounds some otherwise. */
     if (strcmp(mutant->name, "libm-exp-lse") == 0) return strcmp(family, "tiny-gemma3") == 0;
     return strcmp(family, "tiny-llama") == 0;
@@ -115,7 +111,7 @@ static void test_every_mutant_is_noticed(void **state) {
 static void test_the_control_is_not_noticed(void **state) {
     (void)state;
     static const char *const families[] = {"tiny-llama", "tiny-gemma3"};
-    for (int f = 0; f < (full() ? 2 : 1); f++)
+    for (int f = 0; f < (testing_full() ? 2 : 1); f++)
         for (int profile = 0; profile < IFL_PROFILE_COUNT; profile++) {
             ifl_parity_report r = run(families[f], (ifl_profile)profile, ifl_mutant_control());
             if (r.n_differing) ifl_parity_report_print(&r, stderr);
@@ -131,7 +127,7 @@ static void test_the_suite_tells_survivors_from_noticed_mutants(void **state) {
     assert_int_equal(ifl_parity_mutation_status(&r, &err), IFL_PARITY);
     assert_int_equal(ifl_status_exit_code(IFL_PARITY), 65);
     r.n_noticed = 2;
-    strcpy(r.survivors, "split-k");
+    snprintf(r.survivors, sizeof r.survivors, "split-k");
     assert_int_equal(ifl_parity_mutation_status(&r, &err), IFL_INTERNAL);
     assert_non_null(strstr(err.text, "split-k"));
     assert_int_equal(ifl_status_exit_code(IFL_INTERNAL), 70);
