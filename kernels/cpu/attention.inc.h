@@ -67,8 +67,8 @@ static void attention_range_of(attention_range *range, const attention_call *cal
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
             lanes kv = lanes_load(k[c] + d * 16);                                                  \
             if (AHEAD) __builtin_prefetch(k[c] + d * 16 + (AHEAD), 0, 2);                          \
-            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
-                lanes_fma(lanes_set(q[d * (R) + r]), kv, acc[r][c]);                               \
+            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++)                                 \
+                lanes_fma_into(&acc[r][c], lanes_set(q[d * (R) + r]), kv);                         \
         }                                                                                          \
     }                                                                                              \
     lanes scales = lanes_set(scale);                                                               \

@@ -19,8 +19,8 @@ enum { PAIR = 2 }; /* keys of one row of V in profile `bf16`, elements of it per
         const float *vt = (const float *)v[t] + d;                                                 \
         _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                    \
             lanes vv = lanes_load(vt + c * 16);                                                    \
-            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                     \
-                lanes_fma(lanes_set(p[r * IFL_KV_SPLIT + t]), vv, acc[r][c]);                      \
+            _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++)                                 \
+                lanes_fma_into(&acc[r][c], lanes_set(p[r * IFL_KV_SPLIT + t]), vv);                \
         }                                                                                          \
     }                                                                                              \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \

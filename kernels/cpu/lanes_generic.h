@@ -15,8 +15,9 @@
 #define IFL_TILE_ROWS 4
 #define IFL_TILE_COLS 1 /* in lanes of 16 columns */
 #define IFL_DIRECT_COLS(rows) 1
-#define IFL_BLOCK_ROWS 8 /* rows from which A is copied in blocks */
-#define IFL_COPY_ROWS 8  /* rows from which f32 panels are copied to a dense tile */
+/* Rows from which A and widened panels are copied in blocks. */
+#define IFL_BLOCK_ROWS(x32) 8
+#define IFL_COPY_ROWS 8 /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4)
 
 typedef float lanes_quad __attribute__((vector_size(16)));
@@ -155,6 +156,9 @@ LANES_FN lanes lanes_fma(lanes a, lanes b, lanes c) {
 #undef LANES_WIDEN
 }
 #endif
+LANES_FN void lanes_fma_into(lanes *acc, lanes x, lanes y) {
+    *acc = lanes_fma(x, y, *acc);
+}
 
 /* p * 2^n for the n that sits in the low bits of t = n + IFL_EXP_MAGIC, in two steps. */
 LANES_FN lanes lanes_exp_scale(lanes p, lanes t) {

@@ -9,6 +9,7 @@
 
 #define MATMUL_K_DIRECT 512 /* k-block of the direct path: 32 KiB of a bf16 panel */
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
+#define MATMUL_UNROLL 8
 #define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
 #define MATMUL_AHEAD 1024   /* bytes, where two panels are walked at once */
 
@@ -31,8 +32,8 @@
 #define MATMUL_TILE_STEP(R, C, A, LOAD_B)                                                          \
     _Pragma("GCC unroll 4") for (int c = 0; c < (C); c++) {                                        \
         lanes bv = LOAD_B;                                                                         \
-        _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) acc[r][c] =                         \
-            lanes_fma(lanes_set(A), bv, acc[r][c]);                                                \
+        _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++)                                     \
+            lanes_fma_into(&acc[r][c], lanes_set(A), bv);                                          \
     }
 #define MATMUL_TILE_END(R, C)                                                                      \
     _Pragma("GCC unroll 16") for (int r = 0; r < (R); r++) {                                       \
@@ -67,22 +68,30 @@
         enum { C = IFL_DIRECT_COLS(R) };                                                           \
         int64_t kk = 0;                                                                            \
         MATMUL_TILE_BEGIN(R, C)                                                                    \
-        for (; kk + 2 <= k; kk += 2) {                                                             \
-            if (C > 2)                                                                             \
-                MATMUL_FETCH_BOTH(b, b_panel, k - kk);                                             \
-            else                                                                                   \
-                __builtin_prefetch((const void *)ahead, 0, 2);                                     \
-            MATMUL_TILE_STEP(R, C, a[r * a_row],                                                   \
+        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL) {                                     \
+            _Pragma("GCC unroll 4") for (int u = 0; u < MATMUL_UNROLL;                             \
+                                         u += 2, b += 2 * IFL_PANEL) {                             \
+                if (C > 2)                                                                         \
+                    MATMUL_FETCH_BOTH(b, b_panel, k - kk - u);                                     \
+                else                                                                               \
+                    __builtin_prefetch((const void *)ahead, 0, 2);                                 \
+                MATMUL_TILE_STEP(R, C, a[r * a_row + kk + u],                                      \
+                                 lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))            \
+                if (C == 2)                                                                        \
+                    __builtin_prefetch((const void *)(ahead + (uintptr_t)ahead_step), 0, 2);       \
+                MATMUL_TILE_STEP(R, C, a[r * a_row + kk + u + 1],                                  \
+                                 lanes_load_odd(b + (c / 2) * b_panel + (c % 2) * 32))             \
+                ahead += 2 * (uintptr_t)ahead_step;                                                \
+            }                                                                                      \
+        }                                                                                          \
+        for (; kk + 2 <= k; kk += 2, b += 2 * IFL_PANEL) {                                         \
+            MATMUL_TILE_STEP(R, C, a[r * a_row + kk],                                              \
                              lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))                \
-            if (C <= 2) __builtin_prefetch((const void *)(ahead + (uintptr_t)ahead_step), 0, 2);   \
-            MATMUL_TILE_STEP(R, C, a[r * a_row + 1],                                               \
+            MATMUL_TILE_STEP(R, C, a[r * a_row + kk + 1],                                          \
                              lanes_load_odd(b + (c / 2) * b_panel + (c % 2) * 32))                 \
-            ahead += 2 * (uintptr_t)ahead_step;                                                    \
-            a += 2;                                                                                \
-            b += 2 * IFL_PANEL;                                                                    \
         }                                                                                          \
         if (kk < k)                                                                                \
-            MATMUL_TILE_STEP(R, C, a[r * a_row],                                                   \
+            MATMUL_TILE_STEP(R, C, a[r * a_row + kk],                                              \
                              lanes_load_even(b + (c / 2) * b_panel + (c % 2) * 32))                \
         MATMUL_TILE_END(R, C)                                                                      \
     }
@@ -93,8 +102,14 @@ IFL_TILE_CASES(MATMUL_DIRECT)
     BODY void matmul_wide_##R(float *y, int64_t ldy, const float *a, int64_t a_row,                \
                               const float *b, int64_t b_step, int64_t k, int64_t columns,          \
                               bool resume) {                                                       \
+        int64_t kk = 0;                                                                            \
         MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
-        for (int64_t kk = 0; kk < k; kk++, b += b_step)                                            \
+        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL) {                                     \
+            _Pragma("GCC unroll 8") for (int u = 0; u < MATMUL_UNROLL; u++, b += b_step) {         \
+                MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r * a_row + kk + u], lanes_load(b + c * 16))  \
+            }                                                                                      \
+        }                                                                                          \
+        for (; kk < k; kk++, b += b_step)                                                          \
             MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r * a_row + kk], lanes_load(b + c * 16))          \
         MATMUL_TILE_END(R, IFL_TILE_COLS)                                                          \
     }                                                                                              \
@@ -103,7 +118,13 @@ IFL_TILE_CASES(MATMUL_DIRECT)
                                 bool resume) {                                                     \
         (void)stride;                                                                              \
         MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
-        for (int64_t kk = 0; kk < k; kk++, a += (R), b += b_step)                                  \
+        int64_t kk = 0;                                                                            \
+        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL, a += MATMUL_UNROLL * (R)) {           \
+            _Pragma("GCC unroll 8") for (int u = 0; u < MATMUL_UNROLL; u++, b += b_step) {         \
+                MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[u * (R) + r], lanes_load(b + c * 16))         \
+            }                                                                                      \
+        }                                                                                          \
+        for (; kk < k; kk++, a += (R), b += b_step)                                                \
             MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r], lanes_load(b + c * 16))                       \
         MATMUL_TILE_END(R, IFL_TILE_COLS)                                                          \
     }
@@ -329,7 +350,7 @@ static void matmul_blocked(bool x32, float *y, int64_t ldy, const float *a, int6
 static void matmul_any(bool x32, float *y, int64_t ldy, const float *x, int64_t ldx,
                        const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
                        int64_t panel_begin, int64_t panel_end) {
-    if (m < IFL_BLOCK_ROWS)
+    if (m < IFL_BLOCK_ROWS(x32))
         matmul_few_rows(x32, y, ldy, x, ldx, w_panels, m, n, k, panel_begin, panel_end);
     else
         matmul_blocked(x32, y, ldy, x, ldx, 1, w_panels, NULL, m, n, k, panel_begin, panel_end,

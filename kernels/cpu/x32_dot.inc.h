@@ -146,7 +146,7 @@ BODY void matmul_x32_body(float *y, int64_t ldy, const float *x, int64_t ldx,
     int64_t panel_elements = ifl_panel_elements(k);
     for (int64_t i0 = 0; i0 < m; i0 += DOT_ROWS) {
         int64_t m_block = matmul_min(DOT_ROWS, m - i0), k0 = 0;
-        bool few = m_block < IFL_BLOCK_ROWS;
+        bool few = m_block < IFL_BLOCK_ROWS(true);
         int64_t n_tiles = (m_block + IFL_DOT_ROWS - 1) / IFL_DOT_ROWS;
         int64_t step = few && m_block == 1 ? IFL_DOT_COLS(1) / 2 : 1; /* panels at a time */
         int64_t passes = n_tiles * (m_block <= IFL_DOT_ROWS / 2 ? 1 : 2);

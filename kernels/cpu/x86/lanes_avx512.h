@@ -13,8 +13,9 @@
 #define IFL_TILE_ROWS 12
 #define IFL_TILE_COLS 2
 #define IFL_DIRECT_COLS(rows) ((rows) <= 6 ? 4 : 2)
-#define IFL_BLOCK_ROWS 32 /* rows from which A is copied in blocks */
-#define IFL_COPY_ROWS 32  /* rows from which f32 panels are copied to a dense tile */
+/* Rows from which A and widened panels are copied in blocks. */
+#define IFL_BLOCK_ROWS(x32) 32
+#define IFL_COPY_ROWS 32 /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
 typedef __m512 lanes;
@@ -71,6 +72,9 @@ LANES_FN lanes lanes_max(lanes x, lanes y) {
 } /* x > y ? x : y */
 LANES_FN lanes lanes_fma(lanes x, lanes y, lanes z) {
     return _mm512_fmadd_ps(x, y, z);
+}
+LANES_FN void lanes_fma_into(lanes *acc, lanes x, lanes y) {
+    *acc = lanes_fma(x, y, *acc);
 }
 LANES_FN lanes lanes_sqrt(lanes x) {
     return _mm512_sqrt_ps(x);
