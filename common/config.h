@@ -103,6 +103,7 @@ typedef struct ifl_config {
         double clip_low, clip_high; /* grpo family */
         double learning_rate;
         int32_t warmup_steps;
+        double final_ratio;       /* of learning_rate, at the last step */
         double beta1, beta2, adam_eps, weight_decay, grad_clip;
         int32_t pack_tokens;      /* rows of one pack */
         double activation_gib;    /* of a forward, kept for its backward */
@@ -120,6 +121,7 @@ typedef struct ifl_config {
 
     struct { /* parity */
         double audit;             /* share of trained trajectories that are re-scored */
+        double audit_swapped;     /* the same of those that more than one version has sampled */
         char mismatch[8];         /* refuse | admit: actors of another numerics profile */
         char flip_bit[8];         /* false | audit | train; test hook: one bit of one recorded log-prob is flipped */
         int32_t versions_kept;    /* ring of the version store */

@@ -78,7 +78,7 @@ static void workspace_cut(ifl_cut *a, ifl_workspace *ws, const ifl_model *model,
     shape.tasks = ifl_cut_take(a, shape.tasks_max, sizeof(ifl_attention_task));
     shape.hidden = ifl_cut_take(a, r * d, 4);
     shape.hidden_r = ifl_cut_take(a, r, 4);
-    shape.head_tile_rows = r < IFL_HEAD_ROWS ? r : IFL_HEAD_ROWS;
+    shape.head_tile_rows = r < IFL_TASK_ROWS_MAX ? r : IFL_TASK_ROWS_MAX;
     shape.head_tile_ld = ifl_vocab_block_ld(model);
     shape.head_logits = ifl_cut_take(a, n_threads * shape.head_tile_rows * shape.head_tile_ld, 4);
     shape.head_p = ifl_cut_take(a, n_threads * shape.head_tile_ld, 4);
@@ -125,6 +125,7 @@ ifl_status ifl_workspace_create_with(ifl_workspace **out, const ifl_model *model
     ws->pool = pool;
     ws->ops = ops ? ops : ifl_ops_best(model->numerics);
     IFL_ASSERT(ws->ops->profile == model->numerics);
+    if (ws->head_tile_rows > ws->ops->task_rows) ws->head_tile_rows = ws->ops->task_rows;
     *out = ws;
     return IFL_OK;
 }
@@ -153,13 +154,12 @@ int32_t ifl_workspace_rows_max(const ifl_workspace *workspace) {
  * -------------------------------------------------------------------------------- */
 
 #define MATMUL_JOBS_MAX 4
-#define MATMUL_ROWS 192 /* rows of one task: a multiple of every micro-tile height */
 
 typedef struct matmul_loop {
     const ifl_ops *ops;
     const ifl_matmul_job *jobs;
     int n_jobs;
-    int64_t m, row_tiles, panels_per_task;
+    int64_t m, rows_per_task, row_tiles, panels_per_task;
     int64_t first_task[MATMUL_JOBS_MAX + 1];
 } matmul_loop;
 
@@ -172,10 +172,10 @@ static void matmul_range(void *context, int64_t begin, int64_t end, int thread) 
             j++;
         const ifl_matmul_job *job = &loop->jobs[j];
         int64_t local = task - loop->first_task[j];
-        int64_t row = local % loop->row_tiles * MATMUL_ROWS;
+        int64_t row = local % loop->row_tiles * loop->rows_per_task;
         int64_t panel = local / loop->row_tiles * loop->panels_per_task;
         int64_t panel_end = panel + loop->panels_per_task, panels = ifl_panels(job->n);
-        int64_t rows = loop->m - row < MATMUL_ROWS ? loop->m - row : MATMUL_ROWS;
+        int64_t rows = loop->m - row < loop->rows_per_task ? loop->m - row : loop->rows_per_task;
         if (panel_end > panels) panel_end = panels;
         loop->ops->matmul(job->y + row * job->ldy, job->ldy, job->x + row * job->ldx, job->ldx,
                           job->panels, rows, job->n, job->k, panel, panel_end);
@@ -185,7 +185,8 @@ static void matmul_range(void *context, int64_t begin, int64_t end, int thread) 
 void ifl_matmul_jobs(ifl_workspace *ws, const ifl_matmul_job *jobs, int n_jobs, int64_t m) {
     IFL_ASSERT(n_jobs <= MATMUL_JOBS_MAX);
     if (m == 0) return;
-    matmul_loop loop = {ws->ops, jobs, n_jobs, m, (m + MATMUL_ROWS - 1) / MATMUL_ROWS, 0, {0}};
+    int64_t rows = ws->ops->task_rows;
+    matmul_loop loop = {ws->ops, jobs, n_jobs, m, rows, (m + rows - 1) / rows, 0, {0}};
     int64_t panels = 0;
     for (int j = 0; j < n_jobs; j++)
         panels += ifl_panels(jobs[j].n);

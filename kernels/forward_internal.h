@@ -61,7 +61,7 @@ struct ifl_workspace {
     float *hidden_r;  /* [R] */
     float *hidden_in; /* [R, D] what the final norm read (trainer), else NULL */
     /* Head: per thread one tile of logits, per row and block one record. */
-    int64_t head_tile_rows;             /* IFL_HEAD_ROWS, or rows_max when that is less */
+    int64_t head_tile_rows;             /* those of a task, or rows_max when that is less */
     int64_t head_tile_ld;               /* floats from one row of a tile to the next */
     float *head_logits;                 /* [n_threads][head_tile_rows][head_tile_ld] */
     float *head_p;                      /* [n_threads][head_tile_ld] */
@@ -71,11 +71,6 @@ struct ifl_workspace {
     uint64_t *trace; /* ifl_workspace_trace; NULL = none */
     void *arena; /* owns the buffers above */
 };
-
-/* Rows of one head tile: as many as a matrix product copies at a time, so that the weights of a
- * block are read once for all of them. Their logits (16 KiB a row) go out to the last-level cache
- * and come back, which costs little beside the products. */
-#define IFL_HEAD_ROWS 192
 
 typedef struct ifl_head_block {
     ifl_lse lse;

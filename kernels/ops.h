@@ -42,6 +42,7 @@
 #define IFL_KV_SPLIT 256    /* keys of one attention split, at absolute positions */
 #define IFL_VOCAB_BLOCK 4096 /* logits of one log-sum-exp block, at absolute positions */
 #define IFL_ATTENTION_ROWS_MAX 64
+#define IFL_TASK_ROWS_MAX 192
 #define IFL_HEAD_DIM_MAX 512
 
 /* Where the keys and values of one sequence lie, for one layer and one kv head.
@@ -67,6 +68,7 @@ typedef struct ifl_lse {
 typedef struct ifl_ops {
     const char *name;
     ifl_profile profile;
+    int32_t task_rows; /* rows of x that one call of matmul takes best, <= IFL_TASK_ROWS_MAX */
 
     /* --- EXACT: forward ------------------------------------------------------------------------- */
 

@@ -24,9 +24,11 @@ ifl_status ifl_audit_create(ifl_audit **out, const ifl_model *model, ifl_version
                             const ifl_audit_options *options, ifl_thread_pool *pool,
                             const ifl_ops *ops, ifl_error *err) {
     *out = NULL;
-    if (!(options->share >= 0.0 && options->share <= 1.0))
-        return ifl_fail(err, IFL_USAGE, "parity.audit: got %g, wanted a share from 0 to 1",
-                        options->share);
+    if (!(options->share >= 0.0 && options->share <= 1.0 && options->share_swapped >= 0.0 &&
+          options->share_swapped <= 1.0))
+        return ifl_fail(err, IFL_USAGE,
+                        "parity.audit %g, parity.audit_swapped %g: wanted shares from 0 to 1",
+                        options->share, options->share_swapped);
     ifl_audit *audit = ifl_alloc(1, sizeof *audit);
     if (!audit) return ifl_fail(err, IFL_NOMEM, "audit: out of memory");
     audit->model = model;
@@ -60,7 +62,10 @@ void ifl_audit_free(ifl_audit *audit) {
 
 bool ifl_audit_selects(const ifl_audit *audit, const ifl_trajectory *traj) {
     ifl_rng_key key = {audit->options.seed, traj->task_serial, IFL_RNG_AUDIT};
-    return (double)ifl_rng_uniform(&key, (uint64_t)traj->sample, 0) < audit->options.share;
+    double share = audit->options.share;
+    if (traj->n_runs > 1 && audit->options.share_swapped > share)
+        share = audit->options.share_swapped;
+    return (double)ifl_rng_uniform(&key, (uint64_t)traj->sample, 0) < share;
 }
 
 static const ifl_weights *audit_find(void *context, int64_t version) {

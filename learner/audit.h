@@ -11,6 +11,7 @@ typedef struct ifl_audit ifl_audit;
 typedef struct ifl_audit_options {
     double share; /* of trajectories, [0, 1]; drawn by (seed, task serial, sample): the same choice
                    * in every repeat of a run, whatever the order of arrival */
+    double share_swapped; /* of those with tokens of more than one version, where it is more */
     uint64_t seed;
     bool flip_bit; /* test hook: the lowest bit of one recorded log-prob of the first audited
                     * trajectory is flipped before the comparison, in a copy */

@@ -275,7 +275,9 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
         .weight_decay = c->learner.weight_decay,
         .grad_clip = c->learner.grad_clip,
         .warmup_steps = c->learner.warmup_steps,
-        .schedule = IFL_SCHEDULE_CONSTANT,
+        .schedule = c->learner.final_ratio < 1 ? IFL_SCHEDULE_LINEAR : IFL_SCHEDULE_CONSTANT,
+        .total_steps = c->run.steps,
+        .final_ratio = c->learner.final_ratio,
     };
     IFL_TRY(ifl_thread_pool_create(&l->pool, c->learner.threads, err));
     IFL_TRY(ifl_optimizer_create(&l->optimizer, l->model, &optimizer, l->pool,
@@ -305,7 +307,7 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     *l->options->start = NULL;
     int64_t bytes = (int64_t)(c->parity.versions_gib * 1073741824.0);
     IFL_TRY(ifl_version_store_create(&l->store, l->model, c->parity.versions_kept, bytes, err));
-    ifl_audit_options audit = {c->parity.audit, (uint64_t)c->run.seed,
+    ifl_audit_options audit = {c->parity.audit, c->parity.audit_swapped, (uint64_t)c->run.seed,
                                strcmp(c->parity.flip_bit, "audit") == 0};
     IFL_TRY(ifl_audit_create(&l->audit, l->model, l->store, &audit, l->pool,
                              ifl_ops_best(l->model->numerics), err));
@@ -453,7 +455,7 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
         .trainer = ifl_stepper_bytes(config, model, n_threads),
         .versions = ring > version ? ring : 2 * version, /* the newest stays while one is made */
         .publisher = ifl_publisher_bytes(model),
-        .audit = config->parity.audit > 0
+        .audit = config->parity.audit > 0 || config->parity.audit_swapped > 0
                      ? ifl_workspace_bytes(model, 256, n_threads) +
                            ifl_kv_store_bytes(model, model->config.max_positions, 1)
                      : 0,

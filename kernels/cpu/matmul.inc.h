@@ -199,6 +199,12 @@ MATMUL_DISPATCH(x32_wide)
 MATMUL_DISPATCH(matmul_wide)
 MATMUL_DISPATCH(matmul_packed)
 
+/* The next tile's rows of y lie far apart: no hardware guesses them. */
+static inline void matmul_fetch_rows(const float *y, int64_t ldy, int64_t rows) {
+    for (int64_t i = 0; i < rows; i++)
+        __builtin_prefetch(y + i * ldy, 1, 3);
+}
+
 /* Few rows. Where a tile spans two panels (a single row needs that many chains), they go in pairs
  * and the loads alone keep memory busy. Else every panel is passed over several times; only the
  * first pass would wait for memory, so all of them fetch their share of the panel that follows. */
@@ -221,6 +227,8 @@ static void matmul_few_rows(bool x32, float *y, int64_t ldy, const float *x, int
             uintptr_t ahead = (uintptr_t)(w + (k0 + depth) * IFL_PANEL);
             for (int64_t i = 0, rows; i < m; i += rows) {
                 rows = matmul_rows_of_tile(m - i);
+                matmul_fetch_rows(y + (i + rows) * ldy + p * IFL_PANEL, ldy,
+                                  matmul_min(rows, m - i - rows));
                 matmul_direct(x32, y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
                               w + k0 * IFL_PANEL, ifl_panel_elements(k), rows, depth,
                               column_end - p * IFL_PANEL, k0 > 0, ahead, ahead_step);
@@ -294,12 +302,24 @@ static void matmul_copy_tile(float *tile, const float *b, int64_t depth) {
             lanes_store(tile + kk * WIDTH + c, lanes_load(b + kk * IFL_PANEL + c));
 }
 
+/* What a block of products asks for while it computes: lines of B that come next, a share of them with each tile of
+ * rows. */
+typedef struct matmul_ahead {
+    const char *at;
+    int64_t step, lines; /* bytes from one line to the next, and how many */
+} matmul_ahead;
+
 /* All rows of a block of A over one block of k and one tile (or half panel) of columns. */
 static void matmul_block(bool x32, float *y, int64_t ldy, const float *a, int64_t a_row,
                          bool packed, const float *b, int64_t b_step, int64_t m, int64_t depth,
-                         int64_t columns, bool resume) {
+                         int64_t columns, bool resume, matmul_ahead ahead) {
+    int64_t share = (ahead.lines * IFL_TILE_ROWS + m - 1) / m;
     for (int64_t i = 0, rows; i < m; i += rows) {
         rows = matmul_rows_of_tile(m - i);
+        matmul_fetch_rows(y + (i + rows) * ldy, ldy, matmul_min(rows, m - i - rows));
+        for (int64_t line = 0; line < share && ahead.lines > 0;
+             line++, ahead.lines--, ahead.at += ahead.step)
+            __builtin_prefetch(ahead.at, 0, 2);
         if (x32)
             x32_wide(y + i * ldy, ldy, a + i * a_row, a_row, b, b_step, rows, depth, columns,
                      resume);
@@ -317,7 +337,7 @@ static void matmul_block(bool x32, float *y, int64_t ldy, const float *a, int64_
 static void matmul_blocked(bool x32, float *y, int64_t ldy, const float *a, int64_t a_row,
                            int64_t a_col, const uint16_t *w, const float *b, int64_t m, int64_t n,
                            int64_t k, int64_t panel_begin, int64_t panel_end, bool resume) {
-    enum { WIDTH = 16 * IFL_TILE_COLS };
+    enum { WIDTH = 16 * IFL_TILE_COLS, LINE = 64 };
     float tiles[MATMUL_A_ROWS * MATMUL_K_TILE] __attribute__((aligned(64)));
     float tile[MATMUL_K_TILE * WIDTH] __attribute__((aligned(64)));
     int64_t column_begin = panel_begin * IFL_PANEL,
@@ -337,10 +357,19 @@ static void matmul_blocked(bool x32, float *y, int64_t ldy, const float *a, int6
                     matmul_widen_tile(tile, w + ifl_panel_row(column, k) + k0 * IFL_PANEL, depth);
                 else if (fill)
                     matmul_copy_tile(tile, b + at, depth);
+                matmul_ahead ahead = {NULL, 0, 0};
+                if (column + WIDTH < column_end) {
+                    int64_t next = column + WIDTH;
+                    ahead.at = w ? (const char *)(w + ifl_panel_row(next, k) + k0 * IFL_PANEL)
+                                 : (const char *)(b + ((next / IFL_PANEL) * k + k0) * IFL_PANEL +
+                                                  next % IFL_PANEL);
+                    ahead.step = WIDTH < IFL_PANEL ? 2 * LINE : LINE;
+                    ahead.lines = depth * WIDTH * (w ? 2 : 4) / LINE;
+                }
                 matmul_block(x32, y + i0 * ldy + column, ldy, pack ? tiles : block,
                              pack ? MATMUL_K_TILE : a_row, a_col != 1, fill ? tile : b + at,
                              fill ? WIDTH : IFL_PANEL, m_block, depth,
-                             matmul_min(WIDTH, column_end - column), resume || k0 > 0);
+                             matmul_min(WIDTH, column_end - column), resume || k0 > 0, ahead);
             }
             k0 += depth;
         } while (k0 < k);

@@ -480,6 +480,7 @@ BODY void adamw_body(float *w, float *m, float *v, uint16_t *w_bf16, const float
 }
 
 #define IFL_OPS_NAME "ref"
+#define IFL_TASK_ROWS(x32) IFL_TASK_ROWS_MAX
 #define IFL_OPS_TABLE ref_table
 #include "kernels/cpu/table.inc.h"
 

@@ -313,11 +313,18 @@ static void test_the_audited_share_is_a_keyed_draw(void **state) {
     (void)state;
     ifl_version_store *store = store_make(2, 0);
     ifl_audit *audit = audit_make(store, 0.1, false), *all = audit_make(store, 1.0, false),
-              *none = audit_make(store, 0.0, false);
+              *none = audit_make(store, 0.0, false), *swapped;
+    const ifl_audit_options swapped_options = {.share = 0.1, .share_swapped = 1.0, .seed = 1};
+    assert_ok(ifl_audit_create(&swapped, model, store, &swapped_options, NULL,
+                               ifl_ops_best(IFL_PROFILE_F32), &err));
     int n = 0;
     for (uint64_t i = 0; i < 10000; i++) {
         const ifl_trajectory t = {.task_serial = i / 8, .sample = (int32_t)(i % 8)};
         n += ifl_audit_selects(audit, &t);
+        const ifl_trajectory spans = {.task_serial = i / 8, .sample = (int32_t)(i % 8), .n_runs = 2};
+        assert_int_equal(ifl_audit_selects(audit, &spans), ifl_audit_selects(audit, &t));
+        assert_int_equal(ifl_audit_selects(swapped, &t), ifl_audit_selects(audit, &t));
+        assert_true(ifl_audit_selects(swapped, &spans));
         assert_int_equal(ifl_audit_selects(audit, &t), ifl_audit_selects(audit, &t));
         assert_true(ifl_audit_selects(all, &t));
         assert_false(ifl_audit_selects(none, &t));
@@ -326,10 +333,12 @@ static void test_the_audited_share_is_a_keyed_draw(void **state) {
     ifl_audit_free(audit);
     ifl_audit_free(all);
     ifl_audit_free(none);
-    const ifl_audit_options bad = {.share = 1.5};
-    assert_int_equal(
-        ifl_audit_create(&audit, model, store, &bad, NULL, ifl_ops_best(IFL_PROFILE_F32), &err),
-        IFL_USAGE);
+    ifl_audit_free(swapped);
+    const ifl_audit_options bad[] = {{.share = 1.5}, {.share_swapped = -0.5}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(ifl_audit_create(&audit, model, store, &bad[i], NULL,
+                                          ifl_ops_best(IFL_PROFILE_F32), &err),
+                         IFL_USAGE);
     ifl_version_store_free(store);
 }
 

@@ -14,9 +14,11 @@
 #define IFL_TILE_COLS 1
 #define IFL_DIRECT_COLS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
 /* Rows from which A and widened panels are copied in blocks. Widening in registers is never slower: it takes no
- * more instructions a product, and a task has no more than 192 rows. */
+ * more instructions a product, and a task has fewer rows. */
 #define IFL_BLOCK_ROWS(x32) ((x32) ? 64 : 256)
 #define IFL_COPY_ROWS 24 /* rows from which f32 panels are copied to a dense tile */
+/* Without blocks all rows of a task pass for every 16 columns: they should stay in L2. */
+#define IFL_TASK_ROWS(x32) ((x32) ? IFL_TASK_ROWS_MAX : 96)
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
 typedef struct lanes {
