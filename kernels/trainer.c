@@ -245,20 +245,21 @@ typedef struct product {
     const float *a;
     int64_t a_row, a_col;
     const float *b_panels;
-    int64_t m, n, k, row_tiles, panels_per_task;
+    int64_t m, n, k, rows_per_task, row_tiles, panels_per_task;
     bool accumulate;
 } product;
 
-/* Rows of C of one task: what matmul_f32 copies of A at a time. */
-#define PRODUCT_ROWS 192
+/* Rows of C of one task: at most what matmul_f32 copies of A at a time. */
+#define PRODUCT_ROWS_MAX 192
+#define PRODUCT_ROWS_MIN 48
 
 static void product_range(void *context, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const product *p = context;
     for (int64_t task = begin; task < end; task++) {
-        int64_t row = task % p->row_tiles * PRODUCT_ROWS,
+        int64_t row = task % p->row_tiles * p->rows_per_task,
                 panel = task / p->row_tiles * p->panels_per_task;
-        int64_t rows = p->m - row < PRODUCT_ROWS ? p->m - row : PRODUCT_ROWS;
+        int64_t rows = p->m - row < p->rows_per_task ? p->m - row : p->rows_per_task;
         int64_t panel_end = panel + p->panels_per_task, panels = ifl_panels(p->n);
         if (panel_end > panels) panel_end = panels;
         p->ops->matmul_f32(p->c + row * p->ldc, p->ldc, p->a + row * p->a_row, p->a_row, p->a_col,
@@ -269,9 +270,12 @@ static void product_range(void *context, int64_t begin, int64_t end, int thread)
 static void product_run(ifl_trainer *tr, product p) {
     if (p.m == 0 || p.n == 0) return;
     p.ops = tr->ws->ops;
-    p.row_tiles = (p.m + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
     /* Rows are split first: each task copies its rows of A again for its span of panels. */
-    int64_t panels = ifl_panels(p.n), want = 4 * tr->ws->n_threads;
+    int64_t panels = ifl_panels(p.n), want = tr->ws->n_threads == 1 ? 1 : 4 * tr->ws->n_threads;
+    p.rows_per_task = PRODUCT_ROWS_MAX;
+    while (p.rows_per_task > PRODUCT_ROWS_MIN && p.m < want * p.rows_per_task)
+        p.rows_per_task /= 2;
+    p.row_tiles = (p.m + p.rows_per_task - 1) / p.rows_per_task;
     int64_t chunks = tr->ws->n_threads == 1 ? 1 : (want + p.row_tiles - 1) / p.row_tiles;
     p.panels_per_task = (panels + chunks - 1) / chunks;
     chunks = (panels + p.panels_per_task - 1) / p.panels_per_task;
