@@ -205,6 +205,11 @@ static inline void matmul_fetch_rows(const float *y, int64_t ldy, int64_t rows) 
         __builtin_prefetch(y + i * ldy, 1, 3);
 }
 
+/* Times that a tile of `rows` goes through a panel. */
+static int64_t matmul_passes(int64_t rows) {
+    return 2 / matmul_min(2, matmul_direct_cols(rows));
+}
+
 /* Few rows. Where a tile spans two panels (a single row needs that many chains), they go in pairs
  * and the loads alone keep memory busy. Else every panel is passed over several times; only the
  * first pass would wait for memory, so all of them fetch their share of the panel that follows. */
@@ -212,10 +217,14 @@ static void matmul_few_rows(bool x32, float *y, int64_t ldy, const float *x, int
                             const uint16_t *w_panels, int64_t m, int64_t n, int64_t k,
                             int64_t panel_begin, int64_t panel_end) {
     if (m == 0) return;
-    int64_t n_tiles = (m + IFL_TILE_ROWS - 1) / IFL_TILE_ROWS;
-    int64_t step = matmul_direct_cols(m / n_tiles) > 2 ? 2 : 1;
-    int64_t passes = n_tiles * (2 / matmul_min(2, matmul_direct_cols(m / n_tiles)));
-    int64_t ahead_step = step == 1 ? 2 * IFL_PANEL / passes : 0; /* bytes of the next block per k */
+    int64_t n_tiles = 0, passes = 0, step = 1;
+    for (int64_t i = 0, rows; i < m; i += rows, n_tiles++) {
+        rows = matmul_rows_of_tile(m - i);
+        passes += matmul_passes(rows);
+        if (matmul_direct_cols(rows) > 2) step = 2;
+    }
+    /* Bytes of the next block per k. */
+    int64_t ahead_step = step == 1 ? (2 * IFL_PANEL + passes - 1) / passes : 0;
     int64_t k_block = n_tiles == 1 ? k : MATMUL_K_DIRECT;
     for (int64_t p = panel_begin; p < panel_end; p += step) {
         int64_t column_end = matmul_min(n, matmul_min(p + step, panel_end) * IFL_PANEL);
@@ -232,7 +241,7 @@ static void matmul_few_rows(bool x32, float *y, int64_t ldy, const float *x, int
                 matmul_direct(x32, y + i * ldy + p * IFL_PANEL, ldy, x + i * ldx + k0, ldx,
                               w + k0 * IFL_PANEL, ifl_panel_elements(k), rows, depth,
                               column_end - p * IFL_PANEL, k0 > 0, ahead, ahead_step);
-                ahead += (uintptr_t)(2 * depth * IFL_PANEL / n_tiles);
+                ahead += (uintptr_t)(matmul_passes(rows) * depth * ahead_step);
             }
             k0 += depth;
         } while (k0 < k);
