@@ -124,8 +124,9 @@ const ifl_config_row ifl_config_rows[] = {
            "AdamW, after warm-up"),
     INT32("learner.warmup_steps", learner.warmup_steps, 0, 1000000000, "5", "optimizer steps",
           "linear warm-up"),
-    DOUBLE("learner.final_ratio", learner.final_ratio, 0, 1, "1", "",
-           "the learning rate falls in a line to this share of itself at the last step; 1 = constant"),
+    DOUBLE(
+        "learner.final_ratio", learner.final_ratio, 0, 1, "1", "",
+        "the learning rate falls in a line to this share of itself at the last step; 1 = constant"),
     DOUBLE("learner.beta1", learner.beta1, 0, 0.999999, "0.9", "", "AdamW"),
     DOUBLE("learner.beta2", learner.beta2, 0, 0.99999999, "0.95", "", "AdamW"),
     DOUBLE("learner.adam_eps", learner.adam_eps, 1e-30, 1, "1e-08", "", "AdamW"),

@@ -120,8 +120,9 @@ static void fill_range(void *context, int64_t begin, int64_t end, int thread) {
     }
 }
 
-/* Iterations after which one task takes its share of a slice: by the fastest of some tries, since one that is
- * interrupted would make all slices too short to be told from the start of the threads. */
+/* Iterations after which one task takes its share of a slice: by the fastest of some tries, since
+ * one that is interrupted would make all slices too short to be told from the start of the threads.
+ */
 static int64_t iterations_of(int64_t (*loop)(int64_t, float *)) {
     float scratch = 0;
     for (int64_t n = 64;; n *= 4) {

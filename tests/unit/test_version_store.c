@@ -321,7 +321,8 @@ static void test_the_audited_share_is_a_keyed_draw(void **state) {
     for (uint64_t i = 0; i < 10000; i++) {
         const ifl_trajectory t = {.task_serial = i / 8, .sample = (int32_t)(i % 8)};
         n += ifl_audit_selects(audit, &t);
-        const ifl_trajectory spans = {.task_serial = i / 8, .sample = (int32_t)(i % 8), .n_runs = 2};
+        const ifl_trajectory spans = {
+            .task_serial = i / 8, .sample = (int32_t)(i % 8), .n_runs = 2};
         assert_int_equal(ifl_audit_selects(audit, &spans), ifl_audit_selects(audit, &t));
         assert_int_equal(ifl_audit_selects(swapped, &t), ifl_audit_selects(audit, &t));
         assert_true(ifl_audit_selects(swapped, &spans));

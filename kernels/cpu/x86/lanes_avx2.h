@@ -13,8 +13,8 @@
 #define IFL_TILE_ROWS 6
 #define IFL_TILE_COLS 1
 #define IFL_DIRECT_COLS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
-/* Rows from which A and widened panels are copied in blocks. Widening in registers is never slower: it takes no
- * more instructions a product, and a task has fewer rows. */
+/* Rows from which A and widened panels are copied in blocks. Widening in registers is never slower:
+ * it takes no more instructions a product, and a task has fewer rows. */
 #define IFL_BLOCK_ROWS(x32) ((x32) ? 64 : 256)
 #define IFL_COPY_ROWS 24 /* rows from which f32 panels are copied to a dense tile */
 /* Without blocks all rows of a task pass for every 16 columns: they should stay in L2. */
@@ -83,7 +83,8 @@ LANES_BINARY(max, _mm256_max_ps) /* x > y ? x : y */
 LANES_FN lanes lanes_fma(lanes x, lanes y, lanes z) {
     return (lanes){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-/* acc = fma(x, y, acc) where acc is: left to itself gcc writes some sums over a factor, then copies them back. */
+/* acc = fma(x, y, acc) where acc is: left to itself gcc writes some sums over a factor, then copies
+ * them back. */
 LANES_FN void lanes_fma_into(lanes *acc, lanes x, lanes y) {
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc->a) : "x"(x.a), "x"(y.a));
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc->b) : "x"(x.b), "x"(y.b));
