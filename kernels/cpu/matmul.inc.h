@@ -9,7 +9,7 @@
 
 #define MATMUL_K_DIRECT 512 /* k-block of the direct path: 32 KiB of a bf16 panel */
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
-#define MATMUL_UNROLL 8      /* k of one turn of a loop */
+#define MATMUL_UNROLL 8     /* k of one turn of a loop */
 #define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
 #define MATMUL_AHEAD 1024   /* bytes, where two panels are walked at once */
 
