@@ -19,6 +19,7 @@
 #define IFL_BLOCK_ROWS(x32) 8
 #define IFL_COPY_ROWS 8 /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TASK_ROWS(x32) IFL_TASK_ROWS_MAX
+#define IFL_UNROLL 2 /* k of one turn of a loop of products, even */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4)
 
 typedef float lanes_quad __attribute__((vector_size(16)));

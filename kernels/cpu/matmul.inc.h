@@ -9,7 +9,6 @@
 
 #define MATMUL_K_DIRECT 512 /* k-block of the direct path: 32 KiB of a bf16 panel */
 #define MATMUL_K_TILE 256   /* k-block of a widened tile: 16 KiB per 16 columns */
-#define MATMUL_UNROLL 8     /* k of one turn of a loop */
 #define MATMUL_A_ROWS 192   /* rows of A copied at a time: 192 KiB */
 #define MATMUL_AHEAD 1024   /* bytes, where two panels are walked at once */
 
@@ -68,9 +67,8 @@
         enum { C = IFL_DIRECT_COLS(R) };                                                           \
         int64_t kk = 0;                                                                            \
         MATMUL_TILE_BEGIN(R, C)                                                                    \
-        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL) {                                     \
-            _Pragma("GCC unroll 4") for (int u = 0; u < MATMUL_UNROLL;                             \
-                                         u += 2, b += 2 * IFL_PANEL) {                             \
+        for (; kk + IFL_UNROLL <= k; kk += IFL_UNROLL) {                                           \
+            _Pragma("GCC unroll 4") for (int u = 0; u < IFL_UNROLL; u += 2, b += 2 * IFL_PANEL) {  \
                 if (C > 2)                                                                         \
                     MATMUL_FETCH_BOTH(b, b_panel, k - kk - u);                                     \
                 else                                                                               \
@@ -104,8 +102,8 @@ IFL_TILE_CASES(MATMUL_DIRECT)
                               bool resume) {                                                       \
         int64_t kk = 0;                                                                            \
         MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
-        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL) {                                     \
-            _Pragma("GCC unroll 8") for (int u = 0; u < MATMUL_UNROLL; u++, b += b_step) {         \
+        for (; kk + IFL_UNROLL <= k; kk += IFL_UNROLL) {                                           \
+            _Pragma("GCC unroll 8") for (int u = 0; u < IFL_UNROLL; u++, b += b_step) {            \
                 MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[r * a_row + kk + u], lanes_load(b + c * 16))  \
             }                                                                                      \
         }                                                                                          \
@@ -119,8 +117,8 @@ IFL_TILE_CASES(MATMUL_DIRECT)
         (void)stride;                                                                              \
         MATMUL_TILE_BEGIN(R, IFL_TILE_COLS)                                                        \
         int64_t kk = 0;                                                                            \
-        for (; kk + MATMUL_UNROLL <= k; kk += MATMUL_UNROLL, a += MATMUL_UNROLL * (R)) {           \
-            _Pragma("GCC unroll 8") for (int u = 0; u < MATMUL_UNROLL; u++, b += b_step) {         \
+        for (; kk + IFL_UNROLL <= k; kk += IFL_UNROLL, a += IFL_UNROLL * (R)) {                    \
+            _Pragma("GCC unroll 8") for (int u = 0; u < IFL_UNROLL; u++, b += b_step) {            \
                 MATMUL_TILE_STEP(R, IFL_TILE_COLS, a[u * (R) + r], lanes_load(b + c * 16))         \
             }                                                                                      \
         }                                                                                          \

@@ -19,6 +19,7 @@
 #define IFL_COPY_ROWS 24 /* rows from which f32 panels are copied to a dense tile */
 /* Without blocks all rows of a task pass for every 16 columns: they should stay in L2. */
 #define IFL_TASK_ROWS(x32) ((x32) ? IFL_TASK_ROWS_MAX : 96)
+#define IFL_UNROLL 8 /* k of one turn of a loop of products, even */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6)
 
 typedef struct lanes {

@@ -17,6 +17,7 @@
 #define IFL_BLOCK_ROWS(x32) 32
 #define IFL_COPY_ROWS 32 /* rows from which f32 panels are copied to a dense tile */
 #define IFL_TASK_ROWS(x32) IFL_TASK_ROWS_MAX
+#define IFL_UNROLL 4 /* k of one turn of a loop of products, even */
 #define IFL_TILE_CASES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
 typedef __m512 lanes;
