@@ -299,6 +299,13 @@ static ifl_status actor_rewards(actor *a, ifl_error *err) {
 /* --- Weights
  * ---------------------------------------------------------------------------------------- */
 
+/* The receiver fetches into a buffer that nobody uses; what is in use stays as it is until then, and
+ * the next version can be a patch of it. */
+static ifl_status actor_offer(actor *a, ifl_weights *buffer, ifl_error *err) {
+    return ifl_weight_receiver_offer_buffer(a->receiver, buffer, a->outdated ? NULL : a->current,
+                                            err);
+}
+
 /* Takes a verified version, swaps it in when nothing forbids it, and gives back the buffer that no
  * sequence uses any more. */
 static ifl_status actor_weights(actor *a, ifl_error *err) {
@@ -308,7 +315,7 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
     }
     if (a->retiring && (ifl_engine_idle(a->engine) ||
                         ifl_engine_oldest_version(a->engine) != a->retiring->version)) {
-        IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
+        IFL_TRY(actor_offer(a, a->retiring, err));
         a->retiring = NULL;
         a->stats_due = true;
     }
@@ -329,12 +336,11 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
     a->swap_unreported = true;
     a->outdated = false;
     if (first)
-        IFL_TRY(ifl_weight_receiver_offer_buffer(
-            a->receiver, a->current == a->buffers[0] ? a->buffers[1] : a->buffers[0], err));
+        IFL_TRY(actor_offer(a, a->current == a->buffers[0] ? a->buffers[1] : a->buffers[0], err));
     /* Before new work begins: weights of another history may have the same version number, and then
      * that number could not tell any more whether somebody still uses the old ones. */
     if (a->retiring && ifl_engine_idle(a->engine)) {
-        IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->retiring, err));
+        IFL_TRY(actor_offer(a, a->retiring, err));
         a->retiring = NULL;
         a->stats_due = true;
     }
@@ -420,10 +426,10 @@ static ifl_status actor_start_over(actor *a, ifl_error *err) {
     for (actor_lease *lease = a->leases; lease; lease = lease->next)
         if (lease->submitted) ifl_engine_cancel(a->engine, lease->message.lease.lease_id);
     actor_clear_work(a);
-    if (a->staged) IFL_TRY(ifl_weight_receiver_offer_buffer(a->receiver, a->staged, err));
+    a->outdated = a->current != NULL;
+    if (a->staged) IFL_TRY(actor_offer(a, a->staged, err));
     a->staged = NULL;
     a->allowed = -1;
-    a->outdated = a->current != NULL;
     a->swap_unreported = false;
     a->step_end_s = 0.0;
     ifl_client_set_held_version(a->client, -1);
@@ -629,7 +635,7 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
     IFL_TRY_GOTO(st, ifl_client_create(&a->client, &client, err), done);
     IFL_TRY_GOTO(st, ifl_weight_receiver_create(&a->receiver, options->model, a->client, err),
                  done);
-    IFL_TRY_GOTO(st, ifl_weight_receiver_offer_buffer(a->receiver, a->buffers[0], err), done);
+    IFL_TRY_GOTO(st, actor_offer(a, a->buffers[0], err), done);
     st = actor_loop(a, err);
 done:
     actor_clear(a);

@@ -13,9 +13,14 @@
 #define POLL_MS 100
 #define ANSWER_NS 10000000000 /* chunks asked for and not come within this are asked again */
 #define REFUSED_NS 500000000  /* after WNACK, unless a newer version is announced */
-#define VERIFY_TRIES 3        /* of a whole version whose chunks were all right but not the sum */
 
-typedef enum { CHUNK_NEEDED, CHUNK_ASKED, CHUNK_DONE } chunk_state;
+typedef enum {
+    CHUNK_NEEDED, /* as a patch where the buffer holds the base */
+    CHUNK_NEEDED_DENSE,
+    CHUNK_ASKED,
+    CHUNK_ASKED_DENSE,
+    CHUNK_DONE,
+} chunk_state;
 /* What names one learner process. */
 typedef struct history {
     char run_uuid[33];
@@ -33,14 +38,20 @@ struct ifl_weight_receiver {
     /* The thread's own. */
     ifl_manifest *announced; /* newest of this session; NULL before the first */
     ifl_manifest *fetching;  /* NULL: no fetch */
+    ifl_manifest *held;      /* of the version last made ready, in this history; or NULL */
     uint8_t *states;         /* [fetching->n_chunks] chunk_state */
     int32_t n_done, n_asked, cursor;
     int32_t window;
-    int32_t n_verify_failures;
+    /* The buffer is a copy of the base, apart from the chunks that a fetch has touched. */
+    bool copied;
+    uint8_t *touched; /* [held->n_chunks] */
+    bool patching;    /* this fetch takes patches of the base */
+    ifl_patch patch;
+    double verify_s;
     int64_t begin_ns, moved_ns, not_before_ns;
     bool dropped_last; /* the fetch before this one was given up */
     bool connected;
-    uint16_t *bounce; /* for payloads at odd addresses */
+    uint16_t *bounce; /* one chunk */
     int64_t bounce_elements;
 
     pthread_mutex_t lock; /* guards everything below */
@@ -50,7 +61,8 @@ struct ifl_weight_receiver {
     history here;     /* of all that this object holds; the thread changes it */
     history followed; /* of the session that the application knows */
     bool has_followed;
-    ifl_weights *buffer; /* the thread writes into it while FETCHING */
+    ifl_weights *buffer; /* the thread writes into it while OFFERED and FETCHING */
+    const ifl_weights *base; /* what it may begin from; or NULL */
     int64_t announced_version;
     int64_t done_version; /* last one made ready */
     ifl_hash done_root;
@@ -59,6 +71,91 @@ struct ifl_weight_receiver {
     ifl_error mismatch;
     ifl_weight_receiver_stats stats;
 };
+
+/* --- The base --------------------------------------------------------------------------------- */
+
+static void receiver_forget_base(ifl_weight_receiver *r) {
+    ifl_manifest_free(r->held);
+    r->held = NULL;
+    free(r->touched);
+    r->touched = NULL;
+    r->copied = false;
+}
+
+/* Room for one chunk. */
+static bool receiver_bounce(ifl_weight_receiver *r, int64_t n) {
+    if (r->bounce_elements >= n) return true;
+    uint16_t *grown = realloc(r->bounce, (size_t)n * 2);
+    if (!grown) return false;
+    r->bounce = grown;
+    r->bounce_elements = n;
+    return true;
+}
+
+/* Copies the weights in use into a buffer that waits, so that the next version can come as a patch:
+ * one pass over memory, no repacking. */
+static void receiver_copy_base(ifl_weight_receiver *r) {
+    if (r->copied || r->fetching || !r->held) return;
+    pthread_mutex_lock(&r->lock);
+    const ifl_weights *base = r->state == BUFFER_OFFERED ? r->base : NULL;
+    ifl_weights *buffer = r->buffer;
+    pthread_mutex_unlock(&r->lock);
+    if (!base || base->version != r->held->version) return;
+    if (!r->touched) r->touched = malloc((size_t)r->held->n_chunks);
+    if (!r->touched) return; /* then it comes dense */
+    memset(r->touched, 0, (size_t)r->held->n_chunks);
+    memcpy(buffer->panels, base->panels,
+           (size_t)r->model->n_panel_elements * sizeof *base->panels);
+    memcpy(buffer->vectors, base->vectors,
+           (size_t)r->model->n_vector_elements * sizeof *base->vectors);
+    r->copied = true;
+}
+
+static bool receiver_same_grid(const ifl_manifest *a, const ifl_manifest *b) {
+    if (a->n_chunks != b->n_chunks) return false;
+    for (int32_t i = 0; i < a->n_chunks; i++)
+        if (a->chunks[i].begin != b->chunks[i].begin ||
+            a->chunks[i].n_elements != b->chunks[i].n_elements)
+            return false;
+    return true;
+}
+
+/* Reads a chunk back as it now lies in the buffer: what the hash is over is what will be used. */
+static bool receiver_chunk_is_right(ifl_weight_receiver *r, int32_t chunk) {
+    const ifl_manifest_chunk *want = &r->fetching->chunks[chunk];
+    if (!receiver_bounce(r, want->n_elements)) return false;
+    int64_t before = ifl_clock_ns();
+    ifl_weights_get(r->buffer, want->begin, want->n_elements, r->bounce);
+    bool right = ifl_hash_equal(ifl_hash_bytes(r->bounce, (size_t)want->n_elements * 2), want->hash);
+    r->verify_s += (double)(ifl_clock_ns() - before) * 1e-9;
+    return right;
+}
+
+/* Chunks that an abandoned fetch has changed go back to the base's, and those that are the base's in
+ * the new version too are done. */
+static void receiver_begin_from_base(ifl_weight_receiver *r) {
+    r->copied = r->patching = r->copied && receiver_same_grid(r->held, r->fetching);
+    if (!r->patching) return;
+    for (int32_t i = 0; i < r->fetching->n_chunks; i++) {
+        const ifl_manifest_chunk *c = &r->fetching->chunks[i];
+        if (r->touched[i]) {
+            if (!receiver_bounce(r, c->n_elements)) {
+                r->states[i] = CHUNK_NEEDED_DENSE;
+                continue;
+            }
+            ifl_weights_get(r->base, c->begin, c->n_elements, r->bounce);
+            ifl_weights_put(r->buffer, c->begin, c->n_elements, r->bounce);
+            r->touched[i] = false;
+        }
+        if (!ifl_hash_equal(c->hash, r->held->chunks[i].hash)) continue;
+        if (receiver_chunk_is_right(r, i)) {
+            r->states[i] = CHUNK_DONE;
+            r->n_done++;
+        } else {
+            r->states[i] = CHUNK_NEEDED_DENSE;
+        }
+    }
+}
 
 /* --- The fetch -------------------------------------------------------------------------------- */
 
@@ -100,6 +197,7 @@ static void receiver_enter(ifl_weight_receiver *r, const ifl_wire_welcome *welco
     history now = history_of(welcome);
     if (history_equal(&now, &r->here)) return; /* only this thread writes it */
     if (r->fetching) receiver_drop_fetch(r);
+    receiver_forget_base(r);
     r->dropped_last = false;
     pthread_mutex_lock(&r->lock);
     r->here = now;
@@ -112,8 +210,8 @@ static void receiver_enter(ifl_weight_receiver *r, const ifl_wire_welcome *welco
 static void receiver_ask_again(ifl_weight_receiver *r) {
     int32_t n = 0;
     for (int32_t i = 0; r->fetching && i < r->fetching->n_chunks; i++)
-        if (r->states[i] == CHUNK_ASKED) {
-            r->states[i] = CHUNK_NEEDED;
+        if (r->states[i] == CHUNK_ASKED || r->states[i] == CHUNK_ASKED_DENSE) {
+            r->states[i] = r->states[i] == CHUNK_ASKED ? CHUNK_NEEDED : CHUNK_NEEDED_DENSE;
             n++;
         }
     r->n_asked = 0;
@@ -191,31 +289,42 @@ static void receiver_start(ifl_weight_receiver *r) {
         return;
     }
     r->begin_ns = r->moved_ns = ifl_clock_ns();
-    r->n_verify_failures = 0;
+    r->verify_s = 0.0;
+    pthread_mutex_lock(&r->lock);
+    r->stats.version_bytes_last = r->stats.version_patched_last = 0;
+    pthread_mutex_unlock(&r->lock);
+    receiver_begin_from_base(r);
 }
 
-/* Keeps `window` chunks on their way. */
+/* Keeps `window` chunks on their way. A request is for patches or for dense chunks. */
 static void receiver_ask(ifl_weight_receiver *r) {
     if (!r->fetching || !r->connected) return;
     while (r->n_asked < r->window && r->n_done + r->n_asked < r->fetching->n_chunks) {
         ifl_message m = ifl_message_make(IFL_WIRE_WGET);
         m.policy = m.wget.version = r->fetching->version;
         int32_t room = r->window - r->n_asked;
+        uint8_t kind = CHUNK_NEEDED;
         for (; r->cursor < r->fetching->n_chunks && m.wget.n_chunks < room &&
                m.wget.n_chunks < IFL_WIRE_GET_MAX;
-             r->cursor++)
-            if (r->states[r->cursor] == CHUNK_NEEDED) m.wget.chunks[m.wget.n_chunks++] = r->cursor;
+             r->cursor++) {
+            uint8_t state = r->states[r->cursor];
+            if (state != CHUNK_NEEDED && state != CHUNK_NEEDED_DENSE) continue;
+            if (m.wget.n_chunks == 0) kind = state;
+            if (state != kind) break;
+            m.wget.chunks[m.wget.n_chunks++] = r->cursor;
+        }
         if (m.wget.n_chunks == 0) {
             r->cursor = 0; /* chunks to be asked again lie before the cursor */
             continue;
         }
+        if (kind == CHUNK_NEEDED && r->patching) m.wget.base = r->held->version;
         ifl_error err = {0};
         if (ifl_client_send_weights(r->client, &m, &err) != IFL_OK) {
             r->cursor = 0; /* no link, or too much waits: later */
             return;
         }
         for (int32_t i = 0; i < m.wget.n_chunks; i++)
-            r->states[m.wget.chunks[i]] = CHUNK_ASKED;
+            r->states[m.wget.chunks[i]] = kind == CHUNK_NEEDED ? CHUNK_ASKED : CHUNK_ASKED_DENSE;
         if (r->n_asked == 0) r->moved_ns = ifl_clock_ns();
         r->n_asked += m.wget.n_chunks;
     }
@@ -225,71 +334,69 @@ static void receiver_ask(ifl_weight_receiver *r) {
 static const uint16_t *receiver_elements(ifl_weight_receiver *r, const ifl_wire_wchunk *c,
                                          int64_t n) {
     if (((uintptr_t)c->data & 1) == 0) return (const uint16_t *)(const void *)c->data;
-    if (r->bounce_elements < n) {
-        uint16_t *grown = realloc(r->bounce, (size_t)n * 2);
-        if (!grown) return NULL;
-        r->bounce = grown;
-        r->bounce_elements = n;
-    }
+    if (!receiver_bounce(r, n)) return NULL;
     memcpy(r->bounce, c->data, (size_t)n * 2);
     return r->bounce;
 }
 
-static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
-    if (!r->fetching || c->version != r->fetching->version || c->chunk >= r->fetching->n_chunks ||
-        r->states[c->chunk] != CHUNK_ASKED)
-        return; /* of a fetch that was given up */
+/* Stores a chunk. What was damaged on the way is noticed before the buffer is touched. IFL_FORMAT: so
+ * it was; IFL_MISMATCH: it came as it was sent, and doesn't give what the manifest says. */
+static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
     const ifl_manifest_chunk *want = &r->fetching->chunks[c->chunk];
-    r->n_asked--;
-    r->moved_ns = ifl_clock_ns();
-    const uint16_t *elements = NULL;
-    if (c->codec == IFL_CODEC_DENSE && c->n_data == (size_t)want->n_elements * 2 &&
-        ifl_hash_equal(ifl_hash_bytes(c->data, c->n_data), want->hash))
-        elements = receiver_elements(r, c, want->n_elements);
-    if (!elements) {
-        r->states[c->chunk] = CHUNK_NEEDED;
-        pthread_mutex_lock(&r->lock);
-        r->stats.hash_failures++;
-        r->stats.retries++;
-        pthread_mutex_unlock(&r->lock);
-        return;
+    ifl_hash hash = ifl_hash_bytes(c->data, c->n_data);
+    if (c->codec == IFL_CODEC_DENSE) {
+        if (c->n_data != (size_t)want->n_elements * 2 || !ifl_hash_equal(hash, want->hash))
+            return IFL_FORMAT;
+        const uint16_t *elements = receiver_elements(r, c, want->n_elements);
+        if (!elements) return IFL_NOMEM;
+        if (r->patching) r->touched[c->chunk] = true;
+        ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
+    } else {
+        if (c->codec != IFL_CODEC_ULP_GAP || !r->patching || c->base != r->held->version)
+            return IFL_MISMATCH;
+        if (!ifl_hash_equal(hash, c->hash)) return IFL_FORMAT;
+        IFL_TRY(ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL));
+        r->touched[c->chunk] = true;
+        if (ifl_weights_patch(r->buffer, want->begin, &r->patch, NULL) != IFL_OK)
+            return IFL_MISMATCH;
     }
-    ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
-    r->states[c->chunk] = CHUNK_DONE;
-    r->n_done++;
-    pthread_mutex_lock(&r->lock);
-    r->stats.chunks++;
-    r->stats.bytes += (int64_t)c->n_data;
-    pthread_mutex_unlock(&r->lock);
+    return receiver_chunk_is_right(r, c->chunk) ? IFL_OK : IFL_MISMATCH;
 }
 
-/* All chunks are in: the hash of the weights as they now lie in the buffer decides. */
-static void receiver_verify(ifl_weight_receiver *r) {
-    if (!r->fetching || r->n_done < r->fetching->n_chunks) return;
-    const ifl_manifest *m = r->fetching;
-    int64_t before = ifl_clock_ns();
-    ifl_hash content = ifl_weights_hash(r->buffer);
-    int64_t after = ifl_clock_ns();
-    if (!ifl_hash_equal(content, m->content)) {
-        pthread_mutex_lock(&r->lock);
+static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
+    if (!r->fetching || c->version != r->fetching->version || c->chunk >= r->fetching->n_chunks ||
+        (r->states[c->chunk] != CHUNK_ASKED && r->states[c->chunk] != CHUNK_ASKED_DENSE))
+        return; /* of a fetch that was given up */
+    bool dense = r->states[c->chunk] == CHUNK_ASKED_DENSE;
+    r->n_asked--;
+    r->moved_ns = ifl_clock_ns();
+    ifl_status st = receiver_store(r, c);
+    pthread_mutex_lock(&r->lock);
+    if (st == IFL_OK) {
+        r->stats.chunks++;
+        r->stats.bytes += (int64_t)c->n_data;
+        r->stats.version_bytes_last += (int64_t)c->n_data;
+        r->stats.version_patched_last += c->codec != IFL_CODEC_DENSE;
+    } else {
         r->stats.hash_failures++;
-        r->stats.retries += m->n_chunks;
-        pthread_mutex_unlock(&r->lock);
-        ifl_warn("version %lld: all chunks are right, their sum is not; fetching it again",
-                 (long long)m->version);
-        if (++r->n_verify_failures >= VERIFY_TRIES) {
-            r->not_before_ns = after + 10 * (int64_t)REFUSED_NS;
-            if (!r->announced) {
-                r->announced = r->fetching;
-                r->fetching = NULL;
-            }
-            receiver_end_fetch(r, BUFFER_OFFERED);
-            return;
-        }
-        memset(r->states, CHUNK_NEEDED, (size_t)m->n_chunks);
-        r->n_done = r->n_asked = r->cursor = 0;
-        return;
+        r->stats.retries++;
+        r->stats.patch_mismatches += st == IFL_MISMATCH;
     }
+    pthread_mutex_unlock(&r->lock);
+    if (st == IFL_OK) {
+        r->states[c->chunk] = CHUNK_DONE;
+        r->n_done++;
+    } else {
+        /* A patch that came whole and doesn't fit will not fit next time. */
+        r->states[c->chunk] = dense || st == IFL_MISMATCH ? CHUNK_NEEDED_DENSE : CHUNK_NEEDED;
+    }
+}
+
+/* All chunks are in, each one right as it lies in the buffer; together they are what the content hash
+ * is over. */
+static void receiver_finish(ifl_weight_receiver *r) {
+    if (!r->fetching || r->n_done < r->fetching->n_chunks) return;
+    ifl_manifest *m = r->fetching;
     ifl_message ready = ifl_message_make(IFL_WIRE_WREADY);
     ready.policy = ready.wready.version = m->version;
     ready.wready.root = m->root;
@@ -300,11 +407,13 @@ static void receiver_verify(ifl_weight_receiver *r) {
     r->done_root = m->root;
     r->has_done = true;
     r->stats.versions++;
-    r->stats.fetch_s_last = (double)(after - r->begin_ns) * 1e-9;
-    r->stats.verify_s_last = (double)(after - before) * 1e-9;
-    r->stats.version_bytes_last = m->n_elements * 2;
+    r->stats.fetch_s_last = (double)(ifl_clock_ns() - r->begin_ns) * 1e-9;
+    r->stats.verify_s_last = r->verify_s;
     pthread_mutex_unlock(&r->lock);
     r->dropped_last = false;
+    receiver_forget_base(r);
+    r->held = m;
+    r->fetching = NULL;
     receiver_end_fetch(r, BUFFER_READY);
 }
 
@@ -356,13 +465,15 @@ static void *receiver_run(void *context) {
         bool stop = r->stop;
         pthread_mutex_unlock(&r->lock);
         if (stop) return NULL;
+        receiver_copy_base(r);
         receiver_start(r);
+        receiver_finish(r); /* if the new version differs in nothing */
         receiver_ask(r);
         ifl_client_event event;
         if (ifl_client_poll_weights(r->client, POLL_MS, &event, NULL) == IFL_OK) {
             receiver_event(r, &event);
             ifl_client_event_clear(&event);
-            receiver_verify(r);
+            receiver_finish(r);
         } else if (r->n_asked > 0 && ifl_clock_ns() - r->moved_ns > ANSWER_NS) {
             receiver_ask_again(r);
         }
@@ -406,6 +517,8 @@ void ifl_weight_receiver_free(ifl_weight_receiver *r) {
     }
     ifl_manifest_free(r->announced);
     ifl_manifest_free(r->fetching);
+    receiver_forget_base(r);
+    ifl_patch_free(&r->patch);
     free(r->states);
     free(r->bounce);
     pthread_cond_destroy(&r->changed);
@@ -414,7 +527,7 @@ void ifl_weight_receiver_free(ifl_weight_receiver *r) {
 }
 
 ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *r, ifl_weights *weights,
-                                            ifl_error *err) {
+                                            const ifl_weights *base, ifl_error *err) {
     if (!ifl_hash_equal(weights->model->fingerprint, r->model->fingerprint))
         return ifl_fail(err, IFL_USAGE, "the offered weights belong to another model");
     ifl_status st = IFL_OK;
@@ -423,6 +536,7 @@ ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *r, ifl_weights 
         st = ifl_fail(err, IFL_FULL, "the weight receiver has a buffer already");
     } else {
         r->buffer = weights;
+        r->base = base;
         r->state = BUFFER_OFFERED;
     }
     pthread_mutex_unlock(&r->lock);
@@ -438,6 +552,7 @@ static ifl_status receiver_take_locked(ifl_weight_receiver *r, ifl_weights **wei
     if (r->state == BUFFER_READY && own) {
         *weights = r->buffer;
         r->buffer = NULL;
+        r->base = NULL;
         r->state = BUFFER_NONE;
         return IFL_OK;
     }

@@ -1,13 +1,15 @@
 /* The actor's side of the weight plane: fetches announced versions on a background thread into a
  * shadow buffer, and hands the application nothing but whole, verified versions.
  *
- *   offer_buffer(w) -> fetch -> every chunk's hash -> content hash of w as stored -> take() gives w
- * back
+ *   offer_buffer(w, base) -> copy of the base -> fetch of patches against it, or of dense chunks ->
+ *   every chunk's hash, of w as stored -> take() gives w back
  *
  * The loop of an actor: offer a shadow; between two decode steps take(); when it gives weights,
- * swap them in, and offer the old ones once no sequence uses them (ifl_engine_oldest_version). The
- * newest announced version is fetched; one that is overtaken is dropped when less than half of it
- * is here, but never two in a row, so that a slow link still gets new weights. */
+ * swap them in, and offer the old ones once no sequence uses them (ifl_engine_oldest_version), with
+ * the ones in use as base. A patch that doesn't fit (its result has another hash) is fetched again
+ * dense, chunk by chunk. The newest announced version is fetched; one that is overtaken is dropped
+ * when less than half of it is here, but never two in a row, so that a slow link still gets new
+ * weights. */
 #ifndef IFL_ACTOR_WEIGHT_RECEIVER_H
 #define IFL_ACTOR_WEIGHT_RECEIVER_H
 
@@ -26,9 +28,10 @@ void ifl_weight_receiver_free(ifl_weight_receiver *receiver);
 
 /* Gives a buffer (created for the same model) to fetch into; its contents and version are undefined
  * until take() returns it. The receiver holds one at a time: IFL_FULL when it already has one. Any
- * thread. */
+ * thread. `base` (NULL: none): the version last taken, which must stay as it is until take()
+ * returns this buffer or the receiver is freed; then only what differs from it is fetched. */
 ifl_status ifl_weight_receiver_offer_buffer(ifl_weight_receiver *receiver, ifl_weights *weights,
-                                            ifl_error *err);
+                                            const ifl_weights *base, ifl_error *err);
 
 /* From now on take() gives only what the learner process of `welcome` has announced (run uuid and
  * epoch): versions of another one may have the same numbers and be other weights. The actor calls
@@ -59,11 +62,13 @@ typedef struct ifl_weight_receiver_stats {
     int64_t versions;      /* fetched whole and verified */
     int64_t dropped;       /* fetches given up for a newer version */
     int64_t chunks, bytes; /* verified */
-    int64_t retries;       /* chunks asked again: bad hash or no answer */
-    int64_t hash_failures; /* of chunks, and of whole versions */
-    double fetch_s_last;   /* first WGET to verified, of the last version */
-    double verify_s_last;  /* of which: the content hash at the end */
-    int64_t version_bytes_last;
+    int64_t retries;          /* chunks asked again: bad hash or no answer */
+    int64_t hash_failures;    /* of chunks */
+    int64_t patch_mismatches; /* of which came as they were sent: not patches of this base */
+    double fetch_s_last;      /* first WGET to verified, of the last version */
+    double verify_s_last;     /* of which: reading chunks back and hashing them */
+    int64_t version_bytes_last;   /* of its chunks, on the wire */
+    int32_t version_patched_last; /* chunks that came as patches */
 } ifl_weight_receiver_stats;
 void ifl_weight_receiver_stats_get(ifl_weight_receiver *receiver, ifl_weight_receiver_stats *out);
 

@@ -139,6 +139,7 @@ typedef struct ifl_config {
         int32_t heartbeat_ms, heartbeat_misses;
         int32_t lease_s;
         int32_t chunk_kib;
+        int32_t patch_versions;   /* kept as patches; 0 = dense always */
     } transport;
 
     struct { /* memory */

@@ -184,6 +184,8 @@ const ifl_config_row ifl_config_rows[] = {
           "an actor whose engine stands still for so long loses its leases"),
     INT32("transport.chunk_kib", transport.chunk_kib, 4, 16384, "4096", "KiB",
           "size of a chunk of weights"),
+    INT32("transport.patch_versions", transport.patch_versions, 0, 64, "16", "versions",
+          "how far back new weights are sent as a patch of the old; 0: always all of them"),
 
     DOUBLE("memory.limit_gib", memory.limit_gib, 0, 65536, "0", "GiB",
            "per process, refused beyond; 0 = none"),

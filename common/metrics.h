@@ -47,6 +47,11 @@
     X("swap/stall_ms_p50", "ms", "time between two decode steps that a swap took")                 \
     X("swap/stall_ms_p99", "ms", "the same")                                                       \
     X("swap/count", "swaps", "so far, all actors")                                                 \
+    X("swap/patch_version", "version", "newest one made into a patch; the next three are its")     \
+    X("swap/patch_bytes", "bytes", "what an actor fetches that has the version before")            \
+    X("swap/patch_share", "share", "of all the weights' bytes")                                    \
+    X("swap/changed_share", "share", "weights whose bf16 value is another")                        \
+    X("swap/patch_ms", "ms", "comparing and coding, beside training")                              \
     X("actor/decode_step_ms_p50", "ms", "one decode step of a full batch")                         \
     X("actor/sequences", "trajectories", "being decoded, all actors")                              \
     X("parity/tokens_checked", "tokens", "re-scored so far")                                       \

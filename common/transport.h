@@ -122,6 +122,18 @@ typedef struct ifl_server_stats {
 } ifl_server_stats;
 void ifl_server_stats_get(ifl_server *server, ifl_server_stats *out);
 
+/* One chunk as it goes out. The bytes must stay alive until `release(data, hint)`, which is called
+ * once, on any thread. */
+typedef struct ifl_weight_chunk {
+    int32_t codec; /* ifl_codec */
+    int64_t base;  /* of a patch; -1 with dense */
+    ifl_hash hash; /* of a patch's bytes */
+    const void *data;
+    size_t n_bytes;
+    void (*release)(void *data, void *hint);
+    void *hint;
+} ifl_weight_chunk;
+
 /* Where the weight plane gets its bytes (learner/publisher.h implements it). Called on the
  * transport thread, so no call may block or do more than look things up. */
 typedef struct ifl_weight_source {
@@ -130,10 +142,11 @@ typedef struct ifl_weight_source {
      * none. */
     const ifl_manifest *(*manifest_retain)(void *context, void **hint);
     void (*manifest_release)(void *context, void *hint);
-    /* Raw bytes of a chunk; they must stay alive until `release(hint)`, which is called on any
-     * thread. IFL_NOTFOUND: that version is not served (any more), or has no such chunk. */
-    ifl_status (*chunk)(void *context, int64_t version, int32_t chunk, const void **data,
-                        size_t *n_bytes, void (**release)(void *data, void *hint), void **hint);
+    /* A chunk, as a patch of `base` (>= 0) where there is one. IFL_AGAIN: the patch is being made,
+     * and ifl_server_chunks_ready will say when. IFL_NOTFOUND: that version is not served (any
+     * more), or has no such chunk. */
+    ifl_status (*chunk)(void *context, int64_t version, int64_t base, int32_t chunk,
+                        ifl_weight_chunk *out);
 } ifl_weight_source;
 
 /* Attaches (copied), or detaches with NULL. When it returns, no call into the old source is
@@ -142,6 +155,9 @@ void ifl_server_set_weight_source(ifl_server *server, const ifl_weight_source *s
 
 /* Tells all peers of the weight plane about the source's newest manifest. */
 void ifl_server_announce(ifl_server *server);
+
+/* Asks the source again for the chunks that it answered with IFL_AGAIN. Any thread. */
+void ifl_server_chunks_ready(ifl_server *server);
 
 /* --- Actor ------------------------------------------------------------------------------------ */
 

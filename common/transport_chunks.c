@@ -6,8 +6,6 @@
 #include "common/log.h"
 #include "common/transport_server_internal.h"
 
-#define WEIGHT_QUEUE_MAX 256 /* answers on the weight plane waiting for one peer */
-
 int64_t transport_server_newest_version(ifl_server *s) {
     int64_t version = -1;
     void *hint = NULL;
@@ -53,36 +51,48 @@ static void server_wnack(ifl_server *s, server_peer *peer, int64_t version, cons
     if (transport_out_create(&out, &m, NULL) == IFL_OK) transport_out_push(&peer->weights_out, out);
 }
 
-static ifl_status server_queue_chunk(ifl_server *s, server_peer *peer, int64_t version,
-                                     int32_t chunk) {
-    const void *data = NULL;
-    size_t n = 0;
-    void (*release)(void *, void *) = NULL;
-    void *hint = NULL;
+static ifl_status server_queue_chunk(ifl_server *s, server_peer *peer, const server_wanted *want) {
+    ifl_weight_chunk c = {0};
     pthread_mutex_lock(&s->source_lock);
-    ifl_status st = s->has_source ? s->source.chunk(s->source.context, version, chunk, &data, &n,
-                                                    &release, &hint)
+    ifl_status st = s->has_source ? s->source.chunk(s->source.context, want->version, want->base,
+                                                    want->chunk, &c)
                                   : IFL_NOTFOUND;
     pthread_mutex_unlock(&s->source_lock);
     if (st != IFL_OK) return st;
     ifl_message m = ifl_message_make(IFL_WIRE_WCHUNK);
-    m.policy = version;
-    m.wchunk.version = version;
-    m.wchunk.chunk = chunk;
-    m.wchunk.codec = IFL_CODEC_DENSE;
-    m.wchunk.n_data = n;
+    m.policy = want->version;
+    m.wchunk.version = want->version;
+    m.wchunk.chunk = want->chunk;
+    m.wchunk.codec = c.codec;
+    m.wchunk.base = c.base;
+    m.wchunk.hash = c.hash;
+    m.wchunk.n_data = c.n_bytes;
     transport_out *out = NULL;
     st = transport_out_create(&out, &m, NULL);
-    if (st == IFL_OK) st = transport_out_borrow(out, data, n, release, hint);
+    if (st == IFL_OK) st = transport_out_borrow(out, c.data, c.n_bytes, c.release, c.hint);
     if (st != IFL_OK) {
-        release((void *)(uintptr_t)data, hint);
+        c.release((void *)(uintptr_t)c.data, c.hint);
         transport_out_free(out);
-        return st;
+        return st == IFL_AGAIN ? IFL_INTERNAL : st;
     }
     transport_out_push(&peer->weights_out, out);
     s->stats.chunks_sent++;
-    s->stats.chunk_bytes_sent += (int64_t)n;
+    s->stats.chunk_bytes_sent += (int64_t)c.n_bytes;
     return IFL_OK;
+}
+
+void transport_server_serve_chunks(ifl_server *s, server_peer *peer) {
+    while (peer->n_wanted > 0) {
+        server_wanted want = peer->wanted[peer->wanted_first];
+        ifl_status st = server_queue_chunk(s, peer, &want);
+        if (st == IFL_AGAIN) return;
+        do { /* a refusal stands for all that is wanted of that version */
+            peer->wanted_first = (peer->wanted_first + 1) % WANTED_MAX;
+            peer->n_wanted--;
+        } while (st != IFL_OK && peer->n_wanted > 0 &&
+                 peer->wanted[peer->wanted_first].version == want.version);
+        if (st != IFL_OK) server_wnack(s, peer, want.version, ifl_status_text(st));
+    }
 }
 
 void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,
@@ -91,18 +101,15 @@ void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl
         peer->weights_open = true;
         transport_server_send_manifest(s, peer);
     } else if (m->type == IFL_WIRE_WGET && peer->weights_open) {
-        if (peer->weights_out.n + m->wget.n_chunks > WEIGHT_QUEUE_MAX) {
+        if (peer->weights_out.n + peer->n_wanted + m->wget.n_chunks > WANTED_MAX) {
             transport_server_expel(s, peer, IFL_WIRE_E_LIMIT, m->seq,
                                    "more chunks asked for than the window allows");
             return;
         }
-        for (int32_t i = 0; i < m->wget.n_chunks; i++) {
-            ifl_status st = server_queue_chunk(s, peer, m->wget.version, m->wget.chunks[i]);
-            if (st != IFL_OK) { /* one refusal stands for the rest of the request */
-                server_wnack(s, peer, m->wget.version, ifl_status_text(st));
-                break;
-            }
-        }
+        for (int32_t i = 0; i < m->wget.n_chunks; i++)
+            peer->wanted[(peer->wanted_first + peer->n_wanted++) % WANTED_MAX] =
+                (server_wanted){m->wget.version, m->wget.base, m->wget.chunks[i]};
+        transport_server_serve_chunks(s, peer);
     } else {
         transport_server_offence(s, peer->identity, now);
         transport_server_expel(s, peer, IFL_WIRE_E_TYPE, m->seq,

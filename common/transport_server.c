@@ -46,6 +46,11 @@ static int server_flush(ifl_server *s) {
         for (int32_t i = 0; i < s->n_peers; i++)
             if (s->peers[i]->weights_open) transport_server_send_manifest(s, s->peers[i]);
     }
+    if (s->chunks_ready) {
+        s->chunks_ready = false;
+        for (int32_t i = 0; i < s->n_peers; i++)
+            transport_server_serve_chunks(s, s->peers[i]);
+    }
     int64_t now = ifl_clock_ns();
     int64_t silence_ns = (int64_t)s->options.heartbeat_ms * s->options.heartbeat_misses * 1000000;
     for (int32_t i = s->n_peers - 1; i >= 0; i--) {
@@ -398,6 +403,13 @@ void ifl_server_set_weight_source(ifl_server *s, const ifl_weight_source *source
 void ifl_server_announce(ifl_server *s) {
     pthread_mutex_lock(&s->lock);
     s->announce = true;
+    pthread_mutex_unlock(&s->lock);
+    transport_wake(s->wake_fd);
+}
+
+void ifl_server_chunks_ready(ifl_server *s) {
+    pthread_mutex_lock(&s->lock);
+    s->chunks_ready = true;
     pthread_mutex_unlock(&s->lock);
     transport_wake(s->wake_fd);
 }

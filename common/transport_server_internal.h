@@ -7,6 +7,12 @@
 #include "common/transport_internal.h"
 
 #define OFFENDERS_MAX 256
+#define WANTED_MAX 256 /* chunks that one peer has asked for and not been given */
+
+typedef struct server_wanted {
+    int64_t version, base;
+    int32_t chunk;
+} server_wanted;
 
 typedef struct server_peer {
     uint64_t session;
@@ -21,6 +27,8 @@ typedef struct server_peer {
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */
     transport_counters control, weights;
     transport_out_list out, weights_out;
+    server_wanted wanted[WANTED_MAX]; /* a ring, in the order asked: patches may have to be made */
+    int32_t wanted_first, n_wanted;
 } server_peer;
 
 typedef struct server_offender {
@@ -49,7 +57,7 @@ struct ifl_server {
     uint64_t session_next;
     uint64_t progress;
     int32_t phase;
-    bool stop, announce;
+    bool stop, announce, chunks_ready;
     bool ending;      /* BYE has been said: whoever still joins is told so */
     char failed[256]; /* why the thread ended before it was told to */
     ifl_server_stats stats;
@@ -77,6 +85,7 @@ bool transport_server_receive(ifl_server *s, bool on_weights);
 /* Weights. */
 int64_t transport_server_newest_version(ifl_server *s); /* -1 = none */
 void transport_server_send_manifest(ifl_server *s, server_peer *peer);
+void transport_server_serve_chunks(ifl_server *s, server_peer *peer); /* what is ready of `wanted` */
 void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,
                                      int64_t now);
 

@@ -103,6 +103,8 @@ ifl_message ifl_message_make(ifl_wire_type type) {
     memset(&m, 0, sizeof m);
     m.type = type;
     m.policy = -1;
+    if (type == IFL_WIRE_WGET) m.wget.base = -1;
+    if (type == IFL_WIRE_WCHUNK) m.wchunk.base = -1;
     return m;
 }
 

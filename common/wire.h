@@ -13,7 +13,8 @@
 
 #define IFL_WIRE_MAGIC 0x314c4649u /* the bytes "IFL1" */
 #define IFL_WIRE_MAJOR 1
-#define IFL_WIRE_MINOR 1 /* 1: HELLO names the parts of the numerics profile */
+/* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. */
+#define IFL_WIRE_MINOR 2
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
 #define IFL_WIRE_PAYLOAD_MAX (16 * 1024 * 1024)
@@ -223,10 +224,8 @@ typedef struct ifl_wire_nack {
 /* --- The manifest of a policy version (WANN) -------------------------------------------------- */
 
 typedef enum {
-    IFL_CODEC_DENSE = 0, /* raw bf16 elements */
-    IFL_CODEC_ULP_GAP = 1,
-    IFL_CODEC_INDEX_VALUE = 2,
-    IFL_CODEC_XOR_ZSTD = 3, /* reserved */
+    IFL_CODEC_DENSE = 0,   /* raw bf16 elements */
+    IFL_CODEC_ULP_GAP = 1, /* common/weight_patch.h, against the same chunk of a base version */
 } ifl_codec;
 
 typedef struct ifl_manifest_tensor {
@@ -243,7 +242,7 @@ typedef struct ifl_manifest_chunk {
 
 typedef struct ifl_manifest {
     int64_t version, parent; /* parent -1 = none needed (dense) */
-    int32_t codec;           /* ifl_codec; only dense is accepted */
+    int32_t codec;           /* of the chunks that need no base: dense */
     int64_t n_elements;
     int32_t n_tensors, n_chunks;
     ifl_manifest_tensor *tensors;
@@ -262,6 +261,7 @@ ifl_status ifl_manifest_check(const ifl_manifest *manifest, ifl_error *err);
 
 typedef struct ifl_wire_wget {
     int64_t version;
+    int64_t base; /* the version that the actor has and would rather have patched; -1 = none */
     int32_t n_chunks;
     int32_t chunks[IFL_WIRE_GET_MAX];
 } ifl_wire_wget;
@@ -269,7 +269,9 @@ typedef struct ifl_wire_wget {
 typedef struct ifl_wire_wchunk {
     int64_t version;
     int32_t chunk;
-    int32_t codec;
+    int32_t codec; /* dense, whatever WGET named, when that is shorter or there is no patch */
+    int64_t base;  /* what the patch is against; -1 with dense */
+    ifl_hash hash; /* XXH3-128 of a patch's payload; dense ones have theirs in the manifest */
     const uint8_t *data; /* payload; any alignment */
     size_t n_data;
     void *frame; /* decoded messages: what keeps `data` alive */

@@ -480,6 +480,7 @@ static void encode_wget(const ifl_wire_wget *g, ifl_meta_writer *w) {
         fail_range(w, "chunks", g->n_chunks, 1, IFL_WIRE_GET_MAX);
     else
         ifl_meta_put_i32s(w, 2, g->chunks, g->n_chunks);
+    if (g->base >= 0) ifl_meta_put_i64(w, 3, g->base);
 }
 
 static void decode_wget(ifl_meta_reader *r, ifl_wire_wget *g) {
@@ -487,6 +488,8 @@ static void decode_wget(ifl_meta_reader *r, ifl_wire_wget *g) {
     ifl_meta_get_i32s(r, 2, "chunks", 0, IFL_WIRE_CHUNKS_MAX - 1, g->chunks, IFL_WIRE_GET_MAX,
                       &g->n_chunks);
     if (r->status == IFL_OK && g->n_chunks < 1) ifl_meta_refuse(r, "chunks", "is empty");
+    g->base = -1;
+    if (ifl_meta_has(r, 3)) ifl_meta_get_i64(r, 3, "base", 0, INT64_MAX, &g->base);
 }
 
 static void encode_stats(const ifl_wire_stats *s, ifl_meta_writer *w) {
@@ -589,6 +592,9 @@ static void encode_fields(const ifl_message *m, ifl_meta_writer *w, ifl_wire_fra
         if (m->wchunk.n_data < 1 || m->wchunk.n_data > IFL_WIRE_PAYLOAD_MAX)
             fail_range(w, "bytes", (int64_t)m->wchunk.n_data, 1, IFL_WIRE_PAYLOAD_MAX);
         out->n_payload = m->wchunk.n_data;
+        if (m->wchunk.codec == IFL_CODEC_DENSE) break;
+        put_range(w, 4, "base", m->wchunk.base, 0, INT64_MAX);
+        ifl_meta_put_hash(w, 5, m->wchunk.hash);
         break;
     case IFL_WIRE_WNACK:
         ifl_meta_put_i64(w, 1, m->wnack.version);
@@ -700,6 +706,11 @@ static void decode_fields(ifl_meta_reader *r, ifl_message *m, const uint8_t *pay
         ifl_meta_get_i32(r, 2, "chunk", 0, IFL_WIRE_CHUNKS_MAX - 1, &m->wchunk.chunk);
         ifl_meta_get_i32(r, 3, "codec", 0, 255, &m->wchunk.codec);
         if (n_payload < 1) ifl_meta_refuse(r, "payload", "is empty");
+        m->wchunk.base = -1;
+        if (m->wchunk.codec != IFL_CODEC_DENSE) {
+            ifl_meta_get_i64(r, 4, "base", 0, INT64_MAX, &m->wchunk.base);
+            ifl_meta_get_hash(r, 5, "hash", &m->wchunk.hash);
+        }
         m->wchunk.data = payload;
         m->wchunk.n_data = n_payload;
         break;

@@ -347,6 +347,14 @@ static const msgpack_object *meta_find(ifl_meta_reader *r, int32_t key, const ch
     return NULL;
 }
 
+bool ifl_meta_has(const ifl_meta_reader *r, int32_t key) {
+    if (r->status != IFL_OK) return false;
+    const msgpack_object_map *map = &r->unpacked.data.via.map;
+    for (uint32_t i = 0; i < map->size; i++)
+        if (map->ptr[i].key.via.u64 == (uint64_t)key) return true;
+    return false;
+}
+
 bool ifl_meta_object_i64(const msgpack_object *object, int64_t min, int64_t max, int64_t *out) {
     int64_t value;
     if (object->type == MSGPACK_OBJECT_POSITIVE_INTEGER && object->via.u64 <= INT64_MAX)

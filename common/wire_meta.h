@@ -60,6 +60,7 @@ typedef struct ifl_meta_reader {
 /* Scans, then parses. Call ifl_meta_close afterwards in any case. */
 ifl_status ifl_meta_open(ifl_meta_reader *r, const char *what, const uint8_t *bytes, size_t n_bytes,
                          ifl_error *err);
+bool ifl_meta_has(const ifl_meta_reader *r, int32_t key); /* for fields of later minor versions */
 void ifl_meta_get_i64(ifl_meta_reader *r, int32_t key, const char *name, int64_t min, int64_t max,
                       int64_t *out);
 void ifl_meta_get_i32(ifl_meta_reader *r, int32_t key, const char *name, int32_t min, int32_t max,

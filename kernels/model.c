@@ -323,6 +323,49 @@ void ifl_weights_get(const ifl_weights *weights, int64_t begin, int64_t n, uint1
     weights_walk(WEIGHTS_GET, weights, begin, n, bf16);
 }
 
+static bool weights_step(uint16_t *element, int32_t step) {
+    int32_t place = ifl_bf16_place(*element) + step;
+    if (place < INT16_MIN || place > INT16_MAX) return false;
+    *element = ifl_bf16_at_place(place);
+    return true;
+}
+
+ifl_status ifl_weights_patch(ifl_weights *weights, int64_t begin, const ifl_patch *patch,
+                             ifl_error *err) {
+    const ifl_model *model = weights->model;
+    int32_t c = 0;
+    while (c < patch->n) {
+        int64_t at = begin + patch->at[c];
+        if (at < 0 || at >= model->n_elements) break;
+        const ifl_param *p = &model->params[weights_param_at(model, at)];
+        int64_t stop = p->offset + p->spec.rows * p->spec.cols, k = p->spec.cols;
+        int64_t row = -1, row_end = p->offset; /* of the row that the last change was in */
+        bool inside = true;
+        for (; c < patch->n && inside; c += inside) {
+            at = begin + patch->at[c];
+            if (at >= stop) break;
+            if (!p->spec.is_matrix) {
+                float *element = weights->vectors + p->packed_offset + at - p->offset;
+                uint16_t bf16 = ifl_bf16_from_f32(*element);
+                inside = weights_step(&bf16, patch->steps[c]);
+                *element = ifl_bf16_to_f32(bf16);
+                continue;
+            }
+            if (at >= row_end) {
+                row = (at - p->offset) / k;
+                row_end = p->offset + (row + 1) * k;
+            }
+            inside = weights_step(weights->panels + p->packed_offset + ifl_panel_row(row, k) +
+                                      ifl_panel_k(at - (row_end - k)),
+                                  patch->steps[c]);
+        }
+        if (!inside) break;
+    }
+    if (c == patch->n) return IFL_OK;
+    return ifl_fail(err, IFL_FORMAT, "a patch moves element %lld by %d: not a change of these weights",
+                    (long long)(begin + patch->at[c]), patch->steps[c]);
+}
+
 ifl_hash ifl_weights_hash(const ifl_weights *weights) {
     enum { CHUNK = 1 << 15 };
     uint16_t *chunk = ifl_alloc(CHUNK, sizeof *chunk);

@@ -11,6 +11,7 @@
 #include "common/profile_parts.h"
 #include "common/rng.h"
 #include "common/thread_pool.h"
+#include "common/weight_patch.h"
 #include "kernels/ops.h"
 
 /* --- The architecture: immutable, shared by all versions of the weights ---------------------------- */
@@ -70,6 +71,11 @@ void ifl_weights_free(ifl_weights *weights);
  * calls may be written concurrently when they don't overlap. */
 void ifl_weights_put(ifl_weights *weights, int64_t begin, int64_t n, const uint16_t *bf16);
 void ifl_weights_get(const ifl_weights *weights, int64_t begin, int64_t n, uint16_t *bf16);
+
+/* Applies a patch whose element 0 is flat element `begin`, in place: nothing is repacked. IFL_FORMAT, with
+ * the changes before it made: a step leads out of bf16's range or out of the model, so this isn't the patch's
+ * base. */
+ifl_status ifl_weights_patch(ifl_weights *weights, int64_t begin, const ifl_patch *patch, ifl_error *err);
 
 /* XXH3-128 of the canonical bf16 bytes. */
 ifl_hash ifl_weights_hash(const ifl_weights *weights);

@@ -337,7 +337,8 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
     IFL_TRY(ifl_server_create(&l->server, &server, err));
     ifl_info("listening on %s", ifl_server_endpoint(l->server));
     IFL_TRY(ifl_publisher_create(&l->publisher, l->model, l->server,
-                                 (int64_t)c->transport.chunk_kib * 1024, err));
+                                 (int64_t)c->transport.chunk_kib * 1024,
+                                 c->transport.patch_versions, err));
     ifl_dispatch_options dispatch = {
         .config = c,
         .server = l->server,

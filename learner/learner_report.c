@@ -99,6 +99,16 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add(m, "swap/stall_ms_p50", ifl_dispatch_stall_ms(l->dispatch, 0.5));
     ifl_metrics_add(m, "swap/stall_ms_p99", ifl_dispatch_stall_ms(l->dispatch, 0.99));
     ifl_metrics_add_int(m, "swap/count", desk.swaps);
+    ifl_publisher_stats published;
+    ifl_publisher_stats_get(l->publisher, &published);
+    if (published.patch_version >= 0) {
+        double elements = (double)l->model->n_elements;
+        ifl_metrics_add_int(m, "swap/patch_version", published.patch_version);
+        ifl_metrics_add_int(m, "swap/patch_bytes", published.patch_bytes);
+        ifl_metrics_add(m, "swap/patch_share", (double)published.patch_bytes / (2.0 * elements));
+        ifl_metrics_add(m, "swap/changed_share", (double)published.patch_changed / elements);
+        ifl_metrics_add(m, "swap/patch_ms", published.patch_s * 1e3);
+    }
     ifl_metrics_add(m, "actor/decode_step_ms_p50", desk.decode_step_ms_p50);
     ifl_metrics_add_int(m, "actor/sequences", counts.leased);
     ifl_metrics_add_int(m, "parity/tokens_checked", audit.tokens_checked);

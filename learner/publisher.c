@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -9,6 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/weight_patch.h"
 
 #define CHUNK_BYTES_DEFAULT (4 << 20)
 #define CHUNK_BYTES_MIN (4 << 10)
@@ -116,6 +118,86 @@ static void edition_free(edition *e) {
     free(e);
 }
 
+/* --- Patches ---------------------------------------------------------------------------------- */
+
+#define MERGED_MAX 4 /* patches of several versions that are kept ready, or waited for */
+/* A chunk that is hardly shorter as a patch goes dense: no base, no decoding. */
+#define PATCH_SHARE_MAX 0.6
+
+typedef struct patch_chunk {
+    uint8_t *bytes; /* NULL: dense */
+    size_t n_bytes;
+    ifl_hash hash;
+} patch_chunk;
+
+/* All chunks of one version against a base. Frames that libzmq still holds count too. */
+typedef struct patch_set {
+    _Atomic int32_t refs;
+    int64_t base, version, n_changed, n_bytes, asked_ns;
+    int32_t n_chunks, n_differing, n_dense;
+    patch_chunk chunks[];
+} patch_set;
+
+static void patch_set_unref(patch_set *set) {
+    if (!set || atomic_fetch_sub(&set->refs, 1) > 1) return;
+    for (int32_t i = 0; i < set->n_chunks; i++)
+        free(set->chunks[i].bytes);
+    free(set);
+}
+
+static void patch_set_released(void *data, void *hint) {
+    (void)data;
+    patch_set_unref(hint);
+}
+
+static patch_set *patch_set_create(int64_t base, int64_t version, int32_t n_chunks) {
+    patch_set *set = calloc(1, sizeof *set + (size_t)n_chunks * sizeof *set->chunks);
+    if (!set) return NULL;
+    atomic_init(&set->refs, 1);
+    set->base = base;
+    set->version = version;
+    set->n_chunks = n_chunks;
+    set->asked_ns = ifl_clock_ns();
+    return set;
+}
+
+/* Codes one chunk of n_elements; `scratch` is reused from call to call. */
+static ifl_status patch_set_put(patch_set *set, int32_t chunk, const ifl_patch *patch,
+                                int64_t n_elements, uint8_t **scratch, size_t *cap,
+                                ifl_error *err) {
+    patch_chunk *to = &set->chunks[chunk];
+    size_t n;
+    IFL_TRY(ifl_patch_encode(patch, scratch, cap, &n, err));
+    bool dense = (double)n > PATCH_SHARE_MAX * 2.0 * (double)n_elements;
+    if (!dense) {
+        to->bytes = malloc(n);
+        if (!to->bytes) return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
+        memcpy(to->bytes, *scratch, n);
+        to->n_bytes = n;
+        to->hash = ifl_hash_bytes(to->bytes, n);
+    }
+    set->n_changed += patch->n;
+    if (patch->n == 0) return IFL_OK; /* nobody asks for it */
+    set->n_differing++;
+    set->n_dense += dense;
+    set->n_bytes += dense ? 2 * n_elements : (int64_t)n;
+    return IFL_OK;
+}
+
+/* What is reused from one patch to the next. */
+typedef struct patch_scratch {
+    ifl_patch a, b, c;
+    uint8_t *bytes;
+    size_t cap;
+} patch_scratch;
+
+static void patch_scratch_free(patch_scratch *scratch) {
+    ifl_patch_free(&scratch->a);
+    ifl_patch_free(&scratch->b);
+    ifl_patch_free(&scratch->c);
+    free(scratch->bytes);
+}
+
 /* A version that the application has asked to publish. */
 typedef struct publication {
     const ifl_weights *weights; /* NULL: none */
@@ -137,8 +219,13 @@ struct ifl_publisher {
     bool stop;
     publication pending, building;
     int64_t version_accepted, version_announced;
-    edition *editions[IFL_EDITIONS_MAX + 1]; /* oldest first */
+    edition *editions[IFL_EDITIONS_MAX + 1]; /* oldest first; only the thread changes the list */
     int32_t n_editions;
+    int32_t n_patches_max;
+    patch_set *steps[IFL_PATCHES_MAX + 1]; /* each against the one before it; oldest first */
+    int32_t n_steps;
+    patch_set *merged[MERGED_MAX];    /* NULL: free */
+    int64_t wanted_base[MERGED_MAX], wanted_version[MERGED_MAX]; /* to be merged; -1: free */
     ifl_publisher_stats stats;
     int32_t corrupt_chunk, corrupt_times;
 };
@@ -182,17 +269,76 @@ static void publisher_manifest_release(void *context, void *hint) {
     pthread_mutex_unlock(&p->lock);
 }
 
-/* The test hook's chunk: a copy with one bit flipped. */
-static chunk_buffer *publisher_corrupted(ifl_publisher *p, const chunk_buffer *b, size_t n_bytes) {
+/* The test hook's chunk: a copy with one bit flipped takes its place. */
+static void publisher_corrupt(ifl_publisher *p, int32_t chunk, ifl_weight_chunk *out) {
+    if (p->corrupt_times <= 0 || chunk != p->corrupt_chunk) return;
     chunk_buffer *copy = pool_take(p->pool);
-    if (!copy) return NULL;
-    memcpy(copy->data, b->data, n_bytes);
-    copy->data[n_bytes / 4] ^= 1;
-    return copy;
+    if (!copy) return;
+    p->corrupt_times--;
+    memcpy(copy->data, out->data, out->n_bytes);
+    ((uint8_t *)copy->data)[out->n_bytes / 2] ^= 1;
+    out->release((void *)(uintptr_t)out->data, out->hint);
+    out->data = copy->data;
+    out->release = buffer_released;
+    out->hint = copy;
 }
 
-static ifl_status publisher_chunk(void *context, int64_t version, int32_t chunk, const void **data,
-                                  size_t *n_bytes, void (**release)(void *, void *), void **hint) {
+/* The patch from base to version, if it is there; else whether its parts are. Caller holds the
+ * lock. */
+static patch_set *publisher_find_patch(ifl_publisher *p, int64_t base, int64_t version,
+                                       bool *can_merge) {
+    int64_t at = base;
+    *can_merge = false;
+    for (int32_t i = 0; i < p->n_steps; i++) {
+        if (p->steps[i]->base == base && p->steps[i]->version == version) return p->steps[i];
+        if (p->steps[i]->base == at) at = p->steps[i]->version;
+        *can_merge = *can_merge || at == version;
+    }
+    for (int32_t i = 0; i < MERGED_MAX; i++)
+        if (p->merged[i] && p->merged[i]->base == base && p->merged[i]->version == version)
+            return p->merged[i];
+    return NULL;
+}
+
+/* Caller holds the lock. Without a free place the question comes again when one of the others is
+ * done. */
+static void publisher_want(ifl_publisher *p, int64_t base, int64_t version) {
+    int32_t place = -1;
+    for (int32_t i = 0; i < MERGED_MAX; i++) {
+        if (p->wanted_base[i] == base && p->wanted_version[i] == version) return;
+        if (p->wanted_base[i] < 0) place = i;
+    }
+    if (place < 0) return;
+    p->wanted_base[place] = base;
+    p->wanted_version[place] = version;
+    pthread_cond_broadcast(&p->changed);
+}
+
+static void publisher_chunk_dense(edition *e, int32_t chunk, ifl_weight_chunk *out) {
+    chunk_buffer *b = e->chunks[chunk];
+    buffer_ref(b);
+    *out = (ifl_weight_chunk){.codec = IFL_CODEC_DENSE,
+                              .base = -1,
+                              .data = b->data,
+                              .n_bytes = (size_t)e->manifest->chunks[chunk].n_elements * 2,
+                              .release = buffer_released,
+                              .hint = b};
+}
+
+static void publisher_chunk_patch(patch_set *set, int32_t chunk, ifl_weight_chunk *out) {
+    const patch_chunk *c = &set->chunks[chunk];
+    atomic_fetch_add(&set->refs, 1);
+    *out = (ifl_weight_chunk){.codec = IFL_CODEC_ULP_GAP,
+                              .base = set->base,
+                              .hash = c->hash,
+                              .data = c->bytes,
+                              .n_bytes = c->n_bytes,
+                              .release = patch_set_released,
+                              .hint = set};
+}
+
+static ifl_status publisher_chunk(void *context, int64_t version, int64_t base, int32_t chunk,
+                                  ifl_weight_chunk *out) {
     ifl_publisher *p = context;
     ifl_status st = IFL_NOTFOUND;
     pthread_mutex_lock(&p->lock);
@@ -200,23 +346,23 @@ static ifl_status publisher_chunk(void *context, int64_t version, int32_t chunk,
         edition *e = p->editions[i];
         if (e->manifest->version != version || chunk < 0 || chunk >= e->manifest->n_chunks)
             continue;
-        e->asked_ns = ifl_clock_ns();
-        chunk_buffer *b = e->chunks[chunk];
-        *n_bytes = (size_t)e->manifest->chunks[chunk].n_elements * 2;
-        chunk_buffer *corrupted = NULL;
-        if (p->corrupt_times > 0 && chunk == p->corrupt_chunk &&
-            (corrupted = publisher_corrupted(p, b, *n_bytes))) {
-            p->corrupt_times--;
-            b = corrupted; /* its one reference goes to the frame */
-        } else {
-            buffer_ref(b);
-        }
-        *data = b->data;
-        *release = buffer_released;
-        *hint = b;
-        p->stats.chunks++;
-        p->stats.chunk_bytes += (int64_t)*n_bytes;
         st = IFL_OK;
+        e->asked_ns = ifl_clock_ns();
+        bool can_merge = false;
+        patch_set *set = base >= 0 ? publisher_find_patch(p, base, version, &can_merge) : NULL;
+        if (set) set->asked_ns = e->asked_ns;
+        if (set && set->chunks[chunk].bytes) {
+            publisher_chunk_patch(set, chunk, out);
+        } else if (!set && can_merge) {
+            publisher_want(p, base, version);
+            st = IFL_AGAIN;
+            break;
+        } else {
+            publisher_chunk_dense(e, chunk, out);
+        }
+        publisher_corrupt(p, chunk, out);
+        p->stats.chunks++;
+        p->stats.chunk_bytes += (int64_t)out->n_bytes;
         break;
     }
     pthread_mutex_unlock(&p->lock);
@@ -264,11 +410,15 @@ static bool publisher_stopping(ifl_publisher *p) {
     return stop;
 }
 
-/* Reads the borrowed weights once: unpack, chunk hash, running hash of the whole. */
-static ifl_status publisher_build(ifl_publisher *p, const publication *job, edition **out,
+/* Reads the borrowed weights once: unpack, difference from `before` (NULL: none), chunk hash, running
+ * hash of the whole. */
+static ifl_status publisher_build(ifl_publisher *p, const publication *job, const edition *before,
+                                  edition **out, patch_set **patch_out, double *patch_s,
                                   ifl_error *err) {
     ifl_status st = IFL_OK;
     edition *e = calloc(1, sizeof *e);
+    patch_set *set = NULL;
+    patch_scratch scratch = {0};
     ifl_hasher *content = ifl_hasher_create();
     if (!e || !content) {
         st = ifl_fail(err, IFL_NOMEM, "out of memory: version %lld", (long long)job->version);
@@ -276,6 +426,8 @@ static ifl_status publisher_build(ifl_publisher *p, const publication *job, edit
     }
     IFL_TRY_GOTO(st, publisher_tables(p, job, &e->manifest, err), done);
     e->chunks = calloc((uint32_t)e->manifest->n_chunks, sizeof *e->chunks);
+    if (before) /* without memory for it everything goes dense */
+        set = patch_set_create(before->manifest->version, job->version, e->manifest->n_chunks);
     for (int32_t i = 0; i < e->manifest->n_chunks; i++) {
         ifl_manifest_chunk *c = &e->manifest->chunks[i];
         if (publisher_stopping(p)) {
@@ -291,6 +443,16 @@ static ifl_status publisher_build(ifl_publisher *p, const publication *job, edit
         ifl_weights_get(job->weights, c->begin, c->n_elements, data);
         c->hash = ifl_hash_bytes(data, (size_t)c->n_elements * 2);
         ifl_hasher_add(content, data, (size_t)c->n_elements * 2);
+        if (!set) continue;
+        double begin = ifl_clock_s();
+        IFL_TRY_GOTO(st,
+                     ifl_patch_diff(&scratch.a, before->chunks[i]->data, data, c->n_elements, err),
+                     done);
+        IFL_TRY_GOTO(st,
+                     patch_set_put(set, i, &scratch.a, c->n_elements, &scratch.bytes, &scratch.cap,
+                                   err),
+                     done);
+        *patch_s += ifl_clock_s() - begin;
     }
     e->manifest->content = ifl_hasher_finish(content);
     e->manifest->root = ifl_manifest_root(e->manifest);
@@ -298,11 +460,127 @@ static ifl_status publisher_build(ifl_publisher *p, const publication *job, edit
     e->refs = 1;
     e->asked_ns = ifl_clock_ns(); /* actors get their time to ask */
     *out = e;
-    e = NULL; /* the caller owns it now */
+    *patch_out = set;
+    e = NULL; /* the caller owns them now */
+    set = NULL;
 done:
     edition_free(e);
+    patch_set_unref(set);
+    patch_scratch_free(&scratch);
     ifl_hasher_free(content);
     return st;
+}
+
+/* Keeps a new step's patch, and lets go of the oldest ones and of merged ones that nobody can ask for
+ * any more. Caller holds the lock. */
+static void publisher_keep_patch(ifl_publisher *p, patch_set *set, double seconds) {
+    p->steps[p->n_steps++] = set;
+    int64_t n_bytes = 0, limit = p->model->n_elements * 2;
+    for (int32_t i = 0; i < p->n_steps; i++)
+        n_bytes += p->steps[i]->n_bytes;
+    while (p->n_steps > p->n_patches_max || (p->n_steps > 1 && n_bytes > limit)) {
+        n_bytes -= p->steps[0]->n_bytes;
+        patch_set_unref(p->steps[0]);
+        p->n_steps--;
+        memmove(p->steps, p->steps + 1, (size_t)p->n_steps * sizeof *p->steps);
+    }
+    p->stats.patch_version = set->version;
+    p->stats.patch_base = set->base;
+    p->stats.patch_bytes = set->n_bytes;
+    p->stats.patch_changed = set->n_changed;
+    p->stats.patch_chunks = set->n_differing;
+    p->stats.patch_dense = set->n_dense;
+    p->stats.patch_s = seconds;
+}
+
+/* Steps add up, so this needs no version in between. A chunk that went dense in one of them goes
+ * dense. */
+static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_manifest *m,
+                                  patch_set **out, ifl_error *err) {
+    patch_scratch scratch = {0};
+    ifl_status st = IFL_OK;
+    patch_set *set =
+        patch_set_create(parts[0]->base, parts[n_parts - 1]->version, parts[0]->n_chunks);
+    if (!set) return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %d versions", n_parts);
+    for (int32_t i = 0; i < set->n_chunks; i++) {
+        ifl_patch *sum = &scratch.a, *next = &scratch.c;
+        bool dense = false;
+        for (int32_t k = 0; k < n_parts && !dense; k++) {
+            const patch_chunk *c = &parts[k]->chunks[i];
+            dense = c->bytes == NULL;
+            if (dense) break;
+            ifl_patch *to = k == 0 ? sum : &scratch.b;
+            IFL_TRY_GOTO(
+                st, ifl_patch_decode(to, c->bytes, c->n_bytes, m->chunks[i].n_elements, err), done);
+            if (k == 0) continue;
+            IFL_TRY_GOTO(st, ifl_patch_merge(next, sum, to, err), done);
+            ifl_patch *swap = sum;
+            sum = next;
+            next = swap;
+        }
+        if (dense) continue;
+        IFL_TRY_GOTO(st,
+                     patch_set_put(set, i, sum, m->chunks[i].n_elements, &scratch.bytes,
+                                   &scratch.cap, err),
+                     done);
+    }
+    *out = set;
+    set = NULL; /* the caller owns it now */
+done:
+    patch_set_unref(set);
+    patch_scratch_free(&scratch);
+    return st;
+}
+
+/* Makes one patch that somebody waits for. False: there was none. Caller holds the lock, which is
+ * let go meanwhile. */
+static bool publisher_merge_wanted(ifl_publisher *p) {
+    int32_t place = 0, n_parts = 0;
+    while (place < MERGED_MAX && p->wanted_base[place] < 0)
+        place++;
+    if (place == MERGED_MAX) return false;
+    int64_t base = p->wanted_base[place], version = p->wanted_version[place], at = base;
+    patch_set *parts[IFL_PATCHES_MAX + 1], *set = NULL;
+    for (int32_t i = 0; i < p->n_steps && at != version; i++)
+        if (p->steps[i]->base == at) {
+            parts[n_parts++] = p->steps[i];
+            at = p->steps[i]->version;
+        }
+    edition *e = NULL;
+    for (int32_t i = 0; i < p->n_editions; i++)
+        if (p->editions[i]->manifest->version == version) e = p->editions[i];
+    ifl_error err = {0};
+    if (n_parts > 0 && at == version && e) { /* else it is gone meanwhile, and will not be found */
+        for (int32_t i = 0; i < n_parts; i++)
+            atomic_fetch_add(&parts[i]->refs, 1);
+        e->refs++;
+        pthread_mutex_unlock(&p->lock);
+        ifl_status st = publisher_merge(parts, n_parts, e->manifest, &set, &err);
+        if (st != IFL_OK) /* an empty set: everything goes dense */
+            set = patch_set_create(base, version, parts[0]->n_chunks);
+        if (st != IFL_OK)
+            ifl_warn("versions %lld to %lld make no patch: %s", (long long)base, (long long)version,
+                     err.text);
+        for (int32_t i = 0; i < n_parts; i++)
+            patch_set_unref(parts[i]);
+        pthread_mutex_lock(&p->lock);
+        if (--e->refs == 0) edition_free(e);
+    }
+    p->wanted_base[place] = -1;
+    if (set) {
+        int32_t oldest = 0;
+        for (int32_t i = 0; i < MERGED_MAX; i++) {
+            if (!p->merged[oldest]) break;
+            if (!p->merged[i] || p->merged[i]->asked_ns < p->merged[oldest]->asked_ns) oldest = i;
+        }
+        patch_set_unref(p->merged[oldest]);
+        p->merged[oldest] = set;
+        p->stats.n_merged++;
+    }
+    pthread_mutex_unlock(&p->lock);
+    ifl_server_chunks_ready(p->server);
+    pthread_mutex_lock(&p->lock);
+    return true;
 }
 
 static void publisher_give_back(const publication *job) {
@@ -313,9 +591,14 @@ static void publisher_give_back(const publication *job) {
 static void publisher_do(ifl_publisher *p) {
     publication job = p->building;
     edition *e = NULL;
+    patch_set *set = NULL;
+    double patch_s = 0.0;
     ifl_error err = {0};
     int64_t begin = ifl_clock_ns();
-    ifl_status st = publisher_build(p, &job, &e, &err);
+    /* Only this thread changes the list, so the newest stays where it is. */
+    const edition *before =
+        p->n_patches_max > 0 && p->n_editions > 0 ? p->editions[p->n_editions - 1] : NULL;
+    ifl_status st = publisher_build(p, &job, before, &e, &set, &patch_s, &err);
     double seconds = (double)(ifl_clock_ns() - begin) * 1e-9;
     publisher_give_back(&job);
     if (st != IFL_OK && st != IFL_STOPPED)
@@ -324,6 +607,7 @@ static void publisher_do(ifl_publisher *p) {
     p->stats.unpack_s_last = seconds;
     p->stats.unpack_s += seconds;
     if (e) {
+        if (set) publisher_keep_patch(p, set, patch_s);
         p->editions[p->n_editions++] = e;
         publisher_retire(p);
         p->version_announced = job.version;
@@ -349,6 +633,7 @@ static void *publisher_run(void *context) {
     pthread_sigmask(SIG_SETMASK, &all, NULL);
     pthread_mutex_lock(&p->lock);
     while (!p->stop) {
+        if (publisher_merge_wanted(p)) continue; /* first: an actor waits for it */
         if (p->pending.weights) {
             p->building = p->pending;
             p->pending = (publication){0};
@@ -368,8 +653,11 @@ static void *publisher_run(void *context) {
 /* --- Life ------------------------------------------------------------------------------------- */
 
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
-                                int64_t chunk_bytes, ifl_error *err) {
+                                int64_t chunk_bytes, int32_t n_patches, ifl_error *err) {
     *out = NULL;
+    if (n_patches < 0 || n_patches > IFL_PATCHES_MAX)
+        return ifl_fail(err, IFL_USAGE, "patches of %d versions, wanted 0 to %d", n_patches,
+                        IFL_PATCHES_MAX);
     if (!chunk_bytes) chunk_bytes = CHUNK_BYTES_DEFAULT;
     if (chunk_bytes < CHUNK_BYTES_MIN || chunk_bytes > CHUNK_BYTES_MAX)
         return ifl_fail(err, IFL_USAGE, "chunks of %lld bytes, wanted %d to %d",
@@ -386,6 +674,10 @@ ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl
     p->chunk_elements = chunk_bytes / 2;
     if (p->chunk_elements > model->n_elements) p->chunk_elements = model->n_elements;
     p->version_accepted = p->version_announced = -1;
+    p->stats.patch_version = p->stats.patch_base = -1;
+    p->n_patches_max = n_patches;
+    for (int32_t i = 0; i < MERGED_MAX; i++)
+        p->wanted_base[i] = -1;
     pthread_mutex_init(&p->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -425,6 +717,10 @@ void ifl_publisher_free(ifl_publisher *p) {
     publisher_give_back(&p->pending);
     while (p->n_editions)
         publisher_drop_edition(p, 0);
+    while (p->n_steps)
+        patch_set_unref(p->steps[--p->n_steps]);
+    for (int32_t i = 0; i < MERGED_MAX; i++)
+        patch_set_unref(p->merged[i]);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     pthread_mutex_lock(&p->pool->lock);
@@ -494,7 +790,8 @@ void ifl_publisher_stats_get(ifl_publisher *p, ifl_publisher_stats *out) {
 }
 
 int64_t ifl_publisher_bytes(const ifl_model *model) {
-    return (IFL_EDITIONS_MAX + 1) * model->n_elements * 2;
+    /* Patches: one dense version's worth of single steps, and as much of merged ones. */
+    return (IFL_EDITIONS_MAX + 1 + 2) * model->n_elements * 2;
 }
 
 void ifl_publisher_test_corrupt(ifl_publisher *p, int32_t chunk, int32_t times) {

@@ -1,12 +1,15 @@
 /* The learner's side of the weight plane: turns an ifl_weights into a manifest and chunks, and
- * serves them.
+ * serves them, dense or as patches.
  *
  * Publishing copies once, on the publisher's own thread: it unpacks the borrowed weights chunk by
  * chunk into canonical bf16 buffers (the wire's order; packed panels are not), hashing each chunk
- * while it is in cache, and then gives the weights back. Chunks leave as zero-copy frames that
- * point into those buffers, counted one by one, so that an actor that stops reading pins its window
- * of chunks and no more. Served are the newest version, and one older one while an actor is still
- * fetching it. A version overtaken before its unpacking began is never announced. */
+ * while it is in cache, and then gives the weights back. Beside it each chunk's difference from the
+ * version before is coded (common/weight_patch.h). The patches of the last versions are kept, so
+ * that an actor that has missed some gets one patch merged from them; that is made when it asks.
+ * Chunks leave as zero-copy frames that point into those buffers, counted one by one, so that an
+ * actor that stops reading pins its window of chunks and no more. Served are the newest version,
+ * and one older one while an actor is still fetching it. A version overtaken before its unpacking
+ * began is never announced. */
 #ifndef IFL_LEARNER_PUBLISHER_H
 #define IFL_LEARNER_PUBLISHER_H
 
@@ -14,13 +17,16 @@
 #include "kernels/model.h"
 
 #define IFL_EDITIONS_MAX 2 /* complete ones; beside them one under construction */
+#define IFL_PATCHES_MAX 64 /* versions back that patches may be kept for */
 
 typedef struct ifl_publisher ifl_publisher;
 
 /* Attaches itself to `server` as its weight source; borrows server and model. chunk_bytes: raw
- * bytes per chunk (0 = 4 MiB; 4 KiB .. 15 MiB, rounded down to even). */
+ * bytes per chunk (0 = 4 MiB; 4 KiB .. 15 MiB, rounded down to even). n_patches: of how many
+ * versions patches are kept (0 .. IFL_PATCHES_MAX; 0: everything goes dense), as long as they take
+ * less than one dense version. */
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
-                                int64_t chunk_bytes, ifl_error *err);
+                                int64_t chunk_bytes, int32_t n_patches, ifl_error *err);
 /* Detaches from the server, waits for the thread, gives back borrowed weights. NULL is fine. */
 void ifl_publisher_free(ifl_publisher *publisher);
 
@@ -47,15 +53,21 @@ int64_t ifl_publisher_version(ifl_publisher *publisher, ifl_hash *root, ifl_hash
 typedef struct ifl_publisher_stats {
     int64_t published, announced, skipped; /* skipped: overtaken before they were unpacked */
     int64_t chunks, chunk_bytes;           /* handed to the transport */
-    double unpack_s_last, unpack_s;        /* unpacking and hashing */
+    double unpack_s_last, unpack_s;        /* unpacking, hashing and coding of patches */
     int32_t editions;                      /* buffers alive */
+    int64_t patch_version;                 /* newest version with a patch, -1 = none */
+    int64_t patch_base;                    /* the version it is against */
+    int64_t patch_bytes, patch_changed;    /* its size on the wire; weights that differ */
+    int32_t patch_chunks, patch_dense;     /* chunks that differ; of which shorter dense */
+    double patch_s;                        /* comparing and coding */
+    int64_t n_merged;                      /* patches made from several */
 } ifl_publisher_stats;
 void ifl_publisher_stats_get(ifl_publisher *publisher, ifl_publisher_stats *out);
 
 /* Most memory it can take for this model. */
 int64_t ifl_publisher_bytes(const ifl_model *model);
 
-/* Test hook: the next `times` servings of chunk `chunk` have one bit flipped. */
+/* Test hook: the next `times` servings of chunk `chunk`, dense or patch, have one bit flipped. */
 void ifl_publisher_test_corrupt(ifl_publisher *publisher, int32_t chunk, int32_t times);
 
 #endif

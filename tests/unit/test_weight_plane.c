@@ -56,7 +56,7 @@ static void plane_open(plane *p) {
     for (int i = 0; i < 2; i++)
         assert_int_equal(ifl_weights_create(&p->shadow[i], p->model, &err), IFL_OK);
     p->server = make_server(p->model, "tcp://127.0.0.1:*", 1);
-    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, &err),
+    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, &err),
                      IFL_OK);
     ifl_client_options co = {
         .connect = ifl_server_endpoint(p->server), .name = "actor-1", .held_version = -1};
@@ -109,8 +109,8 @@ static void test_published_bytes_arrive_whole(void **state) {
     plane_open(&p);
     ifl_weights *w;
     assert_int_equal(ifl_weight_receiver_take(p.receiver, &w, NULL), IFL_AGAIN);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL), IFL_FULL);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL, NULL), IFL_FULL);
     publish(&p, 1);
     w = wait_weights(&p);
     assert_ptr_equal(w, p.shadow[0]);
@@ -137,7 +137,7 @@ static void test_published_bytes_arrive_whole(void **state) {
     assert_true(info.version_ready == 1 && info.version_done == 1);
 
     /* The same version isn't fetched again into the next buffer; the next one is. */
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL, NULL), IFL_OK);
     assert_int_equal(ifl_weight_receiver_wait(p.receiver, 150, &w, NULL), IFL_TIMEOUT);
     publish(&p, 2);
     w = wait_weights(&p);
@@ -156,7 +156,7 @@ static void test_late_actor_gets_the_newest_only(void **state) {
     assert_int_equal(ifl_publisher_wait(p.publisher, 3, WAIT_MS, NULL), IFL_OK);
     while (ifl_weight_receiver_announced(p.receiver) < 3)
         ifl_sleep_ms(2);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
     ifl_weights *w = wait_weights(&p);
     assert_int_equal(w->version, 3);
     assert_same_weights(w, p.versions[3]);
@@ -183,7 +183,7 @@ static void test_slow_actor_sees_only_whole_versions(void **state) {
         assert_int_equal(ifl_publisher_publish(p.publisher, version, version - 1,
                                                p.versions[1 + version % 3], NULL, NULL, &err),
                          IFL_OK);
-        if (spare && ifl_weight_receiver_offer_buffer(p.receiver, spare, &err) == IFL_OK)
+        if (spare && ifl_weight_receiver_offer_buffer(p.receiver, spare, NULL, &err) == IFL_OK)
             spare = NULL;
         if (round % 4 != 3) continue; /* slow: looks at every fourth only */
         ifl_sleep_ms(2);
@@ -197,7 +197,7 @@ static void test_slow_actor_sees_only_whole_versions(void **state) {
     }
     while (last < version) {
         if (spare)
-            assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, spare, &err), IFL_OK);
+            assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, spare, NULL, &err), IFL_OK);
         w = wait_weights(&p);
         assert_true(w->version > last);
         last = w->version;
@@ -219,7 +219,7 @@ static void test_corrupted_chunk_is_asked_again(void **state) {
     plane_open(&p);
     assert_true(p.model->n_elements * 2 > 3 * CHUNK_BYTES); /* it is one of several */
     ifl_publisher_test_corrupt(p.publisher, 1, 2);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
     publish(&p, 1);
     ifl_weights *w = wait_weights(&p);
     assert_same_weights(w, p.versions[1]);
@@ -236,7 +236,7 @@ static void test_always_corrupted_version_stays_invisible(void **state) {
     plane p;
     plane_open(&p);
     ifl_publisher_test_corrupt(p.publisher, 2, 1 << 30);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
     publish(&p, 1);
     ifl_weights *w;
     assert_int_equal(ifl_weight_receiver_wait(p.receiver, 300, &w, NULL), IFL_TIMEOUT);
@@ -291,7 +291,7 @@ static void replace_learner(plane *p) {
     ifl_publisher_free(p->publisher);
     ifl_server_free(p->server);
     p->server = make_server(p->model, endpoint, 2);
-    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, NULL),
+    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, NULL),
                      IFL_OK);
 }
 
@@ -299,12 +299,12 @@ static void test_restarted_learner_counts_even_with_an_older_version(void **stat
     (void)state;
     plane p;
     plane_open(&p);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
     publish(&p, 2);
     ifl_weights *w = wait_weights(&p);
     assert_int_equal(w->version, 2);
     replace_learner(&p);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL, NULL), IFL_OK);
     publish(&p, 1);
     w = wait_weights(&p);
     assert_int_equal(w->version, 1);
@@ -331,7 +331,7 @@ static void test_only_versions_of_the_followed_learner_process_come_out(void **s
     ifl_weights *w;
     ifl_wire_welcome former = {.run_epoch = 1}, now = {.run_epoch = 2};
     ifl_weight_receiver_follow(p.receiver, &former);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
     publish(&p, 2);
     wait_versions(&p, 1);
     replace_learner(&p);
@@ -344,6 +344,214 @@ static void test_only_versions_of_the_followed_learner_process_come_out(void **s
     w = wait_weights(&p);
     assert_int_equal(w->version, 2);
     assert_same_weights(w, p.versions[3]);
+    plane_close(&p);
+}
+
+/* --- Patches ---------------------------------------------------------------------------------- */
+
+/* versions[to] = versions[from] with every stride-th weight moved one or two steps. */
+static void change_some(plane *p, int to, int from, int64_t stride) {
+    size_t n = (size_t)p->model->n_elements;
+    uint16_t *flat = malloc(n * 2);
+    ifl_weights_get(p->versions[from], 0, (int64_t)n, flat);
+    for (size_t i = (size_t)to; i < n; i += (size_t)stride)
+        flat[i] = ifl_bf16_at_place(ifl_bf16_place(flat[i]) + (i % 3 == 0 ? 2 : -1));
+    ifl_weights_put(p->versions[to], 0, (int64_t)n, flat);
+    free(flat);
+}
+
+/* The actor has version 1 in use, in shadow[0]. */
+static void plane_open_at_1(plane *p) {
+    plane_open(p);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p->receiver, p->shadow[0], NULL, NULL),
+                     IFL_OK);
+    publish(p, 1);
+    assert_ptr_equal(wait_weights(p), p->shadow[0]);
+}
+
+static void offer_with_base(plane *p) {
+    assert_int_equal(
+        ifl_weight_receiver_offer_buffer(p->receiver, p->shadow[1], p->shadow[0], NULL), IFL_OK);
+}
+
+static ifl_weight_receiver_stats receiver_stats(plane *p) {
+    ifl_weight_receiver_stats stats;
+    ifl_weight_receiver_stats_get(p->receiver, &stats);
+    return stats;
+}
+
+static int32_t n_chunks(const plane *p) {
+    return (int32_t)((p->model->n_elements * 2 + CHUNK_BYTES - 1) / CHUNK_BYTES);
+}
+
+static void test_next_version_comes_as_a_patch(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    change_some(&p, 2, 1, 100);
+    offer_with_base(&p);
+    publish(&p, 2);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 2);
+    assert_same_weights(w, p.versions[2]);
+    assert_same_weights(p.shadow[0], p.versions[1]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    assert_int_equal(stats.version_patched_last, n_chunks(&p));
+    assert_true(stats.version_bytes_last < p.model->n_elements * 2 / 40);
+    ifl_publisher_stats published;
+    ifl_publisher_stats_get(p.publisher, &published);
+    assert_int_equal(published.patch_version, 2);
+    assert_int_equal(published.patch_base, 1);
+    assert_int_equal(published.patch_bytes, stats.version_bytes_last);
+    assert_int_equal(published.patch_changed, (p.model->n_elements - 2 + 99) / 100);
+    assert_int_equal(published.patch_dense, 0);
+    plane_close(&p);
+}
+
+static void test_missed_versions_come_as_one_patch(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    change_some(&p, 2, 1, 200);
+    change_some(&p, 3, 2, 200);
+    publish(&p, 2);
+    publish(&p, 3);
+    while (ifl_weight_receiver_announced(p.receiver) < 3)
+        ifl_sleep_ms(2);
+    offer_with_base(&p);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 3);
+    assert_same_weights(w, p.versions[3]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    assert_int_equal(stats.version_patched_last, n_chunks(&p));
+    ifl_publisher_stats published;
+    ifl_publisher_stats_get(p.publisher, &published);
+    assert_int_equal(published.n_merged, 1);
+    plane_close(&p);
+}
+
+static void test_equal_versions_cost_no_bytes(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    int64_t before = receiver_stats(&p).bytes;
+    offer_with_base(&p);
+    ifl_error err = {0};
+    assert_int_equal(ifl_publisher_publish(p.publisher, 2, 1, p.versions[1], NULL, NULL, &err),
+                     IFL_OK);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 2);
+    assert_same_weights(w, p.versions[1]);
+    assert_int_equal(receiver_stats(&p).bytes, before);
+    plane_close(&p);
+}
+
+static void test_everything_changed_goes_dense_by_itself(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    offer_with_base(&p);
+    publish(&p, 2); /* other random numbers */
+    ifl_weights *w = wait_weights(&p);
+    assert_same_weights(w, p.versions[2]);
+    ifl_publisher_stats published;
+    ifl_publisher_stats_get(p.publisher, &published);
+    assert_true(published.patch_dense > n_chunks(&p) / 2);
+    assert_true(receiver_stats(&p).version_bytes_last <= p.model->n_elements * 2);
+    plane_close(&p);
+}
+
+static void test_damaged_patch_is_asked_again_as_a_patch(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    change_some(&p, 2, 1, 100);
+    ifl_publisher_test_corrupt(p.publisher, 1, 3);
+    offer_with_base(&p);
+    publish(&p, 2);
+    assert_same_weights(wait_weights(&p), p.versions[2]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    assert_int_equal(stats.hash_failures, 3);
+    assert_int_equal(stats.patch_mismatches, 0);
+    assert_int_equal(stats.version_patched_last, n_chunks(&p));
+    plane_close(&p);
+}
+
+/* The base has a flipped bit at the actor: the hash of the result says so, and that chunk alone comes
+ * dense. */
+static void test_patch_of_another_base_is_replaced_dense(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    change_some(&p, 2, 1, 100);
+    uint16_t flat[8];
+    int64_t at = 3 * CHUNK_BYTES / 2 + 5;
+    ifl_weights_get(p.shadow[0], at, 8, flat);
+    flat[3] ^= 1;
+    ifl_weights_put(p.shadow[0], at, 8, flat);
+    offer_with_base(&p);
+    publish(&p, 2);
+    assert_same_weights(wait_weights(&p), p.versions[2]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    assert_int_equal(stats.patch_mismatches, 1);
+    assert_int_equal(stats.version_patched_last, n_chunks(&p) - 1);
+    plane_close(&p);
+}
+
+/* A fetch of version 2 gets nearly everything, and then 2 is gone. What it has written must not show
+ * in what comes next. */
+static void test_abandoned_fetch_leaves_no_trace(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    change_some(&p, 2, 1, 50);
+    change_some(&p, 3, 1, 70); /* not from 2: its changes go back */
+    ifl_publisher_test_corrupt(p.publisher, 1, 1 << 30);
+    offer_with_base(&p);
+    publish(&p, 2);
+    int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+    while (receiver_stats(&p).version_patched_last < n_chunks(&p) - 1) {
+        assert_true(ifl_clock_ns() < until);
+        ifl_sleep_ms(2);
+    }
+    ifl_error err = {0};
+    publish(&p, 3);
+    for (int v = 4; v <= 5; v++) /* the same again: 2 is no longer served */
+        assert_int_equal(ifl_publisher_publish(p.publisher, v, v - 1, p.versions[3], NULL, NULL,
+                                               &err),
+                         IFL_OK);
+    while (receiver_stats(&p).dropped == 0) {
+        assert_true(ifl_clock_ns() < until);
+        ifl_sleep_ms(2);
+    }
+    ifl_publisher_test_corrupt(p.publisher, 0, 0);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 5);
+    assert_same_weights(w, p.versions[3]);
+    assert_int_equal(receiver_stats(&p).patch_mismatches, 0);
+    plane_close(&p);
+}
+
+static void test_base_beyond_the_kept_patches_is_served_dense(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    ifl_error err = {0};
+    change_some(&p, 2, 1, 100);
+    change_some(&p, 3, 2, 100);
+    for (int v = 2; v <= 20; v++) /* 16 are kept: from 4 on */
+        assert_int_equal(ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2 + v % 2], NULL,
+                                               NULL, &err),
+                         IFL_OK);
+    while (ifl_weight_receiver_announced(p.receiver) < 20)
+        ifl_sleep_ms(2);
+    offer_with_base(&p);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 20);
+    assert_same_weights(w, p.versions[2]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    assert_int_equal(stats.version_patched_last, 0);
+    assert_int_equal(stats.version_bytes_last, p.model->n_elements * 2);
     plane_close(&p);
 }
 
@@ -367,13 +575,13 @@ static void test_throughput_is_measured(void **state) {
     char path[64];
     snprintf(path, sizeof path, "ipc://@ifl-test-%d", (int)getpid());
     p.server = make_server(p.model, path, 1);
-    assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, 0, &err), IFL_OK);
+    assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, 0, 16, &err), IFL_OK);
     ifl_client_options co = {.connect = path, .name = "a", .held_version = -1};
     co.fingerprint = p.model->fingerprint;
     co.profile = p.model->profile;
     assert_int_equal(ifl_client_create(&p.client, &co, &err), IFL_OK);
     assert_int_equal(ifl_weight_receiver_create(&p.receiver, p.model, p.client, &err), IFL_OK);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], &err), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, &err), IFL_OK);
     publish(&p, 1);
     ifl_weights *w = wait_weights(&p);
     assert_same_weights(w, p.versions[1]);
@@ -399,6 +607,14 @@ int main(void) {
         cmocka_unit_test(test_borrowed_weights_are_given_back_once_each),
         cmocka_unit_test(test_restarted_learner_counts_even_with_an_older_version),
         cmocka_unit_test(test_only_versions_of_the_followed_learner_process_come_out),
+        cmocka_unit_test(test_next_version_comes_as_a_patch),
+        cmocka_unit_test(test_missed_versions_come_as_one_patch),
+        cmocka_unit_test(test_equal_versions_cost_no_bytes),
+        cmocka_unit_test(test_everything_changed_goes_dense_by_itself),
+        cmocka_unit_test(test_damaged_patch_is_asked_again_as_a_patch),
+        cmocka_unit_test(test_patch_of_another_base_is_replaced_dense),
+        cmocka_unit_test(test_abandoned_fetch_leaves_no_trace),
+        cmocka_unit_test(test_base_beyond_the_kept_patches_is_served_dense),
         cmocka_unit_test(test_throughput_is_measured),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -122,11 +122,12 @@ static ifl_message make_message(int type, ifl_manifest *manifest, ifl_trajectory
         m.wann.manifest = manifest;
         break;
     case IFL_WIRE_WGET:
-        m.wget = (ifl_wire_wget){12, 3, {0, 5, 2}};
+        m.wget = (ifl_wire_wget){12, 9, 3, {0, 5, 2}};
         break;
     case IFL_WIRE_WCHUNK:
         m.wchunk = (ifl_wire_wchunk){
-            .version = 12, .chunk = 5, .data = (const uint8_t *)"0123", .n_data = 4};
+            .version = 12, .chunk = 5, .codec = IFL_CODEC_ULP_GAP, .base = 9, .hash = hash,
+            .data = (const uint8_t *)"0123", .n_data = 4};
         break;
     case IFL_WIRE_WNACK:
         m.wnack = (ifl_wire_wnack){11, 12, "superseded"};
@@ -236,7 +237,9 @@ static void test_every_type_round_trips(void **state) {
         if (type == IFL_WIRE_HELLO)
             assert_memory_equal(&out.hello.parts, &in.hello.parts, sizeof in.hello.parts);
         if (type == IFL_WIRE_STATS) assert_true(out.stats.entries[1].value == -0.25);
-        if (type == IFL_WIRE_WGET) assert_int_equal(out.wget.chunks[1], 5);
+        if (type == IFL_WIRE_WGET) assert_true(out.wget.chunks[1] == 5 && out.wget.base == 9);
+        if (type == IFL_WIRE_WCHUNK)
+            assert_true(out.wchunk.base == 9 && ifl_hash_equal(out.wchunk.hash, in.wchunk.hash));
         ifl_message_clear(&out);
         free(f.meta), free(f.payload), free(g.meta), free(g.payload);
     }

@@ -1,0 +1,66 @@
+/* The difference between two versions of a chunk of bf16 weights, exact and small.
+ *
+ * One optimizer step moves few weights (about 1 % at a learning rate of 1e-6), and most of those to
+ * the neighbouring bf16 value. So a patch names each changed weight by its distance from the one
+ * before, and its change as a step in the ordered view of bf16, where neighbouring values are
+ * neighbouring integers: some 10 bits a changed weight. Steps add up, so that two patches in a row
+ * make one without anybody holding the version between them.
+ *
+ * Coded (bits from the least significant up, integers little-endian):
+ *   u32 n           changed weights
+ *   u32 n_large     of which by more than one step
+ *   gaps[n]         weights between this changed one and the one before it (the chunk's begin)
+ *   signs[n]        one bit each, 1 = downwards
+ *   places[n_large] as gaps, among the changed ones
+ *   sizes[n_large]  |step| - 2
+ * gaps, places and sizes are Rice codes (Rice & Plaunt 1971) in blocks of 64 numbers: 5 bits k, then
+ * for each number v the unary v >> k (zeros, then a one) and k bits v mod 2^k; 24 zeros are followed
+ * by all 32 bits of v instead. Each block's k fits its own density, which differs by tensor and
+ * row. */
+#ifndef IFL_COMMON_WEIGHT_PATCH_H
+#define IFL_COMMON_WEIGHT_PATCH_H
+
+#include "common/status.h"
+
+/* Changes of one chunk, ascending. Zero-initialise; ifl_patch_free frees what it has grown to. Every
+ * function that fills one reuses its memory. */
+typedef struct ifl_patch {
+    int32_t n;
+    uint32_t *at;   /* [n] element of the chunk */
+    int32_t *steps; /* [n] never 0; at most +-65535 */
+    size_t at_cap, steps_cap;
+} ifl_patch;
+
+void ifl_patch_free(ifl_patch *patch);
+
+/* A bf16 pattern's place in the order of all 65,536 of them: -32768 .. 32767, -0 just below +0. */
+static inline int32_t ifl_bf16_place(uint16_t bf16) {
+    return bf16 & 0x8000u ? -1 - (int32_t)(bf16 & 0x7fffu) : (int32_t)bf16;
+}
+static inline uint16_t ifl_bf16_at_place(int32_t place) {
+    return place < 0 ? (uint16_t)(0x8000u | (uint32_t)(-1 - place)) : (uint16_t)place;
+}
+
+/* out: what makes `now` of `base`, n_elements each (at most 2^30). IFL_NOMEM. */
+ifl_status ifl_patch_diff(ifl_patch *out, const uint16_t *base, const uint16_t *now,
+                          int64_t n_elements, ifl_error *err);
+
+/* out: first, then second. May not be one of the two. IFL_NOMEM. */
+ifl_status ifl_patch_merge(ifl_patch *out, const ifl_patch *first, const ifl_patch *second,
+                           ifl_error *err);
+
+/* Appends nothing to what *bytes holds: writes the code to its beginning, growing it (malloc'd,
+ * capacity *cap). IFL_NOMEM. */
+ifl_status ifl_patch_encode(const ifl_patch *patch, uint8_t **bytes, size_t *cap, size_t *n_bytes,
+                            ifl_error *err);
+
+/* The patch that `bytes` is the code of, for a chunk of n_elements. Takes no more memory than 64
+ * times n_bytes. IFL_FORMAT: it is no such code (`out` is then undefined); IFL_NOMEM. */
+ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
+                            int64_t n_elements, ifl_error *err);
+
+/* Changes canonical elements in place. IFL_FORMAT, with the elements before it changed already: a
+ * step leads out of bf16's range, so this isn't the patch's base. */
+ifl_status ifl_patch_apply(const ifl_patch *patch, uint16_t *elements, ifl_error *err);
+
+#endif
