@@ -15,7 +15,29 @@
 
 typedef enum { IFL_MODE_PIPELINE, IFL_MODE_SYNC, IFL_MODE_ASYNC } ifl_mode;
 typedef enum { IFL_KV_MODE_KEEP, IFL_KV_MODE_RECOMPUTE } ifl_kv_mode;
-typedef enum { IFL_LOSS_REINFORCE, IFL_LOSS_GRPO, IFL_LOSS_DR_GRPO, IFL_LOSS_DAPO } ifl_loss_kind;
+typedef enum {
+    IFL_LOSS_REINFORCE,
+    IFL_LOSS_GRPO,
+    IFL_LOSS_DR_GRPO,
+    IFL_LOSS_DAPO,
+    IFL_LOSS_RLOO,
+    IFL_LOSS_REINFORCE_PP,
+    IFL_LOSS_GSPO,
+    IFL_LOSS_CISPO,
+    IFL_LOSS_DECOUPLED_PPO,
+    IFL_LOSS_SAPO,
+} ifl_loss_kind;
+typedef enum {
+    IFL_CORRECTION_NONE,
+    IFL_CORRECTION_TIS_TOKEN,
+    IFL_CORRECTION_TIS_SEQUENCE,
+    IFL_CORRECTION_ICEPOP,
+    IFL_CORRECTION_MIS_SEQUENCE,
+    IFL_CORRECTION_GEOMETRIC,
+    IFL_CORRECTION_K3,
+} ifl_correction_kind;
+typedef enum { IFL_KL_K1, IFL_KL_K2, IFL_KL_K3 } ifl_kl_estimator;
+typedef enum { IFL_KL_IN_LOSS, IFL_KL_IN_REWARD } ifl_kl_place;
 
 /* A source of tasks: a JSONL file, or a procedural generator. */
 typedef struct ifl_source_config {
@@ -100,7 +122,13 @@ typedef struct ifl_config {
         char cpus[64];
         ifl_loss_kind loss;
         double importance_cap;    /* reinforce, and foreign answers: w is cut at this */
-        double clip_low, clip_high; /* grpo family */
+        double clip_low, clip_high; /* -1: the loss's own; ifl_loss_options_of resolves */
+        ifl_correction_kind correction;
+        double correction_low, correction_high; /* -1: the correction's own */
+        double dppo_low, dppo_high; /* 0 = off */
+        double sapo_tau_positive, sapo_tau_negative;
+        char truncated[8];        /* train | mask */
+        int32_t overlong_tokens;  /* 0 = off */
         double learning_rate;
         int32_t warmup_steps;
         double final_ratio;       /* of learning_rate, at the last step */
@@ -141,6 +169,13 @@ typedef struct ifl_config {
         int32_t chunk_kib;
         int32_t patch_versions;   /* kept as patches; 0 = dense always */
     } transport;
+
+    struct { /* kl: to a reference policy */
+        double coef;              /* 0 = none */
+        ifl_kl_place in;
+        ifl_kl_estimator estimator;
+        char reference[IFL_PATH_MAX]; /* empty: the model that the run starts from */
+    } kl;
 
     struct { /* memory */
         double limit_gib;         /* per process; 0 = none */

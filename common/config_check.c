@@ -69,6 +69,21 @@ ifl_status ifl_config_check(const ifl_config *config, ifl_error *err) {
                         "key data.pass_rate_min: got %g, wanted at most "
                         "data.pass_rate_max (%g)",
                         config->data.pass_rate_min, config->data.pass_rate_max);
+    if (config->learner.loss == IFL_LOSS_DECOUPLED_PPO &&
+        config->learner.correction != IFL_CORRECTION_NONE)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key learner.correction: got one beside learner.loss decoupled_ppo, which is "
+                        "a correction itself; wanted none");
+    if (config->learner.overlong_tokens > config->rollout.max_new_tokens)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key learner.overlong_tokens: got %d, wanted at most rollout.max_new_tokens "
+                        "(%d)",
+                        config->learner.overlong_tokens, config->rollout.max_new_tokens);
+    if (config->kl.coef > 0.0 && config->kl.in == IFL_KL_IN_LOSS &&
+        config->kl.estimator == IFL_KL_K1)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key kl.estimator: got k1 with kl.in loss, whose gradient is zero in "
+                        "expectation; wanted k2 or k3, or kl.in reward");
     if (!*config->model.path) {
         if (config->model.n_heads % config->model.n_kv_heads)
             return ifl_fail(err, IFL_FORMAT,

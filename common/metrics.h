@@ -44,6 +44,10 @@
     X("throughput/sec_per_step", "s", "")                                                          \
     X("optim/grad_norm", "", "before clipping")                                                    \
     X("optim/lr", "", "learning rate of the step")                                                 \
+    X("rl/masked_share", "share", "tokens without a policy term: correction or dppo")              \
+    X("rl/correction_mean", "", "mean weight of learner.correction")                               \
+    X("rl/kl", "nats", "mean estimate of KL to the reference, per token")                          \
+    X("rl/kl_reward", "nats", "what kl.in = reward measured, per answer")                          \
     X("swap/stall_ms_p50", "ms", "time between two decode steps that a swap took")                 \
     X("swap/stall_ms_p99", "ms", "the same")                                                       \
     X("swap/count", "swaps", "so far, all actors")                                                 \

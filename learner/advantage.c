@@ -42,17 +42,49 @@ ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,
         double reward = (double)rewards[i], a = 0.0;
         switch (loss) {
         case IFL_LOSS_REINFORCE:
+        case IFL_LOSS_RLOO:
             a = reward - (sum - reward) / (stats.n_valid - 1);
             break;
         case IFL_LOSS_GRPO:
         case IFL_LOSS_DAPO:
+        case IFL_LOSS_GSPO:
+        case IFL_LOSS_CISPO:
+        case IFL_LOSS_DECOUPLED_PPO:
+        case IFL_LOSS_SAPO:
             a = (reward - stats.mean) / (stats.std + IFL_ADVANTAGE_STD_EPS);
             break;
         case IFL_LOSS_DR_GRPO:
+        case IFL_LOSS_REINFORCE_PP:
             a = reward - stats.mean;
             break;
         }
         advantages[i] = (float)a;
     }
     return stats;
+}
+
+void ifl_advantage_normalise(int32_t n, const bool *valid, const int32_t *tokens,
+                             float *advantages) {
+    double count = 0.0, sum = 0.0, squares = 0.0;
+    for (int32_t i = 0; i < n; i++) {
+        if (!valid[i]) continue;
+        count += (double)tokens[i];
+        sum += (double)tokens[i] * (double)advantages[i];
+    }
+    if (count == 0.0) return;
+    double mean = sum / count;
+    for (int32_t i = 0; i < n; i++) {
+        double d = (double)advantages[i] - mean;
+        if (valid[i]) squares += (double)tokens[i] * d * d;
+    }
+    double variance = squares / count, floor = IFL_ADVANTAGE_VARIANCE_MIN;
+    double std = sqrt(variance > floor ? variance : floor);
+    for (int32_t i = 0; i < n; i++)
+        if (valid[i]) advantages[i] = (float)(((double)advantages[i] - mean) / std);
+}
+
+double ifl_advantage_overlong(int32_t n_tokens, int32_t limit, int32_t overlong_tokens) {
+    int32_t over = n_tokens - (limit - overlong_tokens);
+    if (overlong_tokens < 1 || over <= 0) return 0.0;
+    return over >= overlong_tokens ? -1.0 : -(double)over / overlong_tokens;
 }

@@ -19,9 +19,10 @@ typedef struct ifl_advantage_stats {
 
 /* Advantages of one group of n members, n >= 1; statuses, rewards, advantages: [n].
  *
- *   reinforce   A_i = R_i - mean of the other valid members     (leave-one-out; Kool et al. 2019)
- *   grpo, dapo  A_i = (R_i - mean) / (std + 1e-4)                (arXiv 2402.03300, 2503.14476)
- *   dr_grpo     A_i = R_i - mean                                 (arXiv 2503.20783)
+ *   reinforce, rloo         A_i = R_i - mean of the other valid members     (leave-one-out; Kool et
+ *                           al. 2019)
+ *   dr_grpo, reinforce_pp   A_i = R_i - mean                                 (arXiv 2503.20783)
+ *   the others              A_i = (R_i - mean) / (std + 1e-4)                (arXiv 2402.03300)
  *
  * Mean and std over the valid members; std is the sample deviation (n - 1), as torch.std. A member
  * whose reward status is not IFL_REWARD_OK, or whose reward is not finite, leaves the group: its
@@ -31,5 +32,19 @@ typedef struct ifl_advantage_stats {
 ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,
                                         const ifl_reward_status *statuses, const float *rewards,
                                         float *advantages);
+
+/* The smallest variance that a step's advantages are divided by the root of, as OpenRLHF. */
+#define IFL_ADVANTAGE_VARIANCE_MIN 1e-8
+
+/* reinforce_pp's second half, over the n trajectories of a step: A := (A - mean) / std, mean and
+ * (population) variance over tokens, so that a trajectory counts tokens[i] times (arXiv 2501.03262
+ * eq. 10; OpenRLHF). Where valid[i] is false nothing enters and nothing changes. In double,
+ * ascending. */
+void ifl_advantage_normalise(int32_t n, const bool *valid, const int32_t *tokens,
+                             float *advantages);
+
+/* What a reward loses for length: 0 up to limit - overlong_tokens, then in a line to -1 at the limit
+ * (DAPO's soft overlong punishment, arXiv 2503.14476 eq. 13). overlong_tokens 0: nothing. */
+double ifl_advantage_overlong(int32_t n_tokens, int32_t limit, int32_t overlong_tokens);
 
 #endif

@@ -95,10 +95,13 @@ static void learner_total(learner *l, const ifl_step_report *r) {
     t->n_steps++;
 }
 
-/* Groups taken at a time. Lock-step modes and the permuting control need the whole batch. */
+/* Groups taken at a time. Lock-step modes, the permuting control and a loss that normalises over the
+ * step need the whole batch. */
 static int32_t learner_take_size(const learner *l) {
     int32_t n = l->config->rollout.prompts_per_step;
-    if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0) return n;
+    if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0 ||
+        l->config->learner.loss == IFL_LOSS_REINFORCE_PP) /* normalised over the whole step */
+        return n;
     return n > 16 ? n / 16 : 1;
 }
 
@@ -142,7 +145,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     ifl_version_store_release(l->store, newest);
     if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
     IFL_TRY(st);
-    if (report.n_trajectories == 0 && report.n_masked > 0)
+    if (report.n_trajectories == 0 && report.n_masked > report.n_truncated_masked)
         return ifl_fail(
             err, IFL_PEER,
             "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "
@@ -302,17 +305,24 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     } else {
         ifl_optimizer_start(l->optimizer, *l->options->start);
     }
-    /* The masters hold them now; a large model's memory is wanted elsewhere. */
-    ifl_weights_free(*l->options->start);
-    *l->options->start = NULL;
+    /* The masters hold them now; a large model's memory is wanted elsewhere, unless they are the
+     * reference. */
+    if (c->kl.coef <= 0.0 || *c->kl.reference) {
+        ifl_weights_free(*l->options->start);
+        *l->options->start = NULL;
+    }
     int64_t bytes = (int64_t)(c->parity.versions_gib * 1073741824.0);
     IFL_TRY(ifl_version_store_create(&l->store, l->model, c->parity.versions_kept, bytes, err));
     ifl_audit_options audit = {c->parity.audit, c->parity.audit_swapped, (uint64_t)c->run.seed,
                                strcmp(c->parity.flip_bit, "audit") == 0};
     IFL_TRY(ifl_audit_create(&l->audit, l->model, l->store, &audit, l->pool,
                              ifl_ops_best(l->model->numerics), err));
-    return ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
-                              ifl_ops_best(l->model->numerics), err);
+    IFL_TRY(ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
+                               ifl_ops_best(l->model->numerics), err));
+    if (c->kl.coef > 0.0)
+        ifl_stepper_set_reference(l->stepper, *c->kl.reference ? l->options->reference
+                                                               : *l->options->start);
+    return IFL_OK;
 }
 
 static ifl_status learner_open_network(learner *l, ifl_error *err) {
@@ -460,5 +470,6 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
                      ? ifl_workspace_bytes(model, 256, n_threads) +
                            ifl_kv_store_bytes(model, model->config.max_positions, 1)
                      : 0,
+        .reference = config->kl.coef > 0.0 ? version : 0,
     };
 }

@@ -17,7 +17,9 @@
 typedef struct ifl_learner_options {
     const ifl_config *config; /* borrowed, as all below */
     const ifl_model *model;
-    ifl_weights **start; /* version 0; freed and set to NULL once the masters are made */
+    ifl_weights **start; /* version 0; freed and set to NULL once the masters are made, unless it is
+                          * the reference */
+    const ifl_weights *reference; /* kl.reference's, of the same model; NULL when that is empty */
     const ifl_tokenizer *tokenizer;
     const ifl_run_dir *run; /* created and locked */
     const char *bind;
@@ -33,7 +35,7 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err);
 
 /* What it is going to hold, bytes. */
 typedef struct ifl_learner_plan {
-    int64_t optimizer, trainer, versions, publisher, audit;
+    int64_t optimizer, trainer, versions, publisher, audit, reference;
 } ifl_learner_plan;
 ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *model,
                                     int n_threads);

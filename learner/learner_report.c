@@ -71,6 +71,13 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add(m, "rl/ratio_new_old_max", r->loss.ratio_max);
     ifl_metrics_add(m, "rl/clamp_share", r->loss.clip_low + r->loss.clip_high);
     ifl_metrics_add(m, "rl/advantage", r->advantage_mean);
+    if (l->config->learner.correction != IFL_CORRECTION_NONE || r->loss.masked > 0.0) {
+        ifl_metrics_add(m, "rl/masked_share", r->loss.masked);
+        ifl_metrics_add(m, "rl/correction_mean", r->loss.correction_mean);
+    }
+    if (l->config->kl.coef > 0.0)
+        ifl_metrics_add(m, l->config->kl.in == IFL_KL_IN_LOSS ? "rl/kl" : "rl/kl_reward",
+                        l->config->kl.in == IFL_KL_IN_LOSS ? r->loss.kl : r->kl_reward);
     ifl_metrics_add(m, "rl/zero_variance_share",
                     (double)r->n_groups_zero_variance /
                         (double)(r->n_groups > 0 ? r->n_groups : 1));

@@ -266,6 +266,7 @@ static ifl_status pack_fill(ifl_pack_set *set, int32_t p, const ifl_pack_item *i
         .advantages = storage->targets_f32 + 2 * n_all + first,
         .loss_weights = storage->targets_f32 + 3 * n_all + first,
         .trajectory_tokens = storage->targets_i32 + 2 * n_all + first,
+        .trajectories = packed->target_items,
         .versions = storage->versions + first,
     };
     IFL_ASSERT(packed->pack.n_rows == storage->sizes[p].n_rows);

@@ -20,7 +20,9 @@ typedef struct step_sums {
     double reward, reward2, advantage, length, lag;
     double correct_length, wrong_length;
     int32_t n_correct, n_wrong, n_lengths;
-    int64_t n_loss_tokens; /* N of dapo: of the groups whose rewards differ */
+    int64_t n_loss_tokens; /* N: of the groups whose rewards differ */
+    double kl_reward;
+    int64_t n_kl_reward;
 } step_sums;
 
 struct ifl_stepper {
@@ -38,6 +40,8 @@ struct ifl_stepper {
     double *lengths;
     ifl_logprob *logprobs; /* [rows_max] */
     float *coefficients;   /* [rows_max] */
+    const ifl_weights *reference; /* NULL: none */
+    float *reference_logprobs;    /* [rows_max] */
     uint8_t *foreign;      /* [rows_max] of a pack's targets */
     uint8_t *covered;      /* [rows_max + 1] tokens of one trajectory, for the guard */
     bool flip;             /* a test's: see parity.flip_bit */
@@ -83,11 +87,12 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
     s->lengths = ifl_alloc((size_t)s->items_max, sizeof *s->lengths);
     s->logprobs = ifl_alloc((size_t)s->rows_max, sizeof *s->logprobs);
     s->coefficients = ifl_alloc((size_t)s->rows_max, sizeof *s->coefficients);
+    s->reference_logprobs = ifl_alloc((size_t)s->rows_max, sizeof *s->reference_logprobs);
     s->foreign = ifl_alloc((size_t)s->rows_max, sizeof *s->foreign);
     s->covered = ifl_alloc((size_t)s->rows_max + 1, sizeof *s->covered);
     s->flip = strcmp(config->parity.flip_bit, "train") == 0;
     if (!s->items || !s->rewards || !s->statuses || !s->advantages || !s->lengths || !s->logprobs ||
-        !s->coefficients || !s->foreign || !s->covered)
+        !s->coefficients || !s->reference_logprobs || !s->foreign || !s->covered)
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory for steps of %d trajectories",
                       s->items_max);
     if (st == IFL_OK)
@@ -111,9 +116,70 @@ void ifl_stepper_free(ifl_stepper *s) {
     ifl_free(s->lengths);
     ifl_free(s->logprobs);
     ifl_free(s->coefficients);
+    ifl_free(s->reference_logprobs);
     ifl_free(s->foreign);
     ifl_free(s->covered);
     ifl_free(s);
+}
+
+void ifl_stepper_set_reference(ifl_stepper *s, const ifl_weights *reference) {
+    s->reference = reference;
+}
+
+/* --- The reference
+ * ----------------------------------------------------------------------------------- */
+
+/* Log-probs of a pack's targets under the reference, into s->reference_logprobs. */
+static ifl_status step_reference(ifl_stepper *s, const ifl_packed *packed, ifl_error *err) {
+    IFL_TRY(ifl_trainer_forward(s->trainer, s->reference, &packed->pack, s->logprobs, err));
+    for (int32_t i = 0; i < packed->pack.n_targets; i++)
+        s->reference_logprobs[i] = s->logprobs[i].logprob;
+    return IFL_OK;
+}
+
+/* kl.in = reward: takes kl.coef times the KL estimate of each answer, from the log-probs that its
+ * tokens were sampled with, off its reward. Groups and places as in step_rewards. */
+static ifl_status step_kl_rewards(ifl_stepper *s, ifl_group **groups, int32_t n_groups,
+                                  ifl_error *err) {
+    int32_t n = 0, at = 0;
+    for (int32_t g = 0; g < n_groups; g++)
+        n += groups[g]->n_members;
+    ifl_pack_item *items = ifl_alloc((size_t)n, sizeof *items);
+    int32_t *places = ifl_alloc((size_t)n, sizeof *places);
+    double *sums = ifl_alloc((size_t)n, sizeof *sums);
+    ifl_pack_set *set = NULL;
+    ifl_status st = items && places && sums
+                        ? IFL_OK
+                        : ifl_fail(err, IFL_NOMEM, "learner: out of memory for the KL of rewards");
+    n = 0;
+    for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
+        for (int32_t i = 0; i < groups[g]->n_members; i++)
+            if (s->statuses[at + i] == IFL_REWARD_OK) {
+                items[n] = (ifl_pack_item){groups[g]->members[i].traj, 1.0f};
+                places[n++] = at + i;
+            }
+    ifl_pack_options options = {s->config->learner.pack_tokens, s->rows_max, true};
+    if (st == IFL_OK) st = ifl_pack_build(&set, items, n, &options, err);
+    for (int32_t p = 0; st == IFL_OK && p < set->n_packs; p++) {
+        const ifl_packed *packed = &set->packs[p];
+        st = step_reference(s, packed, err);
+        for (int32_t i = 0; st == IFL_OK && i < packed->pack.n_targets; i++)
+            sums[packed->target_items[i]] +=
+                ifl_loss_kl(s->config->kl.estimator,
+                            (double)packed->loss_tokens.behaviour_logprobs[i] -
+                                (double)s->reference_logprobs[i],
+                            NULL);
+    }
+    for (int32_t i = 0; st == IFL_OK && i < n; i++) {
+        s->rewards[places[i]] -= (float)(s->config->kl.coef * sums[i]);
+        s->sums.kl_reward += sums[i];
+        s->sums.n_kl_reward++;
+    }
+    ifl_pack_set_free(set);
+    ifl_free(items);
+    ifl_free(places);
+    ifl_free(sums);
+    return st;
 }
 
 /* --- Rewards and advantages
@@ -129,6 +195,10 @@ static int32_t step_rewards(ifl_stepper *s, int64_t step, ifl_group **groups, in
             bool stored = m->state == IFL_MEMBER_STORED;
             s->statuses[n] = stored ? m->traj->reward.status : IFL_REWARD_NONE;
             s->rewards[n] = stored ? m->traj->reward.reward : 0.0f;
+            if (stored)
+                s->rewards[n] += (float)ifl_advantage_overlong(
+                    ifl_trajectory_n_policy(m->traj), s->config->rollout.max_new_tokens,
+                    s->config->learner.overlong_tokens);
         }
     if (strcmp(s->config->learner.control, "shuffled") != 0) return n;
     /* Control: the same rewards, handed to the wrong answers, by a keyed Fisher-Yates shuffle. */
@@ -154,12 +224,17 @@ static bool step_is_foreign(const ifl_stepper *s, const ifl_trajectory *traj) {
     return !ifl_hash_equal(traj->profile, s->model->profile);
 }
 
+/* An answer without advantage has no gradient, unless a reference gives it one. */
+static bool step_keeps_zero(const ifl_stepper *s) {
+    return s->config->kl.coef > 0.0 && s->config->kl.in == IFL_KL_IN_LOSS;
+}
+
 static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *traj, float reward,
                             float advantage, ifl_step_report *r, step_sums *sums) {
     int64_t n_tokens = ifl_pack_loss_tokens(traj);
     r->n_trajectories++;
     r->n_tokens += n_tokens;
-    if (advantage != 0.0f) r->n_tokens_backward += n_tokens;
+    if (advantage != 0.0f || step_keeps_zero(s)) r->n_tokens_backward += n_tokens;
     r->n_truncated += traj->finish == IFL_FINISH_LENGTH;
     if (step_is_foreign(s, traj)) {
         r->n_foreign++;
@@ -189,20 +264,45 @@ static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *
     }
 }
 
+/* Advantages of all the groups, at the places of their rewards. */
+static ifl_status step_advantages(ifl_stepper *s, ifl_group **groups, int32_t n_groups,
+                                  ifl_advantage_stats *stats, ifl_error *err) {
+    ifl_loss_kind kind = s->config->learner.loss;
+    int32_t n = 0;
+    for (int32_t g = 0; g < n_groups; n += groups[g]->n_members, g++)
+        stats[g] = ifl_advantage_group(kind, groups[g]->n_members, s->statuses + n, s->rewards + n,
+                                       s->advantages + n);
+    if (kind != IFL_LOSS_REINFORCE_PP) return IFL_OK;
+    bool *valid = ifl_alloc((size_t)n, sizeof *valid);
+    int32_t *tokens = ifl_alloc((size_t)n, sizeof *tokens), at = 0;
+    ifl_status st = valid && tokens
+                        ? IFL_OK
+                        : ifl_fail(err, IFL_NOMEM, "learner: out of memory for advantages");
+    for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
+        for (int32_t i = 0; i < groups[g]->n_members; i++) {
+            valid[at + i] = !stats[g].skipped && s->statuses[at + i] == IFL_REWARD_OK &&
+                            isfinite(s->rewards[at + i]);
+            if (valid[at + i]) tokens[at + i] = ifl_pack_loss_tokens(groups[g]->members[i].traj);
+        }
+    if (st == IFL_OK) ifl_advantage_normalise(n, valid, tokens, s->advantages);
+    ifl_free(valid);
+    ifl_free(tokens);
+    return st;
+}
+
 /* Decides every member's outcome and gathers the items that train. */
 static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups,
-                         ifl_member_outcome **outcomes, bool *skipped, ifl_step_report *r,
-                         step_sums *sums) {
+                         const ifl_advantage_stats *stats, ifl_member_outcome **outcomes,
+                         bool *skipped, ifl_step_report *r, step_sums *sums) {
+    bool mask = strcmp(s->config->learner.truncated, "mask") == 0;
+    bool all_count = s->config->learner.loss == IFL_LOSS_REINFORCE_PP;
     int32_t at = 0;
     for (int32_t g = 0; g < n_groups; at += groups[g]->n_members, g++) {
         ifl_group *group = groups[g];
-        ifl_advantage_stats stats =
-            ifl_advantage_group(s->config->learner.loss, group->n_members, s->statuses + at,
-                                s->rewards + at, s->advantages + at);
-        skipped[g] = stats.skipped;
+        skipped[g] = stats[g].skipped;
         r->n_groups++;
-        r->n_groups_skipped += stats.skipped;
-        r->n_groups_zero_variance += !stats.skipped && stats.zero_variance;
+        r->n_groups_skipped += stats[g].skipped;
+        r->n_groups_zero_variance += !stats[g].skipped && stats[g].zero_variance;
         for (int32_t i = 0; i < group->n_members; i++) {
             ifl_member_outcome *outcome = &outcomes[g][i];
             *outcome = (ifl_member_outcome){IFL_END_TRAINED, IFL_DROP_SKIPPED};
@@ -211,12 +311,17 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
             if (s->statuses[at + i] != IFL_REWARD_OK || !isfinite(s->rewards[at + i])) {
                 outcome->end = IFL_END_MASKED;
                 r->n_masked++;
-            } else if (stats.skipped) {
+            } else if (stats[g].skipped) {
                 outcome->end = IFL_END_DROPPED;
+            } else if (mask && m->traj->finish == IFL_FINISH_LENGTH) {
+                outcome->end = IFL_END_MASKED; /* its reward was part of the baseline */
+                r->n_masked++;
+                r->n_truncated_masked++;
             } else {
                 step_trajectory(s, step, m->traj, s->rewards[at + i], s->advantages[at + i], r,
                                 sums);
-                if (!stats.zero_variance) sums->n_loss_tokens += ifl_pack_loss_tokens(m->traj);
+                if (all_count || !stats[g].zero_variance)
+                    sums->n_loss_tokens += ifl_pack_loss_tokens(m->traj);
                 bool first = s->n_items == s->n_done ||
                              s->items[s->n_items - 1].traj->task_serial != m->traj->task_serial;
                 if (s->advantages[at + i] != 0.0f)
@@ -241,16 +346,17 @@ static ifl_status step_packs(ifl_stepper *s, const ifl_weights *weights, ifl_err
     /* What the loss averages over is known at the end of the step only: sums here, one division
      * there. */
     const ifl_loss_counts counts = {1, 1};
-    ifl_loss_options loss = {s->config->learner.loss, s->config->learner.importance_cap,
-                             s->config->learner.clip_low, s->config->learner.clip_high,
-                             s->config->rollout.max_new_tokens};
-    ifl_pack_options options = {s->config->learner.pack_tokens, s->rows_max, false};
+    ifl_loss_options loss = ifl_loss_options_of(s->config);
+    bool with_reference = step_keeps_zero(s);
+    ifl_pack_options options = {s->config->learner.pack_tokens, s->rows_max, with_reference};
     ifl_pack_set *set = NULL;
     ifl_pack_sort(items, n_items);
     ifl_status st = ifl_pack_build(&set, items, n_items, &options, err);
     if (st != IFL_OK) return st;
     for (int32_t p = 0; p < set->n_packs && st == IFL_OK; p++) {
         ifl_packed *packed = &set->packs[p];
+        if (with_reference) st = step_reference(s, packed, err);
+        if (st != IFL_OK) break;
         st = ifl_trainer_forward(s->trainer, weights, &packed->pack, s->logprobs, err);
         if (st != IFL_OK) break;
         for (int32_t i = 0; i < packed->pack.n_targets; i++)
@@ -266,6 +372,7 @@ static ifl_status step_packs(ifl_stepper *s, const ifl_weights *weights, ifl_err
         ifl_loss_tokens tokens = packed->loss_tokens;
         tokens.logprobs = s->logprobs;
         tokens.foreign = s->foreign;
+        tokens.reference_logprobs = with_reference ? s->reference_logprobs : NULL;
         ifl_loss_coefficients(&loss, &counts, &tokens, s->report.step, s->coefficients, &s->loss);
         st = ifl_trainer_backward(s->trainer, weights, &packed->pack, s->coefficients, err);
     }
@@ -291,8 +398,17 @@ ifl_status ifl_stepper_add(ifl_stepper *s, const ifl_weights *weights, ifl_group
                            int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
                            ifl_error *err) {
     int64_t step = s->report.step;
+    ifl_advantage_stats *stats = ifl_alloc((size_t)n_groups, sizeof *stats);
+    if (!stats) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for advantages");
     step_rewards(s, step, groups, n_groups);
-    step_members(s, step, groups, n_groups, outcomes, skipped, &s->report, &s->sums);
+    ifl_status st = IFL_OK;
+    if (s->config->kl.coef > 0.0 && s->config->kl.in == IFL_KL_IN_REWARD)
+        st = step_kl_rewards(s, groups, n_groups, err);
+    if (st == IFL_OK) st = step_advantages(s, groups, n_groups, stats, err);
+    if (st == IFL_OK)
+        step_members(s, step, groups, n_groups, stats, outcomes, skipped, &s->report, &s->sums);
+    ifl_free(stats);
+    IFL_TRY(st);
     return s->rows_waiting >= PART_ROWS ? step_packs(s, weights, err) : IFL_OK;
 }
 
@@ -316,7 +432,7 @@ ifl_status ifl_stepper_end(ifl_stepper *s, const ifl_weights *weights, ifl_step_
     const step_sums *sums = &s->sums;
     double begin = ifl_clock_s();
     int64_t over =
-        s->config->learner.loss == IFL_LOSS_DAPO ? sums->n_loss_tokens : r->n_trajectories;
+        ifl_loss_is_over_tokens(s->config->learner.loss) ? sums->n_loss_tokens : r->n_trajectories;
     if (over < 1) over = 1;
     step_scale scale = {s->ops, ifl_trainer_gradients(s->trainer), 1.0f / (float)over};
     ifl_parallel_for(s->pool, s->model->n_elements, 65536, step_scale_range, &scale);
@@ -337,6 +453,7 @@ ifl_status ifl_stepper_end(ifl_stepper *s, const ifl_weights *weights, ifl_step_
     r->optimizer_s = ifl_clock_s() - begin;
 
     r->loss = ifl_loss_report_get(&s->loss);
+    if (sums->n_kl_reward > 0) r->kl_reward = sums->kl_reward / (double)sums->n_kl_reward;
     ifl_loss_foreign_add(&r->foreign, &s->loss);
     r->loss.loss /= (double)over;
     if (r->n_trajectories > 0) {

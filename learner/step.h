@@ -12,9 +12,12 @@ typedef struct ifl_step_report {
     int64_t step;
     int32_t n_groups, n_groups_skipped, n_groups_zero_variance;
     int32_t n_trajectories; /* B */
-    int32_t n_masked, n_truncated, n_multi_version;
+    int32_t n_masked;           /* never judged, or truncated with learner.truncated = mask */
+    int32_t n_truncated_masked; /* of those */
+    int32_t n_truncated, n_multi_version;
+    double kl_reward; /* mean KL estimate that was taken off the rewards; 0 without */
     int64_t n_tokens;          /* loss tokens of those trajectories */
-    int64_t n_tokens_backward; /* of them, with an advantage other than 0 */
+    int64_t n_tokens_backward; /* of them, with an advantage other than 0 or a reference */
     double reward_mean, reward_std, advantage_mean;
     double length_mean, length_p95, length_max, length_correct, length_wrong;
     double lag_mean; /* versions, over n_tokens */
@@ -37,6 +40,9 @@ ifl_status ifl_stepper_create(ifl_stepper **out, const ifl_config *config, const
                               ifl_error *err);
 void ifl_stepper_free(ifl_stepper *stepper);
 int64_t ifl_stepper_bytes(const ifl_config *config, const ifl_model *model, int n_threads);
+
+/* The reference of kl.*, of the same model; borrowed from now on. Needed where kl.coef > 0. */
+void ifl_stepper_set_reference(ifl_stepper *stepper, const ifl_weights *reference);
 
 /* A step is begin, any number of adds, end. Lock-step modes add the whole batch at once, in serial
  * order, so that its bytes repeat; `pipeline` adds groups as they come in, so that the actors get

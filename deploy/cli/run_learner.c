@@ -28,6 +28,7 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
     ifl_memory_plan_add(&items, "versions kept for the audit", plan.versions);
     ifl_memory_plan_add(&items, "publication", plan.publisher);
     ifl_memory_plan_add(&items, "audit", plan.audit);
+    if (plan.reference) ifl_memory_plan_add(&items, "reference of KL", plan.reference);
     return ifl_memory_plan_check(&items, config->memory.limit_gib, stderr, err);
 }
 
@@ -47,6 +48,28 @@ static ifl_status inputs_check(const ifl_config *config, const char *endpoint,
         ifl_task_set_close(set);
         IFL_TRY(st);
     }
+    return IFL_OK;
+}
+
+/* kl.reference, which must be the same model with other numbers. */
+static ifl_status reference_load(ifl_loaded_model *out, const ifl_config *config,
+                                 const ifl_model *model, ifl_error *err) {
+    ifl_load_options options = {.max_positions = model->config.max_positions,
+                                .numerics = model->numerics,
+                                .notes = stderr};
+    *out = (ifl_loaded_model){0};
+    if (config->kl.coef <= 0.0 || !*config->kl.reference) return IFL_OK;
+    ifl_status st = ifl_load_model(out, config->kl.reference, &options, err);
+    if (st == IFL_OK && !ifl_hash_equal(out->model->fingerprint, model->fingerprint)) {
+        char ours[33], theirs[33];
+        ifl_hash_text(model->fingerprint, ours);
+        ifl_hash_text(out->model->fingerprint, theirs);
+        st = ifl_fail(err, IFL_MISMATCH,
+                      "%s is another architecture (%s) than the policy (%s): wanted the same tensors",
+                      config->kl.reference, theirs, ours);
+    }
+    if (st != IFL_OK) return ifl_error_wrap(err, "kl.reference");
+    out->weights->model = model;
     return IFL_OK;
 }
 
@@ -86,7 +109,7 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     const atomic_bool *stop = ifl_signals_install();
     cpu_set_t mask;
     IFL_TRY(ifl_cpu_list_parse(&mask, "", "process", err));
-    ifl_loaded_model loaded;
+    ifl_loaded_model loaded, reference = {0};
     ifl_run_dir run = {.lock_fd = -1};
     ifl_local_actors *actors = NULL;
     int64_t newest;
@@ -96,6 +119,7 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, stderr, err), done);
     IFL_TRY_GOTO(st, learner_plan(config, &loaded, err), done);
+    IFL_TRY_GOTO(st, reference_load(&reference, config, loaded.model, err), done);
     ifl_config_describe(config, stderr);
     if (local_actors && bind_is_default(config)) {
         IFL_TRY_GOTO(st, ifl_local_endpoint_create(&own, err), done);
@@ -120,6 +144,7 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
         .config = config,
         .model = loaded.model,
         .start = &loaded.weights,
+        .reference = reference.weights,
         .tokenizer = loaded.tokenizer,
         .run = &run,
         .bind = endpoint,
@@ -139,6 +164,7 @@ done:
     ifl_local_actors_stop(actors);
     ifl_local_endpoint_remove(&own);
     ifl_run_dir_close(&run);
+    ifl_loaded_model_clear(&reference);
     ifl_loaded_model_clear(&loaded);
     return st;
 }

@@ -31,8 +31,9 @@ static void assert_same_sum(double got, double want) {
 typedef struct columns {
     int32_t n;
     ifl_logprob logprobs[TOKENS_MAX];
-    float mu[TOKENS_MAX], advantages[TOKENS_MAX], loss_weights[TOKENS_MAX], want[TOKENS_MAX];
-    int32_t lengths[TOKENS_MAX];
+    float mu[TOKENS_MAX], q[TOKENS_MAX], reference[TOKENS_MAX], advantages[TOKENS_MAX],
+        loss_weights[TOKENS_MAX];
+    int32_t lengths[TOKENS_MAX], owners[TOKENS_MAX];
     int64_t versions[TOKENS_MAX];
 } columns;
 
@@ -40,159 +41,255 @@ static ifl_loss_tokens columns_view(const columns *c, int32_t begin, int32_t n) 
     return (ifl_loss_tokens){.n = n,
                              .logprobs = c->logprobs + begin,
                              .behaviour_logprobs = c->mu + begin,
+                             .proximal_logprobs = c->q + begin,
                              .advantages = c->advantages + begin,
                              .loss_weights = c->loss_weights + begin,
                              .trajectory_tokens = c->lengths + begin,
+                             .trajectories = c->owners + begin,
                              .versions = c->versions + begin};
 }
 
+static const char *const kind_names[] = {"reinforce", "grpo",         "dr_grpo", "dapo",
+                                         "rloo",      "reinforce_pp", "gspo",    "cispo",
+                                         "decoupled_ppo", "sapo"};
+static const char *const correction_names[] = {"none",         "tis_token", "tis_sequence", "icepop",
+                                               "mis_sequence", "geometric", "k3"};
+#define N_KINDS ((int)(sizeof kind_names / sizeof *kind_names))
+#define N_CORRECTIONS ((int)(sizeof correction_names / sizeof *correction_names))
+
+static int name_of(const char *name, const char *const *names, int n) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(name, names[i]) == 0) return i;
+    fail_msg("unknown name %s", name);
+    return 0;
+}
+
+/* The papers' constants, through the configuration. */
 static ifl_loss_options options_of(ifl_loss_kind kind) {
-    return (ifl_loss_options){.kind = kind,
-                              .importance_cap = IFL_LOSS_IMPORTANCE_CAP,
-                              .clip_low = IFL_LOSS_CLIP,
-                              .clip_high =
-                                  kind == IFL_LOSS_DAPO ? IFL_LOSS_CLIP_HIGH_DAPO : IFL_LOSS_CLIP,
-                              .max_new_tokens = 40};
+    static ifl_config config;
+    ifl_config_defaults(&config);
+    config.learner.loss = kind;
+    config.rollout.max_new_tokens = 40;
+    return ifl_loss_options_of(&config);
 }
 
 typedef struct golden_case {
-    ifl_loss_kind kind;
-    ifl_loss_counts counts;
-    columns c;
-    double value, ess, k3, abs, max;
+    ifl_loss_options options;
+    double value, masked, weight;
+    char names[96];
+    float want[TOKENS_MAX];
 } golden_case;
 
-static ifl_loss_kind kind_of(const char *name) {
-    static const char *const names[] = {"reinforce", "grpo", "dr_grpo", "dapo"};
-    const ifl_loss_kind kinds[] = {IFL_LOSS_REINFORCE, IFL_LOSS_GRPO, IFL_LOSS_DR_GRPO,
-                                   IFL_LOSS_DAPO};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(name, names[i]) == 0) return kinds[i];
-    fail_msg("unknown kind %s", name);
-    return IFL_LOSS_REINFORCE;
-}
+typedef struct golden {
+    FILE *f;
+    ifl_loss_counts counts;
+    columns c;
+    double ess, k3, abs, max;
+    int n_cases;
+} golden;
 
-static void check_group(FILE *f, ifl_loss_kind kind) {
-    int n = 0;
-    assert_int_equal(fscanf(f, " group %d", &n), 1);
-    assert_in_range(n, 1, GROUP_MAX);
-    ifl_reward_status statuses[GROUP_MAX];
-    float rewards[GROUP_MAX], got[GROUP_MAX];
-    double want[GROUP_MAX];
-    for (int i = 0; i < n; i++) {
-        double reward;
-        int valid;
-        assert_int_equal(fscanf(f, "%lf %d %lf", &reward, &valid, &want[i]), 3);
-        rewards[i] = (float)reward;
-        statuses[i] = valid ? IFL_REWARD_OK : IFL_REWARD_CHECKER_ERROR;
-    }
-    ifl_advantage_group(kind, n, statuses, rewards, got);
-    for (int i = 0; i < n; i++)
-        assert_rounded((double)got[i], want[i]);
-}
-
-/* Reads the next case; false at the end. Advantages are checked on the way. */
-static bool golden_next(FILE *f, golden_case *g) {
+static void check_advantages(FILE *f, ifl_loss_kind kind) {
+    int n_groups, n = 0;
     char name[32];
-    int n_groups, n_tokens;
-    long long n_traj, n_dapo;
-    if (fscanf(f, " loss %31s groups %d tokens %d trajectories %lld dapo_tokens %lld", name,
-               &n_groups, &n_tokens, &n_traj, &n_dapo) != 5)
-        return false;
-    memset(g, 0, sizeof *g);
-    g->kind = kind_of(name);
-    g->counts = (ifl_loss_counts){n_traj, n_dapo};
-    for (int i = 0; i < n_groups; i++)
-        check_group(f, g->kind);
-    assert_int_equal(fscanf(f, " value %lf ess %lf k3 %lf abs %lf max %lf", &g->value, &g->ess,
-                            &g->k3, &g->abs, &g->max),
-                     5);
-    assert_in_range(n_tokens, 1, TOKENS_MAX);
-    g->c.n = n_tokens;
-    for (int i = 0; i < n_tokens; i++) {
-        double p, mu, a, want;
-        assert_int_equal(fscanf(f, "%lf %lf %lf %d %lf", &p, &mu, &a, &g->c.lengths[i], &want), 5);
-        g->c.logprobs[i] = (ifl_logprob){.logprob = (float)p, .entropy = 0.5f};
-        g->c.mu[i] = (float)mu;
-        g->c.advantages[i] = (float)a;
-        g->c.loss_weights[i] = 1.0f;
-        g->c.want[i] = (float)want;
+    assert_int_equal(fscanf(f, " advantages %31s %d", name, &n_groups), 2);
+    assert_string_equal(name, kind_names[kind]);
+    for (int g = 0; g < n_groups; g++) {
+        assert_int_equal(fscanf(f, " group %d", &n), 1);
+        assert_in_range(n, 1, GROUP_MAX);
+        ifl_reward_status statuses[GROUP_MAX];
+        float rewards[GROUP_MAX], got[GROUP_MAX];
+        double want[GROUP_MAX];
+        for (int i = 0; i < n; i++) {
+            int valid;
+            assert_int_equal(fscanf(f, "%f %d %lf", &rewards[i], &valid, &want[i]), 3);
+            statuses[i] = valid ? IFL_REWARD_OK : IFL_REWARD_CHECKER_ERROR;
+        }
+        ifl_advantage_group(kind, n, statuses, rewards, got);
+        for (int i = 0; i < n; i++)
+            assert_rounded((double)got[i], want[i]);
     }
-    return true;
+    if (kind != IFL_LOSS_REINFORCE_PP) return;
+    assert_int_equal(fscanf(f, " normalised %d", &n), 1);
+    assert_in_range(n, 1, TOKENS_MAX);
+    static float a[TOKENS_MAX];
+    static bool valid[TOKENS_MAX];
+    static int32_t tokens[TOKENS_MAX];
+    static double want[TOKENS_MAX];
+    for (int i = 0; i < n; i++) {
+        int ok;
+        assert_int_equal(fscanf(f, "%f %d %d %lf", &a[i], &ok, &tokens[i], &want[i]), 4);
+        valid[i] = ok;
+    }
+    ifl_advantage_normalise(n, valid, tokens, a);
+    for (int i = 0; i < n; i++)
+        assert_rounded((double)a[i], want[i]);
 }
 
-static FILE *golden_open(void) {
-    FILE *f = fopen(IFL_GOLDEN_DIR "/losses.txt", "r");
-    assert_non_null(f);
+static void golden_open(golden *g) {
+    memset(g, 0, sizeof *g);
+    g->f = fopen(IFL_GOLDEN_DIR "/losses.txt", "r");
+    assert_non_null(g->f);
     char line[256];
-    assert_non_null(fgets(line, sizeof line, f)); /* the comment */
-    return f;
+    assert_non_null(fgets(line, sizeof line, g->f)); /* the comment */
+    for (int k = 0; k < N_KINDS; k++)
+        check_advantages(g->f, (ifl_loss_kind)k);
+    long long b, n;
+    assert_int_equal(
+        fscanf(g->f, " tokens %d trajectories %lld loss_tokens %lld", &g->c.n, &b, &n), 3);
+    assert_in_range(g->c.n, 1, TOKENS_MAX);
+    g->counts = (ifl_loss_counts){b, n};
+    columns *c = &g->c;
+    for (int i = 0; i < c->n; i++) {
+        assert_int_equal(fscanf(g->f, "%d %d %f %f %f %f %f %f", &c->owners[i], &c->lengths[i],
+                                &c->loss_weights[i], &c->advantages[i], &c->logprobs[i].logprob,
+                                &c->mu[i], &c->q[i], &c->reference[i]),
+                         8);
+        c->logprobs[i].entropy = 0.5f;
+    }
+    assert_int_equal(fscanf(g->f, " statistics ess %lf k3 %lf abs %lf max %lf cases %d", &g->ess,
+                            &g->k3, &g->abs, &g->max, &g->n_cases),
+                     5);
+}
+
+static void golden_next(golden *g, golden_case *out) {
+    char kind[32], correction[32], estimator[8];
+    ifl_loss_options *o = &out->options;
+    *o = options_of(IFL_LOSS_GRPO);
+    assert_int_equal(fscanf(g->f,
+                            " case %31s %lf %lf %31s %lf %lf %lf %lf %7s %lf value %lf masked %lf "
+                            "weight %lf",
+                            kind, &o->clip_low, &o->clip_high, correction, &o->correction_low,
+                            &o->correction_high, &o->dppo_low, &o->dppo_high, estimator,
+                            &o->kl_coef, &out->value, &out->masked, &out->weight),
+                     13);
+    o->kind = (ifl_loss_kind)name_of(kind, kind_names, N_KINDS);
+    o->correction = (ifl_correction_kind)name_of(correction, correction_names, N_CORRECTIONS);
+    o->kl_estimator = (ifl_kl_estimator)(estimator[1] - '1');
+    snprintf(out->names, sizeof out->names, "%s, correction %s, dppo %g, %s %g", kind, correction,
+             o->dppo_low, estimator, o->kl_coef);
+    for (int i = 0; i < g->c.n; i++)
+        assert_int_equal(fscanf(g->f, "%f", &out->want[i]), 1);
+}
+
+static ifl_loss_report golden_run(const golden *g, const golden_case *k, int32_t parts,
+                                  float *coefficients) {
+    ifl_loss_sums sums = {0};
+    for (int32_t begin = 0, end; begin < g->c.n; begin = end) {
+        end = begin + g->c.n / parts; /* whole trajectories */
+        while (end < g->c.n && g->c.owners[end] == g->c.owners[end - 1])
+            end++;
+        if (end > g->c.n) end = g->c.n;
+        ifl_loss_tokens tokens = columns_view(&g->c, begin, end - begin);
+        tokens.versions = NULL;
+        if (k->options.kl_coef > 0.0) tokens.reference_logprobs = g->c.reference + begin;
+        ifl_loss_coefficients(&k->options, &g->counts, &tokens, 5, coefficients + begin, &sums);
+    }
+    return ifl_loss_report_get(&sums);
+}
+
+/* Acceptance is 1e-5; what is left is one rounding of the file's gradients and one of ours. */
+static bool coefficients_agree(const float *got, const float *want, int n) {
+    for (int i = 0; i < n; i++)
+        if (!(fabs((double)got[i] - (double)want[i]) <= 2e-7 * fabs((double)want[i]) + 1e-12))
+            return false;
+    return true;
 }
 
 static void test_values_and_gradients_match_autodiff(void **state) {
     (void)state;
-    FILE *f = golden_open();
-    static golden_case g;
-    int n_cases = 0;
-    while (golden_next(f, &g)) {
-        n_cases++;
-        ifl_loss_options options = options_of(g.kind);
-        ifl_loss_tokens tokens = columns_view(&g.c, 0, g.c.n);
-        ifl_loss_sums sums = {0};
+    static golden g;
+    static golden_case k;
+    golden_open(&g);
+    for (int i = 0; i < g.n_cases; i++) {
+        golden_next(&g, &k);
         float c[TOKENS_MAX];
-        ifl_loss_coefficients(&options, &g.counts, &tokens, 5, c, &sums);
-        for (int i = 0; i < g.c.n; i++)
-            assert_rounded((double)c[i], (double)g.c.want[i]);
-        ifl_loss_report r = ifl_loss_report_get(&sums);
-        assert_same_sum(r.loss, g.value);
+        ifl_loss_report r = golden_run(&g, &k, 1, c);
+        if (!coefficients_agree(c, k.want, g.c.n)) fail_msg("gradient of %s", k.names);
+        assert_same_sum(r.loss, k.value);
+        assert_same_sum(r.masked, k.masked);
+        assert_same_sum(r.correction_mean, k.weight);
         assert_same_sum(r.ess, g.ess);
         assert_same_sum(r.k3, g.k3);
         assert_same_sum(r.abs_log_ratio_mean, g.abs);
         assert_same_sum(r.ratio_max, g.max);
         assert_same_sum(r.entropy, 0.5);
         assert_int_equal(r.n_tokens, g.c.n);
+        float parts[TOKENS_MAX]; /* packs add up to the step */
+        assert_same_sum(golden_run(&g, &k, 4, parts).loss, k.value);
+        assert_memory_equal(parts, c, (size_t)g.c.n * sizeof *c);
     }
-    fclose(f);
-    assert_int_equal(n_cases, 4);
+    fclose(g.f);
+    assert_int_equal(g.n_cases, 105);
 }
 
+/* Another loss, another correction, another estimator or none in the place of each: never the same
+ * gradients. (reinforce_pp is dapo with other advantages; k1 has the gradient of a constant.) */
 static void test_golden_gradients_tell_the_losses_apart(void **state) {
     (void)state;
-    FILE *f = golden_open();
-    static golden_case g;
-    while (golden_next(f, &g))
-        for (int other = 0; other < 4; other++) {
-            if ((ifl_loss_kind)other == g.kind) continue;
-            ifl_loss_options options = options_of((ifl_loss_kind)other);
-            ifl_loss_tokens tokens = columns_view(&g.c, 0, g.c.n);
-            ifl_loss_sums sums = {0};
-            float c[TOKENS_MAX];
-            ifl_loss_coefficients(&options, &g.counts, &tokens, 5, c, &sums);
-            int n_off = 0;
-            for (int i = 0; i < g.c.n; i++)
-                n_off += fabs((double)(c[i] - g.c.want[i])) > 1e-5 * fabs((double)g.c.want[i]);
-            assert_true(n_off > 0);
+    static golden g;
+    static golden_case k;
+    golden_open(&g);
+    float c[TOKENS_MAX];
+    int n_told = 0;
+    for (int i = 0; i < g.n_cases; i++) {
+        golden_next(&g, &k);
+        golden_case other = k;
+        bool decoupled = k.options.kind == IFL_LOSS_DECOUPLED_PPO;
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            other.options.kind = (ifl_loss_kind)kind;
+            bool twins = (kind == IFL_LOSS_DAPO && k.options.kind == IFL_LOSS_REINFORCE_PP) ||
+                         (kind == IFL_LOSS_REINFORCE_PP && k.options.kind == IFL_LOSS_DAPO);
+            bool refused =
+                kind == IFL_LOSS_DECOUPLED_PPO && k.options.correction != IFL_CORRECTION_NONE;
+            if (kind == (int)k.options.kind || twins || refused) continue;
+            (void)golden_run(&g, &other, 1, c);
+            if (coefficients_agree(c, k.want, g.c.n))
+                fail_msg("%s as %s", k.names, kind_names[kind]);
+            n_told++;
         }
-    fclose(f);
+        other = k;
+        for (int m = 0; m < N_CORRECTIONS && !decoupled; m++) {
+            other.options.correction = (ifl_correction_kind)m;
+            if (m == (int)k.options.correction) continue;
+            (void)golden_run(&g, &other, 1, c);
+            if (coefficients_agree(c, k.want, g.c.n))
+                fail_msg("%s as with %s", k.names, correction_names[m]);
+            n_told++;
+        }
+        other = k;
+        other.options.kl_coef = k.options.kl_coef > 0.0 ? 0.0 : 0.05;
+        (void)golden_run(&g, &other, 1, c);
+        assert_false(coefficients_agree(c, k.want, g.c.n));
+    }
+    fclose(g.f);
+    assert_true(n_told > 1000);
 }
 
-static void test_packs_add_up_to_the_step(void **state) {
+static void test_each_loss_has_its_papers_constants(void **state) {
     (void)state;
-    FILE *f = golden_open();
-    static golden_case g;
-    assert_true(golden_next(f, &g));
-    fclose(f);
-    ifl_loss_options options = options_of(g.kind);
-    ifl_loss_sums sums = {0};
-    float c[TOKENS_MAX];
-    for (int begin = 0; begin < g.c.n; begin += 10) {
-        int n = g.c.n - begin < 10 ? g.c.n - begin : 10;
-        ifl_loss_tokens tokens = columns_view(&g.c, begin, n);
-        ifl_loss_coefficients(&options, &g.counts, &tokens, 5, c + begin, &sums);
+    static const double want[][2] = {{0.2, 0.2}, {0.2, 0.2},   {0.2, 0.2}, {0.2, 0.28}, {0.2, 0.2},
+                                     {0.2, 0.2}, {3e-4, 4e-4}, {1, 4},     {0.2, 0.2},  {0.2, 0.2}};
+    for (int k = 0; k < N_KINDS; k++) {
+        ifl_loss_options o = options_of((ifl_loss_kind)k);
+        assert_true(o.clip_low == want[k][0] && o.clip_high == want[k][1]);
+        assert_true(o.importance_cap == IFL_LOSS_IMPORTANCE_CAP && o.kl_coef == 0.0);
+        assert_true(o.sapo_tau_positive == 1.0 && o.sapo_tau_negative == 1.05);
     }
-    for (int i = 0; i < g.c.n; i++)
-        assert_rounded((double)c[i], (double)g.c.want[i]);
-    assert_same_sum(ifl_loss_report_get(&sums).loss, g.value);
+    static ifl_config config;
+    ifl_config_defaults(&config);
+    config.learner.clip_high = 0.5;
+    config.learner.correction = IFL_CORRECTION_ICEPOP;
+    ifl_loss_options o = ifl_loss_options_of(&config);
+    assert_true(o.clip_low == 0.2 && o.clip_high == 0.5);
+    assert_true(o.correction_low == 0.5 && o.correction_high == 5.0);
+}
+
+static void test_overlong_answers_lose_reward_in_a_line(void **state) {
+    (void)state;
+    assert_true(ifl_advantage_overlong(80, 100, 20) == 0.0);
+    assert_true(ifl_advantage_overlong(85, 100, 20) == -0.25);
+    assert_true(ifl_advantage_overlong(100, 100, 20) == -1.0);
+    assert_true(ifl_advantage_overlong(100, 100, 0) == 0.0);
 }
 
 /* One token with the given ratio and advantage; returns its coefficient. */
@@ -279,7 +376,7 @@ static void test_a_foreign_token_weighs_min_of_cap_and_ratio_under_every_loss(vo
         double weights = 0, w1 = 0, w2 = 0, k3 = 0;
         for (int i = 0; i < N; i++) {
             double w = ratios[i], want = fmin(w, IFL_LOSS_IMPORTANCE_CAP);
-            bool clipped = kinds[k] != IFL_LOSS_REINFORCE && w < 1 - IFL_LOSS_CLIP;
+            bool clipped = kinds[k] != IFL_LOSS_REINFORCE && w < 1 - 0.2;
             if (clipped) want = 0.0; /* the trust region's, foreign or not */
             assert_near((double)out[2 * i], norms[k] * want);
             weights += want;
@@ -378,7 +475,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values_and_gradients_match_autodiff),
         cmocka_unit_test(test_golden_gradients_tell_the_losses_apart),
-        cmocka_unit_test(test_packs_add_up_to_the_step),
+        cmocka_unit_test(test_each_loss_has_its_papers_constants),
+        cmocka_unit_test(test_overlong_answers_lose_reward_in_a_line),
         cmocka_unit_test(test_signs_norms_and_clips),
         cmocka_unit_test(test_a_foreign_token_weighs_min_of_cap_and_ratio_under_every_loss),
         cmocka_unit_test(test_lag_counts_from_the_step_before),
