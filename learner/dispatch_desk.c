@@ -410,13 +410,13 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
         int64_t n_policy = ifl_trajectory_n_policy(traj);
         uint8_t purpose = traj->purpose;
         bool foreign = !ifl_hash_equal(traj->profile, d->profile);
-        /* Written before it is acknowledged; a duplicate is not written twice. */
+        /* A duplicate is not written twice. */
         bool open = group && traj->sample < group->n_members &&
                     (group->members[traj->sample].state == IFL_MEMBER_PENDING ||
                      group->members[traj->sample].state == IFL_MEMBER_LEASED);
         if (open) {
             IFL_TRY(ifl_rollout_log_trajectory(d->log, traj, err));
-            IFL_TRY(ifl_rollout_log_flush(d->log, err));
+            d->unflushed = true;
         }
         ifl_store_result result = ifl_groups_store(groups, traj);
         if (result == IFL_STORE_UNKNOWN) {
@@ -441,8 +441,20 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
         }
     }
     pthread_cond_broadcast(&d->changed);
-    ifl_server_send(d->server, from, &answer, NULL); /* a lost answer is asked for again */
+    d->answers[d->n_answers++] = (desk_answer){from, answer};
     return IFL_OK;
+}
+
+/* What has come is on the disk before anybody is told that it has been stored: one fdatasync for all
+ * that came together. When that fails nobody is told, and the run ends: what a disk has once failed
+ * to write must not be asked of it again. */
+static ifl_status desk_answer_all(ifl_dispatch *d, ifl_error *err) {
+    ifl_status st = d->unflushed ? ifl_rollout_log_flush(d->log, err) : IFL_OK;
+    d->unflushed = false;
+    for (int32_t i = 0; i < d->n_answers && st == IFL_OK; i++) /* a lost one is asked for again */
+        ifl_server_send(d->server, d->answers[i].peer, &d->answers[i].message, NULL);
+    d->n_answers = 0;
+    return st;
 }
 
 static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_return *r,
@@ -538,17 +550,25 @@ void *desk_thread(void *arg) {
         ifl_status st = ifl_server_poll(d->server, POLL_MS, &event, &err);
         pthread_mutex_lock(&d->lock);
         bool got = st == IFL_OK;
-        if (got)
+        for (int32_t n = 1; st == IFL_OK; n++) {
             st = desk_event(d, &event, &err);
-        else if (st == IFL_AGAIN)
-            st = IFL_OK;
+            ifl_server_event_clear(&event);
+            if (st == IFL_OK) st = n < DESK_BURST ? ifl_server_poll(d->server, 0, &event, &err)
+                                                  : IFL_AGAIN;
+        }
+        if (st == IFL_AGAIN) st = IFL_OK;
+        ifl_error log_err = {0};
+        ifl_status logged = desk_answer_all(d, &log_err);
+        if (st == IFL_OK && logged != IFL_OK) {
+            st = logged;
+            err = log_err;
+        }
         desk_direct(d);
         if (st == IFL_OK) st = desk_lease(d, &err);
         desk_find_stalled(d);
         desk_report_late(d);
         if (st != IFL_OK) desk_fail(d, &err);
         pthread_mutex_unlock(&d->lock);
-        if (got) ifl_server_event_clear(&event);
         /* After a fatal error peers are still answered, but nothing is leased. */
         if (st != IFL_OK) {
             pthread_mutex_lock(&d->lock);

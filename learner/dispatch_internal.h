@@ -31,6 +31,15 @@ typedef struct desk_work {
     int32_t attempt;
 } desk_work;
 
+/* Messages taken in before the log goes to the disk once for all of them. */
+#define DESK_BURST 64
+
+/* What a trajectory is answered with once it is on the disk. */
+typedef struct desk_answer {
+    uint64_t peer;
+    ifl_message message;
+} desk_answer;
+
 struct ifl_dispatch {
     const ifl_config *config;
     ifl_server *server;
@@ -64,6 +73,9 @@ struct ifl_dispatch {
     float *stalls;
     int32_t n_stalls;
     int32_t *samples; /* scratch for one lease */
+    desk_answer answers[DESK_BURST];
+    int32_t n_answers;
+    bool unflushed; /* the log holds a trajectory that isn't on the disk */
 };
 
 /* All of these with the lock held, but for desk_thread. */

@@ -254,7 +254,7 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     if (c->data.n_eval > 0)
         IFL_TRY(ifl_task_set_open(&l->eval_set, c, "eval", l->options->tokenizer, err));
     IFL_TRY(ifl_metrics_open(&l->metrics, run->metrics, 0, err));
-    ifl_rollout_log_options log = {0, false};
+    ifl_rollout_log_options log = {0, true};
     IFL_TRY(ifl_rollout_log_open(&l->log, run->rollouts, &log, err));
     IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0,
                                         l->next_serial, err));
