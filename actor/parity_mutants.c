@@ -354,21 +354,18 @@ static void matmul_f32_unordered(float *c, int64_t ldc, const float *a, int64_t 
 /* --- The KV cache
  * ----------------------------------------------------------------------------------------- */
 
-static atomic_int stale_page, stale_uses;
-static _Atomic(const void *) stale_keys; /* of that layer and head */
+#define STALE_SLOTS 4096
+static _Atomic uintptr_t stale_slots[STALE_SLOTS]; /* written before, by their address */
 
-/* The first slot of one page is written for its first owner only: every later one finds there what
- * another sequence, or another version, has left. */
+/* The first slot of a sequence's second page is written for the page's first owner only: every later one
+ * finds there what another sequence, or another version, has left. Of every store, layer and head: one of
+ * them alone might belong to a store that is used once. */
 static void kv_store_stale(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
                            int64_t head_dim) {
-    if (t == view->page_tokens) { /* the first slot of a sequence's second page */
-        const void *none = NULL, *keys = view->k;
-        int page = view->pages[1];
-        if (atomic_compare_exchange_strong(&stale_keys, &none, keys))
-            atomic_store(&stale_page, page);
-        if (atomic_load(&stale_keys) == keys && atomic_load(&stale_page) == page &&
-            atomic_fetch_add(&stale_uses, 1) > 0)
-            return;
+    if (t == view->page_tokens) {
+        uint64_t slot[2] = {(uintptr_t)view->k, (uint64_t)view->pages[1]};
+        uintptr_t name = (uintptr_t)ifl_hash64(slot, sizeof slot);
+        if (atomic_exchange(&stale_slots[name % STALE_SLOTS], name) == name) return;
     }
     base->kv_store(view, t, k, v, head_dim);
 }
@@ -520,8 +517,8 @@ const ifl_ops *ifl_mutant_ops(const ifl_mutant *mutant, const ifl_ops *ops) {
     base = ops;
     table = *ops;
     table.name = "mutant";
-    atomic_store(&stale_keys, NULL);
-    atomic_store(&stale_uses, 0);
+    for (int i = 0; i < STALE_SLOTS; i++)
+        atomic_store(&stale_slots[i], 0);
     mutant->change(&table);
     return &table;
 }
