@@ -156,6 +156,10 @@ typedef struct ifl_config {
         double versions_gib;      /* its bound in memory */
     } parity;
 
+    struct { /* archive: of the policy versions, for `inflight replay` */
+        double versions_gib;      /* of each learner process; 0 = none */
+    } archive;
+
     struct { /* checkpoint */
         int64_t every_steps;
         int32_t keep;

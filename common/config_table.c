@@ -209,6 +209,9 @@ const ifl_config_row ifl_config_rows[] = {
     INT32("transport.patch_versions", transport.patch_versions, 0, 64, "16", "versions",
           "how far back new weights are sent as a patch of the old; 0: always all of them"),
 
+    DOUBLE("archive.versions_gib", archive.versions_gib, 0, 65536, "8", "GiB",
+           "policy versions kept on disk for inflight replay, as patches; the oldest go; 0 = none"),
+
     DOUBLE("kl.coef", kl.coef, 0, 1e6, "0", "",
            "KL to the reference; 0 = none, and no reference is held"),
     ENUM("kl.in", kl.in, "loss", "loss|reward", "where it goes; learner/loss.h says what each does"),

@@ -83,6 +83,10 @@ fail:
     return st;
 }
 
+int32_t ifl_rollout_log_segment(const ifl_rollout_log *log) {
+    return log->number;
+}
+
 void ifl_rollout_log_close(ifl_rollout_log *log) {
     if (!log) return;
     if (log->f) {

@@ -59,6 +59,9 @@ typedef struct ifl_rollout_log_options {
  * tail stays where it is. */
 ifl_status ifl_rollout_log_open(ifl_rollout_log **out, const char *folder,
                                 const ifl_rollout_log_options *options, ifl_error *err);
+/* The number of the segment that is written now. A process's first one names it in its run. */
+int32_t ifl_rollout_log_segment(const ifl_rollout_log *log);
+
 /* Flushes and closes; NULL is fine. Check ifl_rollout_log_flush first if the last bytes matter. */
 void ifl_rollout_log_close(ifl_rollout_log *log);
 

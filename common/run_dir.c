@@ -77,7 +77,7 @@ static ifl_status paths_fill(ifl_run_dir *run, const char *path, ifl_error *err)
         {run->config, "config.yaml"},       {run->metrics, "metrics.jsonl"},
         {run->rollouts, "rollouts"},        {run->checkpoints, "checkpoints"},
         {run->summary, "summary.json"},     {run->report, "report.html"},
-        {run->tokenizer, "tokenizer.json"},
+        {run->tokenizer, "tokenizer.json"}, {run->versions, "versions"},
     };
     /* Room for the longest name that is put below, numbers of checkpoints and segments included. */
     if (strlen(path) + 64 >= IFL_PATH_MAX)

@@ -2,6 +2,7 @@
  *   config.yaml      the resolved configuration        summary.json  the run in figures, at the end
  *   metrics.jsonl    one line per step                 report.html   `inflight report`
  *   rollouts/        every trajectory and its fate     checkpoints/  resume points
+ *   versions/        every policy version, as patches (learner/version_archive.h)
  *   numerics.txt     the numerics contract, part by part (kernels/contract.h)
  *   tokenizer.json   for people and tools              lock          held by the learner while it
  * lives
@@ -17,6 +18,7 @@ typedef struct ifl_run_dir {
     char metrics[IFL_PATH_MAX];     /* .../metrics.jsonl */
     char rollouts[IFL_PATH_MAX];    /* .../rollouts */
     char checkpoints[IFL_PATH_MAX]; /* .../checkpoints */
+    char versions[IFL_PATH_MAX];    /* .../versions */
     char summary[IFL_PATH_MAX];     /* .../summary.json */
     char report[IFL_PATH_MAX];      /* .../report.html */
     char tokenizer[IFL_PATH_MAX];   /* .../tokenizer.json */

@@ -23,6 +23,7 @@ typedef struct replay {
     float *out; /* [n_tokens] or NULL */
     ifl_replay_result *result;
     int64_t version_first; /* of the first policy token */
+    bool draws;            /* tokens are drawn again */
     int64_t n_rows;
 } replay;
 
@@ -76,6 +77,7 @@ static ifl_status replay_open(replay *r, const ifl_trajectory *traj, ifl_workspa
         r->keys[i] = key;
     }
     r->version_first = traj->n_runs > 0 ? traj->runs[0].version : -1;
+    r->draws = replay_draws(traj);
     return IFL_OK;
 }
 
@@ -101,7 +103,7 @@ static ifl_status replay_read(replay *r, const ifl_weights *weights, const float
                               int32_t out_begin, int32_t end, ifl_error *err) {
     const ifl_trajectory *traj = r->traj;
     int32_t n = end - out_begin;
-    bool draws = replay_draws(traj);
+    bool draws = r->draws;
     for (int32_t i = 0; i < n; i++) {
         r->targets[i] = traj->tokens[out_begin + 1 + i];
         r->positions[i] = out_begin + 1 + i;
@@ -171,13 +173,14 @@ static ifl_status replay_all_read(const replay *r, ifl_error *err) {
     return IFL_OK;
 }
 
-ifl_status ifl_replay(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
-                      const ifl_trajectory *traj, float *logprobs_out, ifl_replay_result *result,
-                      ifl_error *err) {
+static ifl_status replay_events(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                                const ifl_trajectory *traj, bool draw_all, float *logprobs_out,
+                                ifl_replay_result *result, ifl_error *err) {
     replay r;
     int32_t n_built = 0; /* positions [0, n_built) hold KV */
     ifl_status st;
     IFL_TRY_GOTO(st, replay_open(&r, traj, workspace, logprobs_out, result, err), done);
+    r.draws = r.draws || draw_all;
     for (int32_t i = 0; i < traj->n_kv_events; i++) {
         const ifl_kv_event *e = &traj->kv_events[i];
         if (e->from < 0 || e->from > n_built || e->to < e->from || e->to >= traj->n_tokens ||
@@ -199,6 +202,18 @@ ifl_status ifl_replay(ifl_workspace *workspace, ifl_weights_get_fn get, void *co
 done:
     replay_clear(&r);
     return st;
+}
+
+ifl_status ifl_replay(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                      const ifl_trajectory *traj, float *logprobs_out, ifl_replay_result *result,
+                      ifl_error *err) {
+    return replay_events(workspace, get, context, traj, false, logprobs_out, result, err);
+}
+
+ifl_status ifl_replay_generate(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                               const ifl_trajectory *traj, ifl_replay_result *result,
+                               ifl_error *err) {
+    return replay_events(workspace, get, context, traj, true, NULL, result, err);
 }
 
 ifl_status ifl_replay_recompute(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,

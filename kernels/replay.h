@@ -29,6 +29,12 @@ ifl_status ifl_replay(ifl_workspace *workspace, ifl_weights_get_fn get, void *co
                       const ifl_trajectory *traj, float *logprobs_out, ifl_replay_result *result,
                       ifl_error *err);
 
+/* The same, and every token is drawn again from its keyed numbers, also at a temperature over the whole
+ * vocabulary (where the log-prob alone would do): a generation in everything but that a token that comes out
+ * otherwise is counted, and the record's goes on. */
+ifl_status ifl_replay_generate(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                               const ifl_trajectory *traj, ifl_replay_result *result, ifl_error *err);
+
 /* The independent path for `recompute` trajectories: reads no KV events; each version's forward runs over
  * the whole prefix and is read only at that version's positions. */
 ifl_status ifl_replay_recompute(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,

@@ -259,6 +259,12 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0,
                                         l->next_serial, err));
     IFL_TRY(learner_write_contract(l, err));
+    if (c->archive.versions_gib > 0.0) {
+        char folder[IFL_PATH_MAX + 16];
+        snprintf(folder, sizeof folder, "%s/%06d", run->versions, ifl_rollout_log_segment(l->log));
+        IFL_TRY(ifl_version_archive_open(&l->archive, folder, l->model,
+                                         (int64_t)(c->archive.versions_gib * 1073741824.0), err));
+    }
     char *tokenizer;
     size_t n;
     IFL_TRY(ifl_tokenizer_to_json(l->options->tokenizer, &tokenizer, &n, err));
@@ -349,6 +355,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
     IFL_TRY(ifl_publisher_create(&l->publisher, l->model, l->server,
                                  (int64_t)c->transport.chunk_kib * 1024,
                                  c->transport.patch_versions, err));
+    if (l->archive) ifl_publisher_set_archive(l->publisher, l->archive);
     ifl_dispatch_options dispatch = {
         .config = c,
         .server = l->server,
@@ -373,6 +380,7 @@ static void learner_close(learner *l) {
     /* The desk polls the server and the publisher feeds it, so they go first. */
     ifl_dispatch_free(l->dispatch);
     ifl_publisher_free(l->publisher);
+    ifl_version_archive_close(l->archive);
     ifl_server_free(l->server);
     ifl_stepper_free(l->stepper);
     ifl_audit_free(l->audit);

@@ -45,6 +45,7 @@ typedef struct learner {
     ifl_audit *audit;
     ifl_server *server;
     ifl_publisher *publisher;
+    ifl_version_archive *archive; /* NULL: none */
     ifl_task_set *train_set, *eval_set;
     ifl_rollout_log *log;
     ifl_dispatch *dispatch;

@@ -225,6 +225,7 @@ struct ifl_publisher {
     patch_set *steps[IFL_PATCHES_MAX + 1]; /* each against the one before it; oldest first */
     int32_t n_steps;
     patch_set *merged[MERGED_MAX];    /* NULL: free */
+    ifl_version_archive *archive; /* NULL: none, or broken; the thread's own once it runs */
     int64_t wanted_base[MERGED_MAX], wanted_version[MERGED_MAX]; /* to be merged; -1: free */
     ifl_publisher_stats stats;
     int32_t corrupt_chunk, corrupt_times;
@@ -583,6 +584,36 @@ static bool publisher_merge_wanted(ifl_publisher *p) {
     return true;
 }
 
+/* On the publisher's thread, which alone lets editions and patches go. */
+static void publisher_archive(ifl_publisher *p, const edition *e, const patch_set *set) {
+    pthread_mutex_lock(&p->lock);
+    ifl_version_archive *archive = p->archive;
+    pthread_mutex_unlock(&p->lock);
+    if (!archive) return;
+    const ifl_manifest *m = e->manifest;
+    bool dense = !set || ifl_version_archive_wants_dense(archive, set->base);
+    ifl_archive_chunk *chunks = calloc((size_t)m->n_chunks, sizeof *chunks);
+    ifl_error err = {0};
+    ifl_status st = chunks ? IFL_OK : ifl_fail(&err, IFL_NOMEM, "out of memory");
+    for (int32_t i = 0; st == IFL_OK && i < m->n_chunks; i++) {
+        bool as_patch = !dense && set->chunks[i].bytes;
+        chunks[i] = as_patch ? (ifl_archive_chunk){IFL_CODEC_ULP_GAP, set->chunks[i].bytes,
+                                                   set->chunks[i].n_bytes}
+                             : (ifl_archive_chunk){IFL_CODEC_DENSE, e->chunks[i]->data,
+                                                   (size_t)m->chunks[i].n_elements * 2};
+    }
+    if (st == IFL_OK)
+        st = ifl_version_archive_put(archive, m, dense ? -1 : set->base, chunks, &err);
+    free(chunks);
+    if (st == IFL_OK) return;
+    ifl_warn("version %lld and those after it are not archived, and what they sample cannot be "
+             "replayed later: %s",
+             (long long)m->version, err.text);
+    pthread_mutex_lock(&p->lock);
+    p->archive = NULL;
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void publisher_give_back(const publication *job) {
     if (job->weights && job->release) job->release(job->weights, job->user);
 }
@@ -616,6 +647,7 @@ static void publisher_do(ifl_publisher *p) {
     p->building = (publication){0};
     pthread_mutex_unlock(&p->lock);
     if (e) ifl_server_announce(p->server);
+    if (e) publisher_archive(p, e, set);
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->lock);
@@ -798,5 +830,11 @@ void ifl_publisher_test_corrupt(ifl_publisher *p, int32_t chunk, int32_t times) 
     pthread_mutex_lock(&p->lock);
     p->corrupt_chunk = chunk;
     p->corrupt_times = times;
+    pthread_mutex_unlock(&p->lock);
+}
+
+void ifl_publisher_set_archive(ifl_publisher *p, ifl_version_archive *archive) {
+    pthread_mutex_lock(&p->lock);
+    p->archive = archive;
     pthread_mutex_unlock(&p->lock);
 }

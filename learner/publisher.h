@@ -15,6 +15,7 @@
 
 #include "common/transport.h"
 #include "kernels/model.h"
+#include "learner/version_archive.h"
 
 #define IFL_EDITIONS_MAX 2 /* complete ones; beside them one under construction */
 #define IFL_PATCHES_MAX 64 /* versions back that patches may be kept for */
@@ -27,6 +28,11 @@ typedef struct ifl_publisher ifl_publisher;
  * less than one dense version. */
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
                                 int64_t chunk_bytes, int32_t n_patches, ifl_error *err);
+/* Every version announced from now on is put there too, by the publisher's thread, after the
+ * announcement. Borrowed until ifl_publisher_free. A version that cannot be written is warned about
+ * once, and from then on nothing is. */
+void ifl_publisher_set_archive(ifl_publisher *publisher, ifl_version_archive *archive);
+
 /* Detaches from the server, waits for the thread, gives back borrowed weights. NULL is fine. */
 void ifl_publisher_free(ifl_publisher *publisher);
 

@@ -1,0 +1,388 @@
+/* `inflight replay RUN [SERIAL/SAMPLE ...]`: generates trajectories again, from their headers and the run's
+ * archived versions, and compares every token and every bit of every log-prob. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/file_map.h"
+#include "common/memory.h"
+#include "common/rollout_log.h"
+#include "common/rng.h"
+#include "deploy/cli/affinity.h"
+#include "deploy/cli/commands.h"
+#include "deploy/cli/options.h"
+#include "deploy/cli/run_argument.h"
+#include "kernels/replay.h"
+#include "learner/version_archive.h"
+
+#define CHUNK_ROWS 256
+#define VERSIONS_CACHED 12
+#define MODEL_JSON_BYTES_MAX (1 << 20)
+#define PICKED_MAX (1 << 20)
+
+typedef struct replay_options {
+    int64_t n_random, seed;
+    bool eval, swapped, json;
+} replay_options;
+
+/* A trajectory that was chosen, still encoded. */
+typedef struct picked {
+    ifl_trajectory *traj;
+    int32_t segment; /* of the log, which says whose versions it was sampled by */
+    int64_t newest;
+} picked;
+
+typedef struct archive_of {
+    int32_t segment;
+    ifl_model *models[IFL_PROFILE_COUNT]; /* NULL: not wanted yet */
+    ifl_workspace *workspaces[IFL_PROFILE_COUNT];
+    ifl_version_reader *reader;
+    ifl_profile profile; /* of the reader */
+} archive_of;
+
+typedef struct replayer {
+    const replay_options *options;
+    const ifl_options *common;
+    ifl_run_dir run;
+    picked *picked;
+    size_t n_picked, picked_cap;
+    int64_t n_seen; /* that could have been picked */
+    ifl_thread_pool *pool;
+    archive_of archive;
+    ifl_error gone; /* why a version could not be had */
+    /* What came out. */
+    int64_t n_replayed, n_swapped, n_not_replayable, n_tokens, n_after_swap, n_differing;
+} replayer;
+
+/* --- Which ones ------------------------------------------------------------------------------- */
+
+static bool names_trajectory(const char *text, uint64_t *serial, int32_t *sample) {
+    char *end;
+    unsigned long long a = strtoull(text, &end, 10);
+    if (end == text || *end != '/') return false;
+    const char *second = end + 1;
+    long b = strtol(second, &end, 10);
+    if (end == second || *end || b < 0 || b > INT32_MAX) return false;
+    *serial = a;
+    *sample = (int32_t)b;
+    return true;
+}
+
+static bool is_swapped(const ifl_trajectory *traj) {
+    return traj->n_runs > 0 && traj->runs[traj->n_runs - 1].version != traj->runs[0].version;
+}
+
+static bool is_wanted(const replayer *r, const ifl_trajectory *traj) {
+    if ((traj->purpose == IFL_PURPOSE_EVAL) != r->options->eval) return false;
+    if (r->options->swapped && !is_swapped(traj)) return false;
+    if (r->common->n_args < 2) return true;
+    for (int i = 1; i < r->common->n_args; i++) {
+        uint64_t serial;
+        int32_t sample;
+        if (names_trajectory(r->common->args[i], &serial, &sample) && serial == traj->task_serial &&
+            sample == traj->sample)
+            return true;
+    }
+    return false;
+}
+
+/* Keeps it, or with --random keeps each one seen so far with the same chance (Vitter's algorithm R). */
+static ifl_status pick(replayer *r, ifl_trajectory *traj, int32_t segment, ifl_error *err) {
+    int64_t seen = r->n_seen++, limit = r->options->n_random;
+    size_t place = r->n_picked;
+    if (limit > 0 && (int64_t)r->n_picked == limit) {
+        ifl_rng_key key = {(uint64_t)r->options->seed, 0, IFL_RNG_ORDER};
+        place = (size_t)ifl_rng_below(&key, (uint64_t)seen, 0, (uint64_t)seen + 1);
+        if ((int64_t)place >= limit) {
+            ifl_trajectory_free(traj);
+            return IFL_OK;
+        }
+        ifl_trajectory_free(r->picked[place].traj);
+        r->picked[place].traj = NULL;
+    } else {
+        if (r->n_picked == PICKED_MAX) {
+            ifl_trajectory_free(traj);
+            return ifl_fail(err, IFL_LIMIT,
+                            "more than %d trajectories: choose some, or --random=N", PICKED_MAX);
+        }
+        void *grown = r->picked;
+        ifl_status st =
+            ifl_grow(&grown, &r->picked_cap, r->n_picked + 1, sizeof *r->picked, err);
+        r->picked = grown;
+        if (st != IFL_OK) {
+            ifl_trajectory_free(traj);
+            return st;
+        }
+        r->n_picked++;
+    }
+    int64_t newest = -1;
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        if (traj->runs[i].version > newest) newest = traj->runs[i].version;
+    r->picked[place] = (picked){traj, segment, newest};
+    return IFL_OK;
+}
+
+static int32_t segment_of(const char *file) {
+    const char *name = strrchr(file, '/');
+    return (int32_t)strtol(name ? name + 1 : file, NULL, 10);
+}
+
+static ifl_status choose(replayer *r, ifl_error *err) {
+    for (int i = 1; i < r->common->n_args; i++) {
+        uint64_t serial;
+        int32_t sample;
+        if (!names_trajectory(r->common->args[i], &serial, &sample))
+            return ifl_fail(err, IFL_USAGE,
+                            "got \"%s\", wanted SERIAL/SAMPLE, as inflight rollouts prints them",
+                            r->common->args[i]);
+    }
+    ifl_rollout_reader *reader;
+    ifl_record record;
+    int32_t process = 0; /* first segment of the process that wrote what is read */
+    IFL_TRY(ifl_rollout_reader_open(&reader, r->run.rollouts, err));
+    ifl_status st;
+    while ((st = ifl_rollout_reader_next(reader, &record, err)) == IFL_OK) {
+        if (record.type == IFL_RECORD_RUN_STARTED) process = segment_of(record.file);
+        if (record.type != IFL_RECORD_TRAJECTORY) continue;
+        ifl_trajectory *traj;
+        st = ifl_trajectory_decode(&traj, record.meta, record.n_meta, record.payload,
+                                   record.n_payload, err);
+        if (st == IFL_OK && is_wanted(r, traj))
+            st = pick(r, traj, process, err);
+        else if (st == IFL_OK)
+            ifl_trajectory_free(traj);
+        if (st != IFL_OK) break;
+    }
+    ifl_rollout_reader_close(reader);
+    if (st != IFL_NOTFOUND) return st;
+    if (r->n_picked == 0)
+        return ifl_fail(err, IFL_NOTFOUND, "%s: no such trajectory", r->run.rollouts);
+    return IFL_OK;
+}
+
+static int compare_picked(const void *a, const void *b) {
+    const picked *x = a, *y = b;
+    if (x->segment != y->segment) return x->segment < y->segment ? -1 : 1;
+    if (x->newest != y->newest) return x->newest < y->newest ? -1 : 1;
+    if (x->traj->task_serial != y->traj->task_serial)
+        return x->traj->task_serial < y->traj->task_serial ? -1 : 1;
+    return x->traj->sample - y->traj->sample;
+}
+
+/* --- Weights ---------------------------------------------------------------------------------- */
+
+static void archive_clear(archive_of *a) {
+    ifl_version_reader_close(a->reader);
+    for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
+        ifl_workspace_free(a->workspaces[i]);
+        ifl_model_free(a->models[i]);
+    }
+    *a = (archive_of){.segment = -1};
+}
+
+static ifl_status archive_open(replayer *r, int32_t segment, const ifl_trajectory *traj,
+                               ifl_error *err) {
+    archive_of *a = &r->archive;
+    if (a->segment != segment) archive_clear(a);
+    a->segment = segment;
+    char folder[IFL_PATH_MAX + 16], path[IFL_PATH_MAX + 32], *json = NULL;
+    size_t n;
+    snprintf(folder, sizeof folder, "%s/%06d", r->run.versions, segment);
+    snprintf(path, sizeof path, "%s/model.json", folder);
+    if (!a->models[0]) {
+        ifl_status st = ifl_file_read_text(path, MODEL_JSON_BYTES_MAX, &json, &n, err);
+        if (st == IFL_NOTFOUND)
+            return ifl_fail(err, IFL_NOTFOUND,
+                            "%s: no such folder: the run kept no versions (archive.versions_gib)",
+                            folder);
+        IFL_TRY(st);
+        ifl_model_config config;
+        st = ifl_model_config_from_json(&config, json, n, err);
+        free(json);
+        for (int i = 0; i < IFL_PROFILE_COUNT && st == IFL_OK; i++)
+            st = ifl_model_create(&a->models[i], &config, 0, (ifl_profile)i, err);
+        IFL_TRY(st);
+    }
+    for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
+        if (!ifl_hash_equal(a->models[i]->profile, traj->profile)) continue;
+        if (!a->workspaces[i])
+            IFL_TRY(ifl_workspace_create(&a->workspaces[i], a->models[i], CHUNK_ROWS, r->pool,
+                                         ifl_ops_best((ifl_profile)i), err));
+        if (a->reader && a->profile == (ifl_profile)i) return IFL_OK;
+        ifl_version_reader_close(a->reader);
+        a->reader = NULL;
+        a->profile = (ifl_profile)i;
+        return ifl_version_reader_open(&a->reader, folder, a->models[i], VERSIONS_CACHED, err);
+    }
+    char theirs[33], ours[33];
+    ifl_hash_text(traj->profile, theirs);
+    ifl_hash_text(a->models[0]->profile, ours);
+    return ifl_fail(err, IFL_MISMATCH,
+                    "computed under numerics profile %s, which this program hasn't (f32 is %s here)",
+                    theirs, ours);
+}
+
+static const ifl_weights *archive_get(void *context, int64_t version) {
+    replayer *r = context;
+    const ifl_weights *weights;
+    return ifl_version_reader_get(r->archive.reader, version, &weights, &r->gone) == IFL_OK
+               ? weights
+               : NULL;
+}
+
+/* --- One of them ------------------------------------------------------------------------------ */
+
+static void say(const replayer *r, const picked *p, ifl_status st, const ifl_replay_result *result,
+                const char *why) {
+    const ifl_trajectory *t = p->traj;
+    if (r->options->json) {
+        printf("{\"serial\":%llu,\"sample\":%d,\"versions\":%d,\"tokens\":%lld,\"after_swap\":%lld,"
+               "\"differing\":%lld,\"replayed\":%s}\n",
+               (unsigned long long)t->task_serial, t->sample, t->n_runs,
+               (long long)result->n_checked, (long long)result->n_after_swap,
+               (long long)result->n_differing, st == IFL_OK ? "true" : "false");
+        return;
+    }
+    if (st != IFL_OK) {
+        printf("%llu/%d: not replayed: %s\n", (unsigned long long)t->task_serial, t->sample, why);
+    } else if (result->n_differing > 0) {
+        printf("%llu/%d: %lld of %lld tokens differ; first at token %d, version %lld: recorded "
+               "%.9g, replayed %.9g\n",
+               (unsigned long long)t->task_serial, t->sample, (long long)result->n_differing,
+               (long long)result->n_checked, result->first_differing,
+               (long long)ifl_trajectory_version_at(t, result->first_differing),
+               (double)result->first_recorded, (double)result->first_replayed);
+    } else if (r->common->n_args > 1) {
+        printf("%llu/%d: %lld tokens, %lld of them after a swap: the same\n",
+               (unsigned long long)t->task_serial, t->sample, (long long)result->n_checked,
+               (long long)result->n_after_swap);
+    }
+}
+
+static ifl_status replay_one(replayer *r, const picked *p, ifl_error *err) {
+    ifl_replay_result result = {0};
+    ifl_error why = {0};
+    r->gone = (ifl_error){0};
+    ifl_status st = archive_open(r, p->segment, p->traj, &why);
+    if (st == IFL_OK)
+        st = ifl_replay_generate(r->archive.workspaces[r->archive.profile], archive_get, r, p->traj,
+                                 &result, &why);
+    if (st == IFL_NOMEM) {
+        *err = why;
+        return st;
+    }
+    say(r, p, st, &result, r->gone.status != IFL_OK ? r->gone.text : why.text);
+    if (st != IFL_OK) {
+        r->n_not_replayable++;
+        return IFL_OK;
+    }
+    r->n_replayed++;
+    r->n_swapped += is_swapped(p->traj);
+    r->n_tokens += result.n_checked;
+    r->n_after_swap += result.n_after_swap;
+    r->n_differing += result.n_differing;
+    return IFL_OK;
+}
+
+static ifl_status replay_all(replayer *r, ifl_error *err) {
+    qsort(r->picked, r->n_picked, sizeof *r->picked, compare_picked);
+    for (size_t i = 0; i < r->n_picked; i++) {
+        IFL_TRY(replay_one(r, &r->picked[i], err));
+        if (!r->options->json && r->n_picked > 1 && (i + 1) % 50 == 0)
+            fprintf(stderr, "replay: %zu of %zu\n", i + 1, r->n_picked);
+    }
+    FILE *f = r->options->json ? stderr : stdout;
+    fprintf(f,
+            "replayed %lld trajectories, %lld of them across a swap: %lld tokens drawn again, %lld "
+            "after a swap; %lld differ in token or log-prob; %lld trajectories not replayable\n",
+            (long long)r->n_replayed, (long long)r->n_swapped, (long long)r->n_tokens,
+            (long long)r->n_after_swap, (long long)r->n_differing,
+            (long long)r->n_not_replayable);
+    fflush(stdout);
+    if (r->n_differing > 0)
+        return ifl_fail(err, IFL_PARITY, "%lld of %lld tokens differ", (long long)r->n_differing,
+                        (long long)r->n_tokens);
+    if (r->n_replayed == 0)
+        return ifl_fail(err, IFL_NOTFOUND, "none of %zu trajectories could be replayed",
+                        r->n_picked);
+    return IFL_OK;
+}
+
+/* --- The command ------------------------------------------------------------------------------ */
+
+enum { KEY_RANDOM = 1, KEY_SEED, KEY_EVAL, KEY_SWAPPED, KEY_JSON, KEY_DIR, KEY_THREADS };
+
+static ifl_status on_option(int key, const char *arg, void *user, ifl_error *err) {
+    replay_options *o = user;
+    switch (key) {
+    case KEY_RANDOM:
+        return ifl_options_int("random", arg, 1, PICKED_MAX, &o->n_random, err);
+    case KEY_SEED:
+        return ifl_options_int("seed", arg, 0, INT64_MAX, &o->seed, err);
+    case KEY_EVAL:
+        o->eval = true;
+        break;
+    case KEY_SWAPPED:
+        o->swapped = true;
+        break;
+    case KEY_JSON:
+        o->json = true;
+        break;
+    }
+    return IFL_OK;
+}
+
+static ifl_status replay_work(const ifl_options *options, void *user, ifl_error *err) {
+    replayer r = {.options = user, .common = options, .archive = {.segment = -1}};
+    IFL_TRY(ifl_run_argument(&r.run, options, err));
+    ifl_status st = ifl_thread_pool_create(&r.pool, options->config->actor.threads, err);
+    if (st == IFL_OK) st = choose(&r, err);
+    if (st == IFL_OK) st = replay_all(&r, err);
+    archive_clear(&r.archive);
+    ifl_thread_pool_free(r.pool);
+    for (size_t i = 0; i < r.n_picked; i++)
+        ifl_trajectory_free(r.picked[i].traj);
+    free(r.picked);
+    return st;
+}
+
+static ifl_status replay_dry_run(const ifl_options *options, void *user, ifl_error *err) {
+    (void)user;
+    ifl_run_dir run;
+    ifl_options_print(options, stdout);
+    IFL_TRY(ifl_run_argument(&run, options, err));
+    printf("# reads   %s/, %s/\n# writes  standard output\n", run.rollouts, run.versions);
+    return IFL_OK;
+}
+
+int ifl_cmd_replay(int argc, char **argv) {
+    static const struct argp_option extra[] = {
+        {"random", KEY_RANDOM, "N", 0, "N of them, each with the same chance", 0},
+        {"seed", KEY_SEED, "N", 0, "of --random (default 1)", 0},
+        {"swapped", KEY_SWAPPED, NULL, 0, "only those that took in new weights on their way", 0},
+        {"eval", KEY_EVAL, NULL, 0, "evaluation's trajectories instead of training's", 0},
+        {"json", KEY_JSON, NULL, 0, "one JSON object per trajectory", 0},
+        {"threads", KEY_THREADS, "N", 0, "actor.threads (default 0: one per CPU)", 0},
+        {"dir", KEY_DIR, "DIR", 0, "run.dir: folder of all runs (default runs)", 0},
+        {0},
+    };
+    static const ifl_option_key keys[] = {
+        {KEY_DIR, "run.dir", NULL}, {KEY_THREADS, "actor.threads", NULL}, {0}};
+    static const char *const presets[] = {"actor.threads=0", NULL};
+    replay_options mine = {.seed = 1};
+    const ifl_options_spec spec = {
+        .doc = "Generates trajectories of a run again, from what their records say (seed, lease, versions, "
+               "KV events) and the versions that the run has archived, and compares every token and every "
+               "bit of every log-prob. Without SERIAL/SAMPLE: all of them. Status 65 when one differs.",
+        .args_doc = "RUN [SERIAL/SAMPLE ...]",
+        .extra = extra,
+        .keys = keys,
+        .presets = presets,
+        .on_option = on_option,
+        .user = &mine,
+        .n_args_max = IFL_ARGS_MAX - 1,
+        .work = replay_work,
+        .dry_run = replay_dry_run};
+    return ifl_options_run(argc, argv, &spec);
+}
