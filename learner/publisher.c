@@ -130,10 +130,15 @@ typedef struct patch_chunk {
     ifl_hash hash;
 } patch_chunk;
 
+/* Of single steps' patches together, and of merged ones: a quarter of a dense version each. */
+#define PATCH_BYTES_MAX(model) ((model)->n_elements / 2)
+
 /* All chunks of one version against a base. Frames that libzmq still holds count too. */
 typedef struct patch_set {
     _Atomic int32_t refs;
-    int64_t base, version, n_changed, n_bytes, asked_ns;
+    int64_t base, version, n_changed, asked_ns;
+    int64_t n_bytes; /* what an actor fetches */
+    int64_t n_coded; /* what is held */
     int32_t n_chunks, n_differing, n_dense;
     patch_chunk chunks[];
 } patch_set;
@@ -174,6 +179,7 @@ static ifl_status patch_set_put(patch_set *set, int32_t chunk, const ifl_patch *
         if (!to->bytes) return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
         memcpy(to->bytes, *scratch, n);
         to->n_bytes = n;
+        set->n_coded += (int64_t)n;
         to->hash = ifl_hash_bytes(to->bytes, n);
     }
     set->n_changed += patch->n;
@@ -476,11 +482,11 @@ done:
  * any more. Caller holds the lock. */
 static void publisher_keep_patch(ifl_publisher *p, patch_set *set, double seconds) {
     p->steps[p->n_steps++] = set;
-    int64_t n_bytes = 0, limit = p->model->n_elements * 2;
+    int64_t n_bytes = 0, limit = PATCH_BYTES_MAX(p->model);
     for (int32_t i = 0; i < p->n_steps; i++)
-        n_bytes += p->steps[i]->n_bytes;
+        n_bytes += p->steps[i]->n_coded;
     while (p->n_steps > p->n_patches_max || (p->n_steps > 1 && n_bytes > limit)) {
-        n_bytes -= p->steps[0]->n_bytes;
+        n_bytes -= p->steps[0]->n_coded;
         patch_set_unref(p->steps[0]);
         p->n_steps--;
         memmove(p->steps, p->steps + 1, (size_t)p->n_steps * sizeof *p->steps);
@@ -533,6 +539,29 @@ done:
     return st;
 }
 
+/* The merged patches that were asked for last, within their bytes. Caller holds the lock. */
+static void publisher_keep_merged(ifl_publisher *p, patch_set *set) {
+    int32_t place = -1;
+    for (;;) {
+        int64_t n_bytes = set->n_coded;
+        int32_t oldest = -1;
+        place = -1;
+        for (int32_t i = 0; i < MERGED_MAX; i++) {
+            if (!p->merged[i]) {
+                place = i;
+                continue;
+            }
+            n_bytes += p->merged[i]->n_coded;
+            if (oldest < 0 || p->merged[i]->asked_ns < p->merged[oldest]->asked_ns) oldest = i;
+        }
+        if (oldest < 0 || (place >= 0 && n_bytes <= PATCH_BYTES_MAX(p->model))) break;
+        patch_set_unref(p->merged[oldest]);
+        p->merged[oldest] = NULL;
+    }
+    p->merged[place] = set;
+    p->stats.n_merged++;
+}
+
 /* Makes one patch that somebody waits for. False: there was none. Caller holds the lock, which is
  * let go meanwhile. */
 static bool publisher_merge_wanted(ifl_publisher *p) {
@@ -568,16 +597,7 @@ static bool publisher_merge_wanted(ifl_publisher *p) {
         if (--e->refs == 0) edition_free(e);
     }
     p->wanted_base[place] = -1;
-    if (set) {
-        int32_t oldest = 0;
-        for (int32_t i = 0; i < MERGED_MAX; i++) {
-            if (!p->merged[oldest]) break;
-            if (!p->merged[i] || p->merged[i]->asked_ns < p->merged[oldest]->asked_ns) oldest = i;
-        }
-        patch_set_unref(p->merged[oldest]);
-        p->merged[oldest] = set;
-        p->stats.n_merged++;
-    }
+    if (set) publisher_keep_merged(p, set);
     pthread_mutex_unlock(&p->lock);
     ifl_server_chunks_ready(p->server);
     pthread_mutex_lock(&p->lock);
@@ -822,8 +842,7 @@ void ifl_publisher_stats_get(ifl_publisher *p, ifl_publisher_stats *out) {
 }
 
 int64_t ifl_publisher_bytes(const ifl_model *model) {
-    /* Patches: one dense version's worth of single steps, and as much of merged ones. */
-    return (IFL_EDITIONS_MAX + 1 + 2) * model->n_elements * 2;
+    return (IFL_EDITIONS_MAX + 1) * model->n_elements * 2 + 2 * PATCH_BYTES_MAX(model);
 }
 
 void ifl_publisher_test_corrupt(ifl_publisher *p, int32_t chunk, int32_t times) {

@@ -25,7 +25,7 @@ typedef struct ifl_publisher ifl_publisher;
 /* Attaches itself to `server` as its weight source; borrows server and model. chunk_bytes: raw
  * bytes per chunk (0 = 4 MiB; 4 KiB .. 15 MiB, rounded down to even). n_patches: of how many
  * versions patches are kept (0 .. IFL_PATCHES_MAX; 0: everything goes dense), as long as they take
- * less than one dense version. */
+ * less than a quarter of a dense version. */
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
                                 int64_t chunk_bytes, int32_t n_patches, ifl_error *err);
 /* Every version announced from now on is put there too, by the publisher's thread, after the
