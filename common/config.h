@@ -156,6 +156,11 @@ typedef struct ifl_config {
         double versions_gib;      /* its bound in memory */
     } parity;
 
+    struct { /* staleness: of what is trained, in versions; only in pipeline mode */
+        int32_t max_versions;     /* 0 = no bound */
+        char policy[12];          /* throttle | wait | drop | mask */
+    } staleness;
+
     struct { /* archive: of the policy versions, for `inflight replay` */
         double versions_gib;      /* of each learner process; 0 = none */
     } archive;

@@ -69,6 +69,11 @@ ifl_status ifl_config_check(const ifl_config *config, ifl_error *err) {
                         "key data.pass_rate_min: got %g, wanted at most "
                         "data.pass_rate_max (%g)",
                         config->data.pass_rate_min, config->data.pass_rate_max);
+    if (config->staleness.max_versions > 0 && config->run.mode != IFL_MODE_PIPELINE)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key staleness.max_versions: got %d in run.mode sync or async, whose lag is "
+                        "what the mode says; wanted 0",
+                        config->staleness.max_versions);
     if (config->learner.loss == IFL_LOSS_DECOUPLED_PPO &&
         config->learner.correction != IFL_CORRECTION_NONE)
         return ifl_fail(err, IFL_FORMAT,

@@ -212,6 +212,12 @@ const ifl_config_row ifl_config_rows[] = {
     DOUBLE("archive.versions_gib", archive.versions_gib, 0, 65536, "8", "GiB",
            "policy versions kept on disk for inflight replay, as patches; the oldest go; 0 = none"),
 
+    INT32("staleness.max_versions", staleness.max_versions, 0, 1024, "0", "versions",
+          "pipeline: how old a trained token may be, counted from what samples it; 0 = no bound"),
+    CHOICE("staleness.policy", staleness.policy, "throttle", "throttle|wait|drop|mask",
+           "throttle bounds what is in flight, and so the mean; wait trains nothing else until the "
+           "oldest is in; drop and mask leave old answers, or old tokens, out"),
+
     DOUBLE("kl.coef", kl.coef, 0, 1e6, "0", "",
            "KL to the reference; 0 = none, and no reference is held"),
     ENUM("kl.in", kl.in, "loss", "loss|reward", "where it goes; learner/loss.h says what each does"),

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "learner/dispatch_internal.h"
+#include "learner/staleness.h"
 
 #define ATTEMPTS_MAX 8
 
@@ -201,6 +202,42 @@ ifl_status ifl_dispatch_take(ifl_dispatch *d, int32_t n, ifl_take_order order, d
     return st;
 }
 
+/* Caller holds the lock. False: not yet. */
+static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n,
+                            ifl_group **out, ifl_error *err, ifl_status *st) {
+    int32_t open = ifl_groups_n_open(d->train);
+    ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
+    ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
+    int32_t *chosen = malloc(sizeof *chosen * (size_t)n);
+    bool taken = false;
+    if (!ages || !groups || !chosen) {
+        *st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+    } else {
+        int32_t n_ages = desk_ages(d, ages, groups);
+        taken = ifl_staleness_choose(ages, n_ages, step, left, n,
+                                     d->config->rollout.prompts_per_step,
+                                     d->config->staleness.max_versions, chosen);
+        for (int32_t i = 0; taken && i < n; i++)
+            out[i] = groups[chosen[i]];
+        if (taken) ifl_groups_take_these(out, n);
+    }
+    free(ages);
+    free(groups);
+    free(chosen);
+    return taken;
+}
+
+ifl_status ifl_dispatch_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n,
+                                   double idle_s, ifl_group **out, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    d->last_arrival_s = ifl_clock_s();
+    ifl_status st = IFL_OK;
+    while (st == IFL_OK && !desk_take_fresh(d, step, left, n, out, err, &st) && st == IFL_OK)
+        st = desk_wait_stoppable(d, idle_s, "the oldest groups", err);
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
 ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double idle_s,
                                      ifl_error *err) {
     pthread_mutex_lock(&d->lock);
@@ -260,8 +297,13 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                 trained[n_trained++] = key;
                 break;
             case IFL_END_MASKED:
-                st = ifl_rollout_log_masked(d->log, key,
-                                            ifl_reward_status_name(m->traj->reward.status), err);
+                st = ifl_rollout_log_masked(
+                    d->log, key,
+                    outcomes[g][i].reason == IFL_DROP_STALE ? ifl_drop_reason_name(IFL_DROP_STALE)
+                    : m->traj->reward.status != IFL_REWARD_OK
+                        ? ifl_reward_status_name(m->traj->reward.status)
+                        : "truncated",
+                    err);
                 break;
             case IFL_END_DROPPED:
                 st = ifl_rollout_log_dropped(d->log, key,

@@ -23,6 +23,7 @@ ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uin
     desk_work *work = calloc(1, sizeof *work);
     if (!work) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for a task");
     work->required_version = version;
+    work->version_leased = -1;
     work->sampling = sampling;
     ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
     if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
@@ -62,6 +63,60 @@ static void desk_fail(ifl_dispatch *d, const ifl_error *err) {
     pthread_cond_broadcast(&d->changed);
 }
 
+/* --- Ages
+ * ------------------------------------------------------------------------------------------- */
+
+static int64_t desk_oldest(const ifl_dispatch *d, const ifl_group *group) {
+    const desk_work *work = group->user;
+    int64_t oldest = INT64_MAX;
+    if (group->n_leased > 0) oldest = work->version_leased;
+    for (int32_t i = 0; i < group->n_members; i++) {
+        const ifl_member *m = &group->members[i];
+        int64_t version =
+            m->state == IFL_MEMBER_STORED ? ifl_trajectory_version_oldest(m->traj) : -1;
+        if (version >= 0 && version < oldest) oldest = version;
+    }
+    return oldest == INT64_MAX ? d->version : oldest;
+}
+
+int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups) {
+    uint64_t serial = 0;
+    int32_t n = 0;
+    for (ifl_group *g; (g = ifl_groups_next(d->train, serial)) != NULL;) {
+        serial = g->task_serial + 1;
+        bool begun = g->n_pending < g->n_members;
+        if (g->taken || !begun) continue;
+        groups[n] = g;
+        ages[n++] = (ifl_stale_group){desk_oldest(d, g), g->completed};
+    }
+    return n;
+}
+
+/* staleness.policy = wait: whether an actor may begin a group under the version that it has in use. */
+static bool desk_admits(ifl_dispatch *d, const ifl_group *group, int64_t version) {
+    const ifl_config *c = d->config;
+    if (c->staleness.max_versions == 0 || strcmp(c->staleness.policy, "wait") != 0) return true;
+    if (group->n_pending < group->n_members) return true; /* begun already: others wait for it */
+    int32_t open = ifl_groups_n_open(d->train), left = c->rollout.prompts_per_step;
+    ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
+    ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
+    bool admits = false;
+    if (ages && groups) {
+        int32_t n = desk_ages(d, ages, groups);
+        uint64_t serial = 0;
+        for (const ifl_group *g; (g = ifl_groups_next(d->train, serial)) != NULL;) {
+            serial = g->task_serial + 1;
+            left -= g->taken;
+        }
+        admits = ifl_staleness_admits(ages, n, d->version + 1, left > 0 ? left : 0,
+                                      c->rollout.prompts_per_step, c->staleness.max_versions,
+                                      version);
+    }
+    free(ages);
+    free(groups);
+    return admits;
+}
+
 /* --- Leasing
  * ---------------------------------------------------------------------------------------- */
 
@@ -98,6 +153,8 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
             from_serial = group->task_serial + 1;
             continue;
         }
+        int64_t in_use = peer->version_done >= 0 ? peer->version_done : d->first_version;
+        if (purpose == IFL_PURPOSE_TRAIN && !desk_admits(d, group, in_use)) return IFL_OK;
         int32_t n;
         uint64_t lease_id = d->next_lease++;
         ifl_groups_assign_group(groups, group, peer->peer, lease_id, d->samples, &n);
@@ -145,6 +202,9 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
                                        lease_id, work->attempt, err));
         work->attempt++;
         peer->outstanding += n;
+        /* It samples with what it has in use now, or with something newer. */
+        if (work->version_leased < 0 || in_use < work->version_leased)
+            work->version_leased = in_use;
     }
 }
 
@@ -218,7 +278,14 @@ void desk_direct(ifl_dispatch *d) {
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     if (!d->leasing) return IFL_OK;
     if (d->in_flight > 0) {
-        for (int32_t open = desk_not_taken(d); open < d->in_flight; open++)
+        /* With a bound on age: what is under way in all fits into as many steps (the capacity rule of
+         * AReaL, arXiv 2505.24298). */
+        int64_t most = (int64_t)(d->config->staleness.max_versions + 1) *
+                       d->config->rollout.prompts_per_step;
+        for (int32_t open = desk_not_taken(d);
+             open < d->in_flight && (d->config->staleness.max_versions == 0 ||
+                                     ifl_groups_n_open(d->train) < most);
+             open++)
             IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
     }
     /* async:k: an actor that swaps for an evaluation could not do the older batches any more, and

@@ -8,6 +8,7 @@
 
 #include "kernels/model.h"
 #include "learner/dispatch.h"
+#include "learner/staleness.h"
 
 #define STALLS_MAX 65536
 
@@ -29,6 +30,7 @@ typedef struct desk_work {
     int64_t required_version; /* -1 = any */
     ifl_sampling sampling;    /* that its answers are asked for, and must say they were made by */
     int32_t attempt;
+    int64_t version_leased; /* lowest version in use where it was leased; -1 = never leased */
 } desk_work;
 
 /* Messages taken in before the log goes to the disk once for all of them. */
@@ -87,6 +89,9 @@ ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uin
 ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy);
 ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err);
 void desk_work_free(desk_work *work); /* NULL is fine */
+/* The groups that are under way or complete and not taken, each with the lowest version that a token of
+ * it has or may yet get; returns how many. Room for all open groups. */
+int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups);
 /* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
  */
 void desk_direct(ifl_dispatch *d);

@@ -317,6 +317,14 @@ bool ifl_groups_take(ifl_groups *groups, int32_t n, ifl_take_order order, ifl_gr
     return true;
 }
 
+void ifl_groups_take_these(ifl_group **chosen, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        IFL_ASSERT(group_ready(chosen[i]));
+        chosen[i]->taken = true;
+    }
+    qsort(chosen, (size_t)n, sizeof *chosen, compare_serial);
+}
+
 int32_t ifl_groups_n_complete(const ifl_groups *groups) {
     int32_t n = 0;
     for (int32_t g = 0; g < groups->n_open; g++)

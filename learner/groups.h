@@ -25,6 +25,7 @@ typedef enum {
 #define IFL_DROP_MAP(X)                                                                            \
     X(INVALID, "invalid")       /* the trajectory failed its checks */                             \
     X(ATTEMPTS, "attempts")     /* lost with too many actors */                                    \
+    X(STALE, "stale")           /* a token older than staleness.max_versions */                     \
     X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */
 
 typedef enum {
@@ -121,6 +122,8 @@ typedef enum {
  * nothing changes, when there are not that many yet. A complete group has no pending and no leased
  * member; it may have no stored one either. */
 bool ifl_groups_take(ifl_groups *groups, int32_t n, ifl_take_order order, ifl_group **out);
+/* Takes these, which are complete and not taken. */
+void ifl_groups_take_these(ifl_group **chosen, int32_t n);
 int32_t ifl_groups_n_complete(const ifl_groups *groups); /* not taken ones */
 int32_t ifl_groups_n_open(const ifl_groups *groups);     /* all, taken ones included */
 

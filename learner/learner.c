@@ -110,11 +110,17 @@ static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *wei
                                 double *wait_s, ifl_step_report *report, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step, take = learner_take_size(l);
     ifl_take_order order = l->async_k < 0 ? IFL_TAKE_ARRIVAL : IFL_TAKE_SERIAL;
+    bool fresh = l->config->staleness.max_versions > 0 &&
+                 strcmp(l->config->staleness.policy, "wait") == 0;
     ifl_stepper_begin(l->stepper, step);
     for (int32_t at = 0; at < n; at += take) {
         int32_t now = n - at < take ? n - at : take;
         double begin = ifl_clock_s();
-        IFL_TRY(ifl_dispatch_take(l->dispatch, now, order, IDLE_S, groups + at, err));
+        if (fresh)
+            IFL_TRY(ifl_dispatch_take_fresh(l->dispatch, step, n - at, now, IDLE_S, groups + at,
+                                            err));
+        else
+            IFL_TRY(ifl_dispatch_take(l->dispatch, now, order, IDLE_S, groups + at, err));
         *wait_s += ifl_clock_s() - begin;
         IFL_TRY(ifl_stepper_add(l->stepper, weights, groups + at, now, outcomes + at, skipped + at,
                                 err));

@@ -75,6 +75,11 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
         ifl_metrics_add(m, "rl/masked_share", r->loss.masked);
         ifl_metrics_add(m, "rl/correction_mean", r->loss.correction_mean);
     }
+    if (l->config->staleness.max_versions > 0) {
+        ifl_metrics_add_int(m, "staleness/dropped", r->n_stale);
+        ifl_metrics_add_int(m, "staleness/tokens_masked", r->n_tokens_stale);
+        ifl_metrics_add(m, "staleness/drawn_length", r->drawn_length);
+    }
     if (l->config->kl.coef > 0.0)
         ifl_metrics_add(m, l->config->kl.in == IFL_KL_IN_LOSS ? "rl/kl" : "rl/kl_reward",
                         l->config->kl.in == IFL_KL_IN_LOSS ? r->loss.kl : r->kl_reward);

@@ -23,6 +23,7 @@ typedef struct step_sums {
     int64_t n_loss_tokens; /* N: of the groups whose rewards differ */
     double kl_reward;
     int64_t n_kl_reward;
+    double drawn_length;
 } step_sums;
 
 struct ifl_stepper {
@@ -229,6 +230,22 @@ static bool step_keeps_zero(const ifl_stepper *s) {
     return s->config->kl.coef > 0.0 && s->config->kl.in == IFL_KL_IN_LOSS;
 }
 
+/* Tokens that staleness.max_versions leaves out: with mask their loss weights become 0. Returns how
+ * many there are. */
+static int64_t step_stale_tokens(const ifl_stepper *s, int64_t step, ifl_trajectory *traj,
+                                 bool mask) {
+    int64_t limit = s->config->staleness.max_versions, n = 0;
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        const ifl_version_run *run = &traj->runs[i];
+        if (step - 1 - run->version <= limit) continue;
+        n += run->n_tokens;
+        if (mask)
+            memset(traj->loss_weights + run->begin, 0,
+                   (size_t)run->n_tokens * sizeof *traj->loss_weights);
+    }
+    return n;
+}
+
 static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *traj, float reward,
                             float advantage, ifl_step_report *r, step_sums *sums) {
     int64_t n_tokens = ifl_pack_loss_tokens(traj);
@@ -247,6 +264,7 @@ static void step_trajectory(ifl_stepper *s, int64_t step, const ifl_trajectory *
         }
     for (int32_t i = 0; i < traj->n_runs; i++) {
         int64_t lag = step - 1 - traj->runs[i].version;
+        if (traj->loss_weights[traj->runs[i].begin] == 0.0f) continue; /* masked */
         sums->lag += (double)lag * traj->runs[i].n_tokens;
         if (lag > r->lag_max) r->lag_max = lag;
     }
@@ -290,6 +308,22 @@ static ifl_status step_advantages(ifl_stepper *s, ifl_group **groups, int32_t n_
     return st;
 }
 
+/* Whether age keeps an answer out: with mask one of which nothing is left, with drop and wait one with
+ * any token too old. (With wait none should be; what a lost actor's lease had promised may.) */
+static bool step_too_old(const ifl_stepper *s, int64_t step, ifl_trajectory *traj,
+                         ifl_step_report *r, step_sums *sums) {
+    const char *policy = s->config->staleness.policy;
+    r->n_drawn++;
+    sums->drawn_length += (double)ifl_trajectory_n_policy(traj);
+    if (s->config->staleness.max_versions == 0 || strcmp(policy, "throttle") == 0) return false;
+    bool mask = strcmp(policy, "mask") == 0;
+    int64_t n = step_stale_tokens(s, step, traj, mask);
+    if (!mask) return n > 0;
+    if (n > 0 && ifl_pack_loss_tokens(traj) == 0) return true;
+    r->n_tokens_stale += n;
+    return false;
+}
+
 /* Decides every member's outcome and gathers the items that train. */
 static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32_t n_groups,
                          const ifl_advantage_stats *stats, ifl_member_outcome **outcomes,
@@ -313,6 +347,11 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
                 r->n_masked++;
             } else if (stats[g].skipped) {
                 outcome->end = IFL_END_DROPPED;
+            } else if (step_too_old(s, step, m->traj, r, sums)) {
+                bool masked = strcmp(s->config->staleness.policy, "mask") == 0;
+                *outcome = (ifl_member_outcome){masked ? IFL_END_MASKED : IFL_END_DROPPED,
+                                                IFL_DROP_STALE};
+                r->n_stale++;
             } else if (mask && m->traj->finish == IFL_FINISH_LENGTH) {
                 outcome->end = IFL_END_MASKED; /* its reward was part of the baseline */
                 r->n_masked++;
@@ -451,6 +490,7 @@ ifl_status ifl_stepper_end(ifl_stepper *s, const ifl_weights *weights, ifl_step_
         }
     }
     r->optimizer_s = ifl_clock_s() - begin;
+    if (r->n_drawn > 0) r->drawn_length = sums->drawn_length / r->n_drawn;
 
     r->loss = ifl_loss_report_get(&s->loss);
     if (sums->n_kl_reward > 0) r->kl_reward = sums->kl_reward / (double)sums->n_kl_reward;
