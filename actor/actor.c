@@ -299,8 +299,8 @@ static ifl_status actor_rewards(actor *a, ifl_error *err) {
 /* --- Weights
  * ---------------------------------------------------------------------------------------- */
 
-/* The receiver fetches into a buffer that nobody uses; what is in use stays as it is until then, and
- * the next version can be a patch of it. */
+/* The receiver fetches into a buffer that nobody uses; what is in use stays as it is until then,
+ * and the next version can be a patch of it. */
 static ifl_status actor_offer(actor *a, ifl_weights *buffer, ifl_error *err) {
     return ifl_weight_receiver_offer_buffer(a->receiver, buffer, a->outdated ? NULL : a->current,
                                             err);

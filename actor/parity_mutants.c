@@ -357,9 +357,9 @@ static void matmul_f32_unordered(float *c, int64_t ldc, const float *a, int64_t 
 #define STALE_SLOTS 4096
 static _Atomic uintptr_t stale_slots[STALE_SLOTS]; /* written before, by their address */
 
-/* The first slot of a sequence's second page is written for the page's first owner only: every later one
- * finds there what another sequence, or another version, has left. Of every store, layer and head: one of
- * them alone might belong to a store that is used once. */
+/* The first slot of a sequence's second page is written for the page's first owner only: every
+ * later one finds there what another sequence, or another version, has left. Of every store, layer
+ * and head: one of them alone might belong to a store that is used once. */
 static void kv_store_stale(const ifl_kv_view *view, int64_t t, const float *k, const float *v,
                            int64_t head_dim) {
     if (t == view->page_tokens) {

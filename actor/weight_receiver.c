@@ -61,7 +61,7 @@ struct ifl_weight_receiver {
     history here;     /* of all that this object holds; the thread changes it */
     history followed; /* of the session that the application knows */
     bool has_followed;
-    ifl_weights *buffer; /* the thread writes into it while OFFERED and FETCHING */
+    ifl_weights *buffer;     /* the thread writes into it while OFFERED and FETCHING */
     const ifl_weights *base; /* what it may begin from; or NULL */
     int64_t announced_version;
     int64_t done_version; /* last one made ready */
@@ -104,8 +104,7 @@ static void receiver_copy_base(ifl_weight_receiver *r) {
     if (!r->touched) r->touched = malloc((size_t)r->held->n_chunks);
     if (!r->touched) return; /* then it comes dense */
     memset(r->touched, 0, (size_t)r->held->n_chunks);
-    memcpy(buffer->panels, base->panels,
-           (size_t)r->model->n_panel_elements * sizeof *base->panels);
+    memcpy(buffer->panels, base->panels, (size_t)r->model->n_panel_elements * sizeof *base->panels);
     memcpy(buffer->vectors, base->vectors,
            (size_t)r->model->n_vector_elements * sizeof *base->vectors);
     r->copied = true;
@@ -126,13 +125,14 @@ static bool receiver_chunk_is_right(ifl_weight_receiver *r, int32_t chunk) {
     if (!receiver_bounce(r, want->n_elements)) return false;
     int64_t before = ifl_clock_ns();
     ifl_weights_get(r->buffer, want->begin, want->n_elements, r->bounce);
-    bool right = ifl_hash_equal(ifl_hash_bytes(r->bounce, (size_t)want->n_elements * 2), want->hash);
+    bool right =
+        ifl_hash_equal(ifl_hash_bytes(r->bounce, (size_t)want->n_elements * 2), want->hash);
     r->verify_s += (double)(ifl_clock_ns() - before) * 1e-9;
     return right;
 }
 
-/* Chunks that an abandoned fetch has changed go back to the base's, and those that are the base's in
- * the new version too are done. */
+/* Chunks that an abandoned fetch has changed go back to the base's, and those that are the base's
+ * in the new version too are done. */
 static void receiver_begin_from_base(ifl_weight_receiver *r) {
     r->copied = r->patching = r->copied && receiver_same_grid(r->held, r->fetching);
     if (!r->patching) return;
@@ -339,8 +339,8 @@ static const uint16_t *receiver_elements(ifl_weight_receiver *r, const ifl_wire_
     return r->bounce;
 }
 
-/* Stores a chunk. What was damaged on the way is noticed before the buffer is touched. IFL_FORMAT: so
- * it was; IFL_MISMATCH: it came as it was sent, and doesn't give what the manifest says. */
+/* Stores a chunk. What was damaged on the way is noticed before the buffer is touched. IFL_FORMAT:
+ * so it was; IFL_MISMATCH: it came as it was sent, and doesn't give what the manifest says. */
 static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
     const ifl_manifest_chunk *want = &r->fetching->chunks[c->chunk];
     ifl_hash hash = ifl_hash_bytes(c->data, c->n_data);
@@ -352,10 +352,19 @@ static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *
         if (r->patching) r->touched[c->chunk] = true;
         ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
     } else {
-        if (c->codec != IFL_CODEC_ULP_GAP || !r->patching || c->base != r->held->version)
+        if ((c->codec != IFL_CODEC_ULP_GAP && c->codec != IFL_CODEC_ULP_CLASS) || !r->patching ||
+            c->base != r->held->version || r->touched[c->chunk])
             return IFL_MISMATCH;
         if (!ifl_hash_equal(hash, c->hash)) return IFL_FORMAT;
-        IFL_TRY(ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL));
+        if (c->codec == IFL_CODEC_ULP_GAP) {
+            IFL_TRY(ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL));
+        } else { /* the buffer still holds the base there */
+            if (!receiver_bounce(r, want->n_elements)) return IFL_NOMEM;
+            ifl_weights_get(r->buffer, want->begin, want->n_elements, r->bounce);
+            if (ifl_patch_decode_classes(&r->patch, c->data, c->n_data, r->bounce, want->n_elements,
+                                         NULL) != IFL_OK)
+                return IFL_MISMATCH;
+        }
         r->touched[c->chunk] = true;
         if (ifl_weights_patch(r->buffer, want->begin, &r->patch, NULL) != IFL_OK)
             return IFL_MISMATCH;
@@ -392,8 +401,8 @@ static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
     }
 }
 
-/* All chunks are in, each one right as it lies in the buffer; together they are what the content hash
- * is over. */
+/* All chunks are in, each one right as it lies in the buffer; together they are what the content
+ * hash is over. */
 static void receiver_finish(ifl_weight_receiver *r) {
     if (!r->fetching || r->n_done < r->fetching->n_chunks) return;
     ifl_manifest *m = r->fetching;

@@ -70,20 +70,23 @@ ifl_status ifl_config_check(const ifl_config *config, ifl_error *err) {
                         "data.pass_rate_max (%g)",
                         config->data.pass_rate_min, config->data.pass_rate_max);
     if (config->staleness.max_versions > 0 && config->run.mode != IFL_MODE_PIPELINE)
-        return ifl_fail(err, IFL_FORMAT,
-                        "key staleness.max_versions: got %d in run.mode sync or async, whose lag is "
-                        "what the mode says; wanted 0",
-                        config->staleness.max_versions);
+        return ifl_fail(
+            err, IFL_FORMAT,
+            "key staleness.max_versions: got %d in run.mode sync or async, whose lag is "
+            "what the mode says; wanted 0",
+            config->staleness.max_versions);
     if (config->learner.loss == IFL_LOSS_DECOUPLED_PPO &&
         config->learner.correction != IFL_CORRECTION_NONE)
-        return ifl_fail(err, IFL_FORMAT,
-                        "key learner.correction: got one beside learner.loss decoupled_ppo, which is "
-                        "a correction itself; wanted none");
+        return ifl_fail(
+            err, IFL_FORMAT,
+            "key learner.correction: got one beside learner.loss decoupled_ppo, which is "
+            "a correction itself; wanted none");
     if (config->learner.overlong_tokens > config->rollout.max_new_tokens)
-        return ifl_fail(err, IFL_FORMAT,
-                        "key learner.overlong_tokens: got %d, wanted at most rollout.max_new_tokens "
-                        "(%d)",
-                        config->learner.overlong_tokens, config->rollout.max_new_tokens);
+        return ifl_fail(
+            err, IFL_FORMAT,
+            "key learner.overlong_tokens: got %d, wanted at most rollout.max_new_tokens "
+            "(%d)",
+            config->learner.overlong_tokens, config->rollout.max_new_tokens);
     if (config->kl.coef > 0.0 && config->kl.in == IFL_KL_IN_LOSS &&
         config->kl.estimator == IFL_KL_K1)
         return ifl_fail(err, IFL_FORMAT,

@@ -220,7 +220,8 @@ const ifl_config_row ifl_config_rows[] = {
 
     DOUBLE("kl.coef", kl.coef, 0, 1e6, "0", "",
            "KL to the reference; 0 = none, and no reference is held"),
-    ENUM("kl.in", kl.in, "loss", "loss|reward", "where it goes; learner/loss.h says what each does"),
+    ENUM("kl.in", kl.in, "loss", "loss|reward",
+         "where it goes; learner/loss.h says what each does"),
     ENUM("kl.estimator", kl.estimator, "k2", "k1|k2|k3", "of KL; k1 does nothing in the loss"),
     TEXT("kl.reference", kl.reference, "", "model that it is measured to; empty: the start"),
 

@@ -50,7 +50,8 @@
     X("rl/kl_reward", "nats", "what kl.in = reward measured, per answer")                          \
     X("staleness/dropped", "answers", "left out for age")                                          \
     X("staleness/tokens_masked", "tokens", "left out for age, of answers that train")              \
-    X("staleness/drawn_length", "tokens", "mean of all judged answers, beside completions/mean_length") \
+    X("staleness/drawn_length", "tokens",                                                          \
+      "mean of all judged answers, beside completions/mean_length")                                \
     X("swap/stall_ms_p50", "ms", "time between two decode steps that a swap took")                 \
     X("swap/stall_ms_p99", "ms", "the same")                                                       \
     X("swap/count", "swaps", "so far, all actors")                                                 \

@@ -85,7 +85,8 @@ bool transport_server_receive(ifl_server *s, bool on_weights);
 /* Weights. */
 int64_t transport_server_newest_version(ifl_server *s); /* -1 = none */
 void transport_server_send_manifest(ifl_server *s, server_peer *peer);
-void transport_server_serve_chunks(ifl_server *s, server_peer *peer); /* what is ready of `wanted` */
+void transport_server_serve_chunks(ifl_server *s,
+                                   server_peer *peer); /* what is ready of `wanted` */
 void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,
                                      int64_t now);
 

@@ -6,9 +6,9 @@
 #include "common/byte_io.h"
 #include "common/memory.h"
 
-#define BLOCK 64      /* numbers that share a Rice parameter */
-#define ESCAPE 24     /* zeros of an unary part that announce a number in full */
-#define K_MAX 31      /* of the 5 bits */
+#define BLOCK 64  /* numbers that share a Rice parameter */
+#define ESCAPE 24 /* zeros of an unary part that announce a number in full */
+#define K_MAX 31  /* of the 5 bits */
 #define HEADER_BYTES 8
 #define ELEMENTS_MAX (1ll << 30)
 #define STEP_MAX 65535
@@ -194,113 +194,159 @@ static void rice_take_block(bit_reader *r, uint32_t *v, int n) {
     }
 }
 
-/* --- The code --------------------------------------------------------------------------------- */
+/* --- Lists ------------------------------------------------------------------------------------ */
 
 static bool is_large(int32_t step) {
     return step > 1 || step < -1;
 }
 
-ifl_status ifl_patch_encode(const ifl_patch *patch, uint8_t **bytes, size_t *cap, size_t *n_bytes,
-                            ifl_error *err) {
-    uint32_t n_large = 0, v[BLOCK];
-    for (int32_t i = 0; i < patch->n; i++)
-        n_large += is_large(patch->steps[i]);
-    void *grown = *bytes;
-    size_t most = HEADER_BYTES + code_bytes_max((size_t)patch->n) + 2 * code_bytes_max(n_large);
-    ifl_status st = ifl_grow(&grown, cap, most, 1, err);
-    *bytes = grown;
-    if (st != IFL_OK) return st;
-    ifl_byte_writer header = {.at = *bytes, .end = *bytes + HEADER_BYTES};
-    ifl_put_u32(&header, (uint32_t)patch->n);
-    ifl_put_u32(&header, n_large);
+/* Numbers that come one by one, in blocks. */
+typedef struct rice_list {
+    bit_writer *w;
+    uint32_t v[BLOCK];
+    int n;
+} rice_list;
 
-    bit_writer w = {.at = *bytes + HEADER_BYTES};
-    uint32_t next = 0; /* the first element that may be named */
-    for (int32_t i = 0; i < patch->n;) {
-        int n = 0;
-        for (; n < BLOCK && i < patch->n; n++, i++) {
-            v[n] = patch->at[i] - next;
-            next = patch->at[i] + 1;
-        }
-        rice_put_block(&w, v, n);
+static void list_end(rice_list *list) {
+    if (list->n > 0) rice_put_block(list->w, list->v, list->n);
+    list->n = 0;
+}
+
+static void list_put(rice_list *list, uint32_t v) {
+    list->v[list->n++] = v;
+    if (list->n == BLOCK) list_end(list);
+}
+
+/* Ascending places as gaps. */
+static void places_put(bit_writer *w, const uint32_t *at, int32_t n) {
+    rice_list list = {.w = w};
+    uint32_t next = 0; /* the first place that may be named */
+    for (int32_t i = 0; i < n; i++) {
+        list_put(&list, at[i] - next);
+        next = at[i] + 1;
     }
-    for (int32_t i = 0; i < patch->n; i++)
-        bits_put(&w, patch->steps[i] < 0, 1);
-    int n = 0;
+    list_end(&list);
+}
+
+static void signs_put(bit_writer *w, const int32_t *steps, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        bits_put(w, steps[i] < 0, 1);
+}
+
+static void large_put(bit_writer *w, const int32_t *steps, int32_t n) {
+    rice_list list = {.w = w};
     int32_t begin = 0;
-    for (int32_t i = 0; i < patch->n; i++) {
-        if (!is_large(patch->steps[i])) continue;
-        v[n++] = (uint32_t)(i - begin);
+    for (int32_t i = 0; i < n; i++) {
+        if (!is_large(steps[i])) continue;
+        list_put(&list, (uint32_t)(i - begin));
         begin = i + 1;
-        if (n == BLOCK) {
-            rice_put_block(&w, v, n);
-            n = 0;
+    }
+    list_end(&list);
+    for (int32_t i = 0; i < n; i++)
+        if (is_large(steps[i])) list_put(&list, (uint32_t)abs(steps[i]) - 2);
+    list_end(&list);
+}
+
+static uint32_t large_count(const int32_t *steps, int32_t n) {
+    uint32_t count = 0;
+    for (int32_t i = 0; i < n; i++)
+        count += is_large(steps[i]);
+    return count;
+}
+
+static ifl_status places_take(bit_reader *r, uint32_t *at, int32_t n, int64_t n_places,
+                              ifl_error *err) {
+    uint32_t v[BLOCK];
+    int64_t next = 0;
+    for (int32_t i = 0; i < n;) {
+        int block = n - i < BLOCK ? n - i : BLOCK;
+        rice_take_block(r, v, block);
+        for (int j = 0; j < block; j++, i++) {
+            next += v[j];
+            if (next >= n_places)
+                return ifl_fail(err, IFL_FORMAT, "patch: change %d is of element %lld of %lld", i,
+                                (long long)next, (long long)n_places);
+            at[i] = (uint32_t)next++;
         }
     }
-    if (n > 0) rice_put_block(&w, v, n);
-    n = 0;
-    for (int32_t i = 0; i < patch->n; i++) {
-        if (!is_large(patch->steps[i])) continue;
-        v[n++] = (uint32_t)abs(patch->steps[i]) - 2;
-        if (n == BLOCK) {
-            rice_put_block(&w, v, n);
-            n = 0;
-        }
-    }
-    if (n > 0) rice_put_block(&w, v, n);
-    *n_bytes = (size_t)(w.at - *bytes) + (w.n > 0);
     return IFL_OK;
 }
 
-/* What follows a header whose counts were checked. */
-static ifl_status patch_decode_bits(ifl_patch *out, bit_reader *r, uint32_t n_large,
-                                    int64_t n_elements, ifl_error *err) {
-    uint32_t v[BLOCK];
-    int64_t next = 0;
-    for (int32_t i = 0; i < out->n;) {
-        int n = out->n - i < BLOCK ? out->n - i : BLOCK;
-        rice_take_block(r, v, n);
-        for (int j = 0; j < n; j++, i++) {
-            next += v[j];
-            if (next >= n_elements)
-                return ifl_fail(err, IFL_FORMAT, "patch: change %d is of element %lld of %lld", i,
-                                (long long)next, (long long)n_elements);
-            out->at[i] = (uint32_t)next++;
-        }
-    }
-    for (int32_t i = 0; i < out->n; i++) {
+static void signs_take(bit_reader *r, int32_t *steps, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
         if (r->n < 1) bits_fill(r);
-        out->steps[i] = bits_take(r, 1) ? -1 : 1;
+        steps[i] = bits_take(r, 1) ? -1 : 1;
     }
+}
+
+/* steps: +-1 before, by their signs. `more` is added to what is read. */
+static ifl_status size_apply(int32_t *step, uint32_t v, uint32_t more, ifl_error *err) {
+    if (v > STEP_MAX - more)
+        return ifl_fail(err, IFL_FORMAT, "patch: a step of %u, the most is %d", v, STEP_MAX);
+    *step = *step < 0 ? -(int32_t)(v + more) : (int32_t)(v + more);
+    return IFL_OK;
+}
+
+static ifl_status large_take(bit_reader *r, int32_t *steps, int32_t n, uint32_t n_large,
+                             ifl_error *err) {
+    uint32_t v[BLOCK];
     /* The places lie in the steps themselves until the sizes come: +-2 marks one. */
-    next = 0;
+    int64_t next = 0;
     for (uint32_t i = 0; i < n_large;) {
-        int n = n_large - i < BLOCK ? (int)(n_large - i) : BLOCK;
-        rice_take_block(r, v, n);
-        for (int j = 0; j < n; j++, i++) {
+        int block = n_large - i < BLOCK ? (int)(n_large - i) : BLOCK;
+        rice_take_block(r, v, block);
+        for (int j = 0; j < block; j++, i++) {
             next += v[j];
-            if (next >= out->n)
+            if (next >= n)
                 return ifl_fail(err, IFL_FORMAT, "patch: a large step is number %lld of %d",
-                                (long long)next, out->n);
-            out->steps[next++] *= 2;
+                                (long long)next, n);
+            steps[next++] *= 2;
         }
     }
-    int n = 0, used = 0;
+    int block = 0, used = 0;
     uint32_t left = n_large;
-    for (int32_t i = 0; i < out->n && n_large > 0; i++) {
-        if (!is_large(out->steps[i])) continue;
-        if (used == n) {
-            n = left < BLOCK ? (int)left : BLOCK;
-            left -= (uint32_t)n;
-            rice_take_block(r, v, n);
+    for (int32_t i = 0; i < n && n_large > 0; i++) {
+        if (!is_large(steps[i])) continue;
+        if (used == block) {
+            block = left < BLOCK ? (int)left : BLOCK;
+            left -= (uint32_t)block;
+            rice_take_block(r, v, block);
             used = 0;
         }
-        if (v[used] > STEP_MAX - 2)
-            return ifl_fail(err, IFL_FORMAT, "patch: a step of %u, the most is %d", v[used],
-                            STEP_MAX);
-        int32_t size = (int32_t)v[used++] + 2;
-        out->steps[i] = out->steps[i] < 0 ? -size : size;
+        IFL_TRY(size_apply(&steps[i], v[used++], 2, err));
     }
+    return IFL_OK;
+}
+
+static ifl_status reader_ends(const bit_reader *r, size_t n_bytes, ifl_error *err) {
+    if ((size_t)((r->taken + 7) / 8) == n_bytes) return IFL_OK;
+    return ifl_fail(err, IFL_FORMAT, "patch: its code has %lld bits, %zu bytes came",
+                    (long long)r->taken, n_bytes);
+}
+
+static ifl_status code_reserve(uint8_t **bytes, size_t *cap, size_t n, ifl_error *err) {
+    void *grown = *bytes;
+    ifl_status st = ifl_grow(&grown, cap, n, 1, err);
+    *bytes = grown;
+    return st;
+}
+
+/* --- Plain ------------------------------------------------------------------------------------ */
+
+ifl_status ifl_patch_encode(const ifl_patch *patch, uint8_t **bytes, size_t *cap, size_t *n_bytes,
+                            ifl_error *err) {
+    uint32_t n_large = large_count(patch->steps, patch->n);
+    IFL_TRY(code_reserve(
+        bytes, cap, HEADER_BYTES + code_bytes_max((size_t)patch->n) + 2 * code_bytes_max(n_large),
+        err));
+    ifl_byte_writer header = {.at = *bytes, .end = *bytes + HEADER_BYTES};
+    ifl_put_u32(&header, (uint32_t)patch->n);
+    ifl_put_u32(&header, n_large);
+    bit_writer w = {.at = *bytes + HEADER_BYTES};
+    places_put(&w, patch->at, patch->n);
+    signs_put(&w, patch->steps, patch->n);
+    large_put(&w, patch->steps, patch->n);
+    *n_bytes = (size_t)(w.at - *bytes) + (w.n > 0);
     return IFL_OK;
 }
 
@@ -316,10 +362,205 @@ ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes
                         n_bytes, n, n_large, (long long)n_elements);
     IFL_TRY(patch_reserve(out, (int64_t)n + 1, err));
     out->n = (int32_t)n;
-    bit_reader r = {.at = bytes + HEADER_BYTES, .end = bytes + n_bytes};
-    IFL_TRY(patch_decode_bits(out, &r, n_large, n_elements, err));
-    if ((size_t)((r.taken + 7) / 8) != n_bytes - HEADER_BYTES)
-        return ifl_fail(err, IFL_FORMAT, "patch: its code has %lld bits, %zu bytes came",
-                        (long long)r.taken, n_bytes - HEADER_BYTES);
+    bit_reader r = {.at = header.at, .end = header.end};
+    IFL_TRY(places_take(&r, out->at, out->n, n_elements, err));
+    signs_take(&r, out->steps, out->n);
+    IFL_TRY(large_take(&r, out->steps, out->n, n_large, err));
+    return reader_ends(&r, n_bytes - HEADER_BYTES, err);
+}
+
+/* --- By class --------------------------------------------------------------------------------- */
+
+#define CLASSES 256
+#define CLASS_BYTES 5 /* of the header */
+
+static inline unsigned class_of(uint16_t bf16) {
+    return (bf16 >> 7) & 0xffu;
+}
+
+/* Changes sorted by class, in each by rank: its number among the class's weights. */
+typedef struct classed {
+    int32_t begin[CLASSES + 1]; /* of each class, in the columns */
+    uint32_t *ranks;
+    int32_t *steps;
+} classed;
+
+static void classed_free(classed *c) {
+    free(c->ranks);
+    free(c->steps);
+}
+
+static ifl_status classed_create(classed *c, int32_t n, ifl_error *err) {
+    c->ranks = malloc(sizeof *c->ranks * ((size_t)n + 1));
+    c->steps = malloc(sizeof *c->steps * ((size_t)n + 1));
+    if (c->ranks && c->steps) return IFL_OK;
+    return ifl_fail(err, IFL_NOMEM, "patch: out of memory for %d changes", n);
+}
+
+static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *base) {
+    int32_t at[CLASSES] = {0};
+    uint32_t seen[CLASSES] = {0};
+    for (int32_t i = 0; i < patch->n; i++)
+        at[class_of(base[patch->at[i]])]++;
+    c->begin[0] = 0;
+    for (int x = 0; x < CLASSES; x++) {
+        c->begin[x + 1] = c->begin[x] + at[x];
+        at[x] = c->begin[x];
+    }
+    uint32_t element = 0;
+    for (int32_t i = 0; i < patch->n; i++) {
+        for (; element < patch->at[i]; element++)
+            seen[class_of(base[element])]++;
+        unsigned x = class_of(base[element]);
+        c->ranks[at[x]] = seen[x];
+        c->steps[at[x]++] = patch->steps[i];
+    }
+}
+
+/* Direct sizes cost at least a bit each, places of large ones some bits more for each of those. */
+static bool sizes_are_direct(uint32_t n_large, int32_t n) {
+    return n_large > (uint32_t)n / 3;
+}
+
+static void class_put(bit_writer *w, const uint32_t *ranks, const int32_t *steps, int32_t n) {
+    uint32_t n_large = large_count(steps, n);
+    bool direct = sizes_are_direct(n_large, n);
+    places_put(w, ranks, n);
+    signs_put(w, steps, n);
+    bits_put(w, direct, 1);
+    if (direct) {
+        rice_list list = {.w = w};
+        for (int32_t i = 0; i < n; i++)
+            list_put(&list, (uint32_t)abs(steps[i]) - 1);
+        list_end(&list);
+    } else {
+        bits_put(w, n_large, 32);
+        large_put(w, steps, n);
+    }
+}
+
+static ifl_status class_take(bit_reader *r, uint32_t *ranks, int32_t *steps, int32_t n,
+                             int64_t n_elements, ifl_error *err) {
+    IFL_TRY(places_take(r, ranks, n, n_elements, err));
+    signs_take(r, steps, n);
+    bits_fill(r);
+    if (!bits_take(r, 1)) {
+        uint32_t n_large = (uint32_t)bits_take(r, 32);
+        if (n_large > (uint32_t)n)
+            return ifl_fail(err, IFL_FORMAT, "patch: %u large steps of %d", n_large, n);
+        return large_take(r, steps, n, n_large, err);
+    }
+    uint32_t v[BLOCK];
+    for (int32_t i = 0; i < n;) {
+        int block = n - i < BLOCK ? n - i : BLOCK;
+        rice_take_block(r, v, block);
+        for (int j = 0; j < block; j++, i++)
+            IFL_TRY(size_apply(&steps[i], v[j], 1, err));
+    }
     return IFL_OK;
+}
+
+ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base,
+                                    int64_t n_elements, uint8_t **bytes, size_t *cap,
+                                    size_t *n_bytes, ifl_error *err) {
+    IFL_ASSERT(patch->n == 0 || patch->at[patch->n - 1] < n_elements);
+    classed c = {0};
+    ifl_status st = classed_create(&c, patch->n, err);
+    /* Every class's lists may end in the middle of a block. */
+    size_t most =
+        HEADER_BYTES + CLASSES * (CLASS_BYTES + 64) + 3 * code_bytes_max((size_t)patch->n);
+    if (st == IFL_OK) st = code_reserve(bytes, cap, most, err);
+    if (st != IFL_OK) {
+        classed_free(&c);
+        return st;
+    }
+    classed_fill(&c, patch, base);
+    ifl_byte_writer header = {.at = *bytes, .end = *bytes + most};
+    uint32_t n_classes = 0;
+    for (int x = 0; x < CLASSES; x++)
+        n_classes += c.begin[x + 1] > c.begin[x];
+    ifl_put_u32(&header, (uint32_t)patch->n);
+    ifl_put_u32(&header, n_classes);
+    for (int x = 0; x < CLASSES; x++) {
+        if (c.begin[x + 1] == c.begin[x]) continue;
+        ifl_put_u8(&header, (uint8_t)x);
+        ifl_put_u32(&header, (uint32_t)(c.begin[x + 1] - c.begin[x]));
+    }
+    bit_writer w = {.at = header.at};
+    for (int x = 0; x < CLASSES; x++)
+        if (c.begin[x + 1] > c.begin[x])
+            class_put(&w, c.ranks + c.begin[x], c.steps + c.begin[x], c.begin[x + 1] - c.begin[x]);
+    *n_bytes = (size_t)(w.at - *bytes) + (w.n > 0);
+    classed_free(&c);
+    return IFL_OK;
+}
+
+/* Walks the base once: a weight whose class's next rank is reached is the next change. */
+static ifl_status classed_merge(ifl_patch *out, const classed *c, const uint16_t *base,
+                                int64_t n_elements, ifl_error *err) {
+    int32_t at[CLASSES];
+    uint32_t seen[CLASSES] = {0}, wanted[CLASSES];
+    for (int x = 0; x < CLASSES; x++) {
+        at[x] = c->begin[x];
+        wanted[x] = c->begin[x + 1] > c->begin[x] ? c->ranks[at[x]] : UINT32_MAX;
+    }
+    int32_t n = 0;
+    for (int64_t i = 0; i < n_elements && n < out->n; i++) {
+        unsigned x = class_of(base[i]);
+        if (seen[x]++ != wanted[x]) continue;
+        out->at[n] = (uint32_t)i;
+        out->steps[n++] = c->steps[at[x]++];
+        wanted[x] = at[x] < c->begin[x + 1] ? c->ranks[at[x]] : UINT32_MAX;
+    }
+    if (n == out->n) return IFL_OK;
+    return ifl_fail(err, IFL_FORMAT, "patch: %d of %d changes lie outside of their class",
+                    out->n - n, out->n);
+}
+
+/* The header after the counts: exponents ascending, counts that add up. */
+static ifl_status classed_header(classed *c, ifl_byte_reader *header, uint32_t n,
+                                 uint32_t n_classes, ifl_error *err) {
+    uint32_t count[CLASSES] = {0}, sum = 0;
+    int last = -1;
+    for (uint32_t i = 0; i < n_classes; i++) {
+        int x = ifl_take_u8(header);
+        uint32_t here = ifl_take_u32(header);
+        if (header->bad || x <= last || here < 1 || here > n - sum)
+            return ifl_fail(err, IFL_FORMAT, "patch: class %d has %u of %u changes", x, here, n);
+        count[x] = here;
+        sum += here;
+        last = x;
+    }
+    if (sum != n)
+        return ifl_fail(err, IFL_FORMAT, "patch: its classes have %u changes, not %u", sum, n);
+    for (int x = 0; x < CLASSES; x++)
+        c->begin[x + 1] = c->begin[x] + (int32_t)count[x];
+    return IFL_OK;
+}
+
+ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
+                                    const uint16_t *base, int64_t n_elements, ifl_error *err) {
+    IFL_ASSERT(n_elements >= 0 && n_elements <= ELEMENTS_MAX);
+    ifl_byte_reader header = {.at = bytes, .end = bytes + n_bytes};
+    uint32_t n = ifl_take_u32(&header), n_classes = ifl_take_u32(&header);
+    if (header.bad || n > n_elements || n_classes > CLASSES || n > (n_bytes - HEADER_BYTES) * 4)
+        return ifl_fail(err, IFL_FORMAT,
+                        "patch: %zu bytes for %u changes in %u classes among %lld elements",
+                        n_bytes, n, n_classes, (long long)n_elements);
+    classed c = {0};
+    ifl_status st = classed_create(&c, (int32_t)n, err);
+    if (st == IFL_OK) st = classed_header(&c, &header, n, n_classes, err);
+    if (st == IFL_OK) st = patch_reserve(out, (int64_t)n + 1, err);
+    bit_reader r = {.at = header.at, .end = header.end};
+    for (int x = 0; x < CLASSES && st == IFL_OK; x++)
+        if (c.begin[x + 1] > c.begin[x])
+            st = class_take(&r, c.ranks + c.begin[x], c.steps + c.begin[x],
+                            c.begin[x + 1] - c.begin[x], n_elements, err);
+    if (st == IFL_OK) st = reader_ends(&r, (size_t)(header.end - header.at), err);
+    if (st == IFL_OK) {
+        out->n = (int32_t)n;
+        st = classed_merge(out, &c, base, n_elements, err);
+    }
+    classed_free(&c);
+    return st;
 }

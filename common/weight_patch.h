@@ -1,29 +1,39 @@
 /* The difference between two versions of a chunk of bf16 weights, exact and small.
  *
- * One optimizer step moves few weights (about 1 % at a learning rate of 1e-6), and most of those to
- * the neighbouring bf16 value. So a patch names each changed weight by its distance from the one
- * before, and its change as a step in the ordered view of bf16, where neighbouring values are
- * neighbouring integers: some 10 bits a changed weight. Steps add up, so that two patches in a row
- * make one without anybody holding the version between them.
+ * One optimizer step changes few weights (some 1 to 3 % at a learning rate of 1e-6 to 3e-6). A
+ * patch names each changed one, and its change as a step in the ordered view of bf16, where
+ * neighbouring values are neighbouring integers. Steps add up, so that two patches in a row make
+ * one without anybody holding the version between them.
  *
- * Coded (bits from the least significant up, integers little-endian):
+ * AdamW moves all weights by about the same amount, so a weight's exponent says how likely it
+ * changes and by how many steps: of a real model's, those below 1e-4 change nearly always and by
+ * many, those above 1e-2 hardly ever and by one. Hence two codes:
+ *
+ * plain (needs no base): bits from the least significant up, integers little-endian
  *   u32 n           changed weights
  *   u32 n_large     of which by more than one step
  *   gaps[n]         weights between this changed one and the one before it (the chunk's begin)
  *   signs[n]        one bit each, 1 = downwards
  *   places[n_large] as gaps, among the changed ones
  *   sizes[n_large]  |step| - 2
- * gaps, places and sizes are Rice codes (Rice & Plaunt 1971) in blocks of 64 numbers: 5 bits k, then
- * for each number v the unary v >> k (zeros, then a one) and k bits v mod 2^k; 24 zeros are followed
- * by all 32 bits of v instead. Each block's k fits its own density, which differs by tensor and
- * row. */
+ *
+ * by class (needs the base to encode and to decode): a class is the weights whose base value has
+ * the same 8 exponent bits u32 n           changed weights u32 n_classes   that have any; then for
+ * each of them, ascending: u8 exponent, u32 changed ones then for each of them: gaps[n] (counted
+ * among the weights of the class), signs[n], one bit, and 0: u32 n_large, places and sizes as
+ * above; 1: sizes[n], |step| - 1
+ *
+ * gaps, places and sizes are Rice codes (Rice & Plaunt 1971) in blocks of 64 numbers: 5 bits k,
+ * then for each number v the unary v >> k (zeros, then a one) and k bits v mod 2^k; 24 zeros are
+ * followed by all 32 bits of v instead. Each block's k fits its own density, which differs by
+ * tensor and row. */
 #ifndef IFL_COMMON_WEIGHT_PATCH_H
 #define IFL_COMMON_WEIGHT_PATCH_H
 
 #include "common/status.h"
 
-/* Changes of one chunk, ascending. Zero-initialise; ifl_patch_free frees what it has grown to. Every
- * function that fills one reuses its memory. */
+/* Changes of one chunk, ascending. Zero-initialise; ifl_patch_free frees what it has grown to.
+ * Every function that fills one reuses its memory. */
 typedef struct ifl_patch {
     int32_t n;
     uint32_t *at;   /* [n] element of the chunk */
@@ -58,6 +68,14 @@ ifl_status ifl_patch_encode(const ifl_patch *patch, uint8_t **bytes, size_t *cap
  * times n_bytes. IFL_FORMAT: it is no such code (`out` is then undefined); IFL_NOMEM. */
 ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
                             int64_t n_elements, ifl_error *err);
+
+/* The same by class: `base` is what the patch is against, n_elements of it. Decoding with another
+ * base gives another patch, or IFL_FORMAT: whoever can't be sure compares a hash of the result. */
+ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base,
+                                    int64_t n_elements, uint8_t **bytes, size_t *cap,
+                                    size_t *n_bytes, ifl_error *err);
+ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
+                                    const uint16_t *base, int64_t n_elements, ifl_error *err);
 
 /* Changes canonical elements in place. IFL_FORMAT, with the elements before it changed already: a
  * step leads out of bf16's range, so this isn't the patch's base. */

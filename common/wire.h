@@ -224,8 +224,10 @@ typedef struct ifl_wire_nack {
 /* --- The manifest of a policy version (WANN) -------------------------------------------------- */
 
 typedef enum {
-    IFL_CODEC_DENSE = 0,   /* raw bf16 elements */
-    IFL_CODEC_ULP_GAP = 1, /* common/weight_patch.h, against the same chunk of a base version */
+    IFL_CODEC_DENSE = 0, /* raw bf16 elements */
+    /* common/weight_patch.h, against the same chunk of a base version. */
+    IFL_CODEC_ULP_GAP = 1,   /* plain */
+    IFL_CODEC_ULP_CLASS = 2, /* by class */
 } ifl_codec;
 
 typedef struct ifl_manifest_tensor {
@@ -269,9 +271,9 @@ typedef struct ifl_wire_wget {
 typedef struct ifl_wire_wchunk {
     int64_t version;
     int32_t chunk;
-    int32_t codec; /* dense, whatever WGET named, when that is shorter or there is no patch */
-    int64_t base;  /* what the patch is against; -1 with dense */
-    ifl_hash hash; /* XXH3-128 of a patch's payload; dense ones have theirs in the manifest */
+    int32_t codec;       /* dense, whatever WGET named, when that is shorter or there is no patch */
+    int64_t base;        /* what the patch is against; -1 with dense */
+    ifl_hash hash;       /* XXH3-128 of a patch's payload; dense ones have theirs in the manifest */
     const uint8_t *data; /* payload; any alignment */
     size_t n_data;
     void *frame; /* decoded messages: what keeps `data` alive */

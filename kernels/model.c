@@ -362,7 +362,8 @@ ifl_status ifl_weights_patch(ifl_weights *weights, int64_t begin, const ifl_patc
         if (!inside) break;
     }
     if (c == patch->n) return IFL_OK;
-    return ifl_fail(err, IFL_FORMAT, "a patch moves element %lld by %d: not a change of these weights",
+    return ifl_fail(err, IFL_FORMAT,
+                    "a patch moves element %lld by %d: not a change of these weights",
                     (long long)(begin + patch->at[c]), patch->steps[c]);
 }
 

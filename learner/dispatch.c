@@ -203,8 +203,8 @@ ifl_status ifl_dispatch_take(ifl_dispatch *d, int32_t n, ifl_take_order order, d
 }
 
 /* Caller holds the lock. False: not yet. */
-static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n,
-                            ifl_group **out, ifl_error *err, ifl_status *st) {
+static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n, ifl_group **out,
+                            ifl_error *err, ifl_status *st) {
     int32_t open = ifl_groups_n_open(d->train);
     ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
     ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
@@ -214,9 +214,9 @@ static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t
         *st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
     } else {
         int32_t n_ages = desk_ages(d, ages, groups);
-        taken = ifl_staleness_choose(ages, n_ages, step, left, n,
-                                     d->config->rollout.prompts_per_step,
-                                     d->config->staleness.max_versions, chosen);
+        taken =
+            ifl_staleness_choose(ages, n_ages, step, left, n, d->config->rollout.prompts_per_step,
+                                 d->config->staleness.max_versions, chosen);
         for (int32_t i = 0; taken && i < n; i++)
             out[i] = groups[chosen[i]];
         if (taken) ifl_groups_take_these(out, n);
@@ -297,13 +297,13 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                 trained[n_trained++] = key;
                 break;
             case IFL_END_MASKED:
-                st = ifl_rollout_log_masked(
-                    d->log, key,
-                    outcomes[g][i].reason == IFL_DROP_STALE ? ifl_drop_reason_name(IFL_DROP_STALE)
-                    : m->traj->reward.status != IFL_REWARD_OK
-                        ? ifl_reward_status_name(m->traj->reward.status)
-                        : "truncated",
-                    err);
+                st = ifl_rollout_log_masked(d->log, key,
+                                            outcomes[g][i].reason == IFL_DROP_STALE
+                                                ? ifl_drop_reason_name(IFL_DROP_STALE)
+                                            : m->traj->reward.status != IFL_REWARD_OK
+                                                ? ifl_reward_status_name(m->traj->reward.status)
+                                                : "truncated",
+                                            err);
                 break;
             case IFL_END_DROPPED:
                 st = ifl_rollout_log_dropped(d->log, key,

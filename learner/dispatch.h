@@ -61,8 +61,8 @@ ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t ve
 ifl_status ifl_dispatch_take(ifl_dispatch *dispatch, int32_t n, ifl_take_order order, double idle_s,
                              ifl_group **out, ifl_error *err);
 
-/* The same for staleness.policy = wait (learner/staleness.h): n of the `left` groups that `step` still
- * takes. */
+/* The same for staleness.policy = wait (learner/staleness.h): n of the `left` groups that `step`
+ * still takes. */
 ifl_status ifl_dispatch_take_fresh(ifl_dispatch *dispatch, int64_t step, int32_t left, int32_t n,
                                    double idle_s, ifl_group **out, ifl_error *err);
 

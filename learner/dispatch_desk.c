@@ -92,7 +92,8 @@ int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups) {
     return n;
 }
 
-/* staleness.policy = wait: whether an actor may begin a group under the version that it has in use. */
+/* staleness.policy = wait: whether an actor may begin a group under the version that it has in use.
+ */
 static bool desk_admits(ifl_dispatch *d, const ifl_group *group, int64_t version) {
     const ifl_config *c = d->config;
     if (c->staleness.max_versions == 0 || strcmp(c->staleness.policy, "wait") != 0) return true;
@@ -108,9 +109,9 @@ static bool desk_admits(ifl_dispatch *d, const ifl_group *group, int64_t version
             serial = g->task_serial + 1;
             left -= g->taken;
         }
-        admits = ifl_staleness_admits(ages, n, d->version + 1, left > 0 ? left : 0,
-                                      c->rollout.prompts_per_step, c->staleness.max_versions,
-                                      version);
+        admits =
+            ifl_staleness_admits(ages, n, d->version + 1, left > 0 ? left : 0,
+                                 c->rollout.prompts_per_step, c->staleness.max_versions, version);
     }
     free(ages);
     free(groups);
@@ -278,13 +279,13 @@ void desk_direct(ifl_dispatch *d) {
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     if (!d->leasing) return IFL_OK;
     if (d->in_flight > 0) {
-        /* With a bound on age: what is under way in all fits into as many steps (the capacity rule of
-         * AReaL, arXiv 2505.24298). */
-        int64_t most = (int64_t)(d->config->staleness.max_versions + 1) *
-                       d->config->rollout.prompts_per_step;
+        /* With a bound on age: what is under way in all fits into as many steps (the capacity rule
+         * of AReaL, arXiv 2505.24298). */
+        int64_t most =
+            (int64_t)(d->config->staleness.max_versions + 1) * d->config->rollout.prompts_per_step;
         for (int32_t open = desk_not_taken(d);
-             open < d->in_flight && (d->config->staleness.max_versions == 0 ||
-                                     ifl_groups_n_open(d->train) < most);
+             open < d->in_flight &&
+             (d->config->staleness.max_versions == 0 || ifl_groups_n_open(d->train) < most);
              open++)
             IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
     }
@@ -512,9 +513,9 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     return IFL_OK;
 }
 
-/* What has come is on the disk before anybody is told that it has been stored: one fdatasync for all
- * that came together. When that fails nobody is told, and the run ends: what a disk has once failed
- * to write must not be asked of it again. */
+/* What has come is on the disk before anybody is told that it has been stored: one fdatasync for
+ * all that came together. When that fails nobody is told, and the run ends: what a disk has once
+ * failed to write must not be asked of it again. */
 static ifl_status desk_answer_all(ifl_dispatch *d, ifl_error *err) {
     ifl_status st = d->unflushed ? ifl_rollout_log_flush(d->log, err) : IFL_OK;
     d->unflushed = false;
@@ -620,8 +621,8 @@ void *desk_thread(void *arg) {
         for (int32_t n = 1; st == IFL_OK; n++) {
             st = desk_event(d, &event, &err);
             ifl_server_event_clear(&event);
-            if (st == IFL_OK) st = n < DESK_BURST ? ifl_server_poll(d->server, 0, &event, &err)
-                                                  : IFL_AGAIN;
+            if (st == IFL_OK)
+                st = n < DESK_BURST ? ifl_server_poll(d->server, 0, &event, &err) : IFL_AGAIN;
         }
         if (st == IFL_AGAIN) st = IFL_OK;
         ifl_error log_err = {0};

@@ -89,8 +89,8 @@ ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uin
 ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy);
 ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err);
 void desk_work_free(desk_work *work); /* NULL is fine */
-/* The groups that are under way or complete and not taken, each with the lowest version that a token of
- * it has or may yet get; returns how many. Room for all open groups. */
+/* The groups that are under way or complete and not taken, each with the lowest version that a
+ * token of it has or may yet get; returns how many. Room for all open groups. */
 int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups);
 /* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
  */

@@ -25,7 +25,7 @@ typedef enum {
 #define IFL_DROP_MAP(X)                                                                            \
     X(INVALID, "invalid")       /* the trajectory failed its checks */                             \
     X(ATTEMPTS, "attempts")     /* lost with too many actors */                                    \
-    X(STALE, "stale")           /* a token older than staleness.max_versions */                     \
+    X(STALE, "stale")           /* a token older than staleness.max_versions */                    \
     X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */
 
 typedef enum {

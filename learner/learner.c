@@ -95,8 +95,8 @@ static void learner_total(learner *l, const ifl_step_report *r) {
     t->n_steps++;
 }
 
-/* Groups taken at a time. Lock-step modes, the permuting control and a loss that normalises over the
- * step need the whole batch. */
+/* Groups taken at a time. Lock-step modes, the permuting control and a loss that normalises over
+ * the step need the whole batch. */
 static int32_t learner_take_size(const learner *l) {
     int32_t n = l->config->rollout.prompts_per_step;
     if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0 ||
@@ -110,15 +110,15 @@ static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *wei
                                 double *wait_s, ifl_step_report *report, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step, take = learner_take_size(l);
     ifl_take_order order = l->async_k < 0 ? IFL_TAKE_ARRIVAL : IFL_TAKE_SERIAL;
-    bool fresh = l->config->staleness.max_versions > 0 &&
-                 strcmp(l->config->staleness.policy, "wait") == 0;
+    bool fresh =
+        l->config->staleness.max_versions > 0 && strcmp(l->config->staleness.policy, "wait") == 0;
     ifl_stepper_begin(l->stepper, step);
     for (int32_t at = 0; at < n; at += take) {
         int32_t now = n - at < take ? n - at : take;
         double begin = ifl_clock_s();
         if (fresh)
-            IFL_TRY(ifl_dispatch_take_fresh(l->dispatch, step, n - at, now, IDLE_S, groups + at,
-                                            err));
+            IFL_TRY(
+                ifl_dispatch_take_fresh(l->dispatch, step, n - at, now, IDLE_S, groups + at, err));
         else
             IFL_TRY(ifl_dispatch_take(l->dispatch, now, order, IDLE_S, groups + at, err));
         *wait_s += ifl_clock_s() - begin;
@@ -332,8 +332,8 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
     IFL_TRY(ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
                                ifl_ops_best(l->model->numerics), err));
     if (c->kl.coef > 0.0)
-        ifl_stepper_set_reference(l->stepper, *c->kl.reference ? l->options->reference
-                                                               : *l->options->start);
+        ifl_stepper_set_reference(l->stepper,
+                                  *c->kl.reference ? l->options->reference : *l->options->start);
     return IFL_OK;
 }
 

@@ -51,11 +51,10 @@ ifl_loss_options ifl_loss_options_of(const ifl_config *config) {
         .sapo_tau_positive = config->learner.sapo_tau_positive,
         .sapo_tau_negative = config->learner.sapo_tau_negative,
         .correction = config->learner.correction,
-        .correction_low = config->learner.correction_low >= 0.0 ? config->learner.correction_low
-                                                                : correction.low,
-        .correction_high = config->learner.correction_high >= 0.0
-                               ? config->learner.correction_high
-                               : correction.high,
+        .correction_low =
+            config->learner.correction_low >= 0.0 ? config->learner.correction_low : correction.low,
+        .correction_high = config->learner.correction_high >= 0.0 ? config->learner.correction_high
+                                                                  : correction.high,
         .dppo_low = config->learner.dppo_low,
         .dppo_high = config->learner.dppo_high,
         .kl_estimator = config->kl.estimator,
@@ -108,8 +107,7 @@ static token_term weighted_term(double low, double high, double w, double a, dou
     double cut = w < low ? low : w > high ? high : w;
     return (token_term){.objective = cut * a * logprob,
                         .weight = cut,
-                        .clipped_low = w < low,
-                        .clipped_high = w > high};
+                        .clipped_low = w<low, .clipped_high = w> high};
 }
 
 static token_term sapo_term(double tau, double w, double a) {
@@ -267,8 +265,8 @@ static float loss_token(const ifl_loss_options *options, const ifl_loss_counts *
     token_term term = loss_term(options, r, a, (double)p);
     double m = correction_weight(options, sequence, exp(ratios.off));
     if (dppo_masks(options, (double)p, (double)mu, a)) m = 0.0;
-    double norm = loss_norm(options, counts, tokens->trajectory_tokens[i]) *
-                  (double)tokens->loss_weights[i];
+    double norm =
+        loss_norm(options, counts, tokens->trajectory_tokens[i]) * (double)tokens->loss_weights[i];
     double coefficient = -norm * (m * term.weight * a), loss = -norm * m * term.objective;
     if (tokens->reference_logprobs) {
         double dk, k = ifl_loss_kl(options->kl_estimator,

@@ -56,8 +56,8 @@
  *   k1  d               dK = 1: zero in expectation, so as a loss it says and does nothing
  *   k2  d^2 / 2         dK = d: the gradient of KL(p || ref)
  *   k3  e^-d - 1 + d    dK = 1 - e^-d: the gradient of KL(ref || p)
- * (Schulman 2020; 2512.21852 for the gradients.) kl.in = reward: beta sum_t K, with mu for p, leaves the
- * reward before advantages are taken (learner/step.c).
+ * (Schulman 2020; 2512.21852 for the gradients.) kl.in = reward: beta sum_t K, with mu for p,
+ * leaves the reward before advantages are taken (learner/step.c).
  *
  *   B    trajectories of the step whose status trains, in groups that were not skipped; those with
  *        advantage 0 are counted, although they need no forward and no backward.
@@ -84,9 +84,9 @@
 /* The ranges are those of the configuration's keys, which are checked where it is read. */
 typedef struct ifl_loss_options {
     ifl_loss_kind kind;
-    double importance_cap;      /* reinforce, and foreign tokens of all; > 0 */
-    double clip_low, clip_high; /* >= 0; resolved, see ifl_loss_options_of */
-    int32_t max_new_tokens;     /* dr_grpo's L_max; >= 1 */
+    double importance_cap;                       /* reinforce, and foreign tokens of all; > 0 */
+    double clip_low, clip_high;                  /* >= 0; resolved, see ifl_loss_options_of */
+    int32_t max_new_tokens;                      /* dr_grpo's L_max; >= 1 */
     double sapo_tau_positive, sapo_tau_negative; /* > 0 */
     ifl_correction_kind correction;
     double correction_low, correction_high; /* resolved */
@@ -95,8 +95,8 @@ typedef struct ifl_loss_options {
     double kl_coef; /* 0: no KL in the loss */
 } ifl_loss_options;
 
-/* What the configuration says, with each loss's and correction's own constants for the keys that are
- * left open (-1). */
+/* What the configuration says, with each loss's and correction's own constants for the keys that
+ * are left open (-1). */
 ifl_loss_options ifl_loss_options_of(const ifl_config *config);
 
 /* True for the losses that divide by N, else by B. */

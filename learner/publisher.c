@@ -125,9 +125,12 @@ static void edition_free(edition *e) {
 #define PATCH_SHARE_MAX 0.6
 
 typedef struct patch_chunk {
-    uint8_t *bytes; /* NULL: dense */
+    uint8_t *bytes; /* as it is sent; NULL: dense */
     size_t n_bytes;
+    int32_t codec;
     ifl_hash hash;
+    uint8_t *plain; /* for merging: needs no base. May be `bytes` */
+    size_t n_plain;
 } patch_chunk;
 
 /* Of single steps' patches together, and of merged ones: a quarter of a dense version each. */
@@ -145,8 +148,10 @@ typedef struct patch_set {
 
 static void patch_set_unref(patch_set *set) {
     if (!set || atomic_fetch_sub(&set->refs, 1) > 1) return;
-    for (int32_t i = 0; i < set->n_chunks; i++)
+    for (int32_t i = 0; i < set->n_chunks; i++) {
+        if (set->chunks[i].plain != set->chunks[i].bytes) free(set->chunks[i].plain);
         free(set->chunks[i].bytes);
+    }
     free(set);
 }
 
@@ -166,21 +171,40 @@ static patch_set *patch_set_create(int64_t base, int64_t version, int32_t n_chun
     return set;
 }
 
-/* Codes one chunk of n_elements; `scratch` is reused from call to call. */
+static uint8_t *patch_copy(const uint8_t *bytes, size_t n) {
+    uint8_t *copy = malloc(n);
+    if (copy) memcpy(copy, bytes, n);
+    return copy;
+}
+
+/* Codes one chunk of n_elements, by class where the base is at hand (else NULL); `scratch` is
+ * reused from call to call. */
 static ifl_status patch_set_put(patch_set *set, int32_t chunk, const ifl_patch *patch,
-                                int64_t n_elements, uint8_t **scratch, size_t *cap,
-                                ifl_error *err) {
+                                const uint16_t *base, int64_t n_elements, uint8_t **scratch,
+                                size_t *cap, ifl_error *err) {
     patch_chunk *to = &set->chunks[chunk];
     size_t n;
     IFL_TRY(ifl_patch_encode(patch, scratch, cap, &n, err));
-    bool dense = (double)n > PATCH_SHARE_MAX * 2.0 * (double)n_elements;
-    if (!dense) {
-        to->bytes = malloc(n);
-        if (!to->bytes) return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
-        memcpy(to->bytes, *scratch, n);
+    to->plain = to->bytes = patch_copy(*scratch, n);
+    to->n_plain = to->n_bytes = n;
+    to->codec = IFL_CODEC_ULP_GAP;
+    if (base) {
+        IFL_TRY(ifl_patch_encode_classes(patch, base, n_elements, scratch, cap, &n, err));
+        to->bytes = patch_copy(*scratch, n);
         to->n_bytes = n;
+        to->codec = IFL_CODEC_ULP_CLASS;
         set->n_coded += (int64_t)n;
-        to->hash = ifl_hash_bytes(to->bytes, n);
+    }
+    if (!to->bytes || !to->plain)
+        return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
+    set->n_coded += (int64_t)to->n_plain;
+    to->hash = ifl_hash_bytes(to->bytes, to->n_bytes);
+    bool dense = (double)n > PATCH_SHARE_MAX * 2.0 * (double)n_elements;
+    if (dense) {
+        if (to->plain != to->bytes) free(to->plain);
+        free(to->bytes);
+        set->n_coded -= (int64_t)(to->n_plain + (base ? n : 0));
+        to->plain = to->bytes = NULL;
     }
     set->n_changed += patch->n;
     if (patch->n == 0) return IFL_OK; /* nobody asks for it */
@@ -230,8 +254,8 @@ struct ifl_publisher {
     int32_t n_patches_max;
     patch_set *steps[IFL_PATCHES_MAX + 1]; /* each against the one before it; oldest first */
     int32_t n_steps;
-    patch_set *merged[MERGED_MAX];    /* NULL: free */
-    ifl_version_archive *archive; /* NULL: none, or broken; the thread's own once it runs */
+    patch_set *merged[MERGED_MAX]; /* NULL: free */
+    ifl_version_archive *archive;  /* NULL: none, or broken; the thread's own once it runs */
     int64_t wanted_base[MERGED_MAX], wanted_version[MERGED_MAX]; /* to be merged; -1: free */
     ifl_publisher_stats stats;
     int32_t corrupt_chunk, corrupt_times;
@@ -335,7 +359,7 @@ static void publisher_chunk_dense(edition *e, int32_t chunk, ifl_weight_chunk *o
 static void publisher_chunk_patch(patch_set *set, int32_t chunk, ifl_weight_chunk *out) {
     const patch_chunk *c = &set->chunks[chunk];
     atomic_fetch_add(&set->refs, 1);
-    *out = (ifl_weight_chunk){.codec = IFL_CODEC_ULP_GAP,
+    *out = (ifl_weight_chunk){.codec = c->codec,
                               .base = set->base,
                               .hash = c->hash,
                               .data = c->bytes,
@@ -417,8 +441,8 @@ static bool publisher_stopping(ifl_publisher *p) {
     return stop;
 }
 
-/* Reads the borrowed weights once: unpack, difference from `before` (NULL: none), chunk hash, running
- * hash of the whole. */
+/* Reads the borrowed weights once: unpack, difference from `before` (NULL: none), chunk hash,
+ * running hash of the whole. */
 static ifl_status publisher_build(ifl_publisher *p, const publication *job, const edition *before,
                                   edition **out, patch_set **patch_out, double *patch_s,
                                   ifl_error *err) {
@@ -456,8 +480,8 @@ static ifl_status publisher_build(ifl_publisher *p, const publication *job, cons
                      ifl_patch_diff(&scratch.a, before->chunks[i]->data, data, c->n_elements, err),
                      done);
         IFL_TRY_GOTO(st,
-                     patch_set_put(set, i, &scratch.a, c->n_elements, &scratch.bytes, &scratch.cap,
-                                   err),
+                     patch_set_put(set, i, &scratch.a, before->chunks[i]->data, c->n_elements,
+                                   &scratch.bytes, &scratch.cap, err),
                      done);
         *patch_s += ifl_clock_s() - begin;
     }
@@ -478,8 +502,8 @@ done:
     return st;
 }
 
-/* Keeps a new step's patch, and lets go of the oldest ones and of merged ones that nobody can ask for
- * any more. Caller holds the lock. */
+/* Keeps a new step's patch, and lets go of the oldest ones and of merged ones that nobody can ask
+ * for any more. Caller holds the lock. */
 static void publisher_keep_patch(ifl_publisher *p, patch_set *set, double seconds) {
     p->steps[p->n_steps++] = set;
     int64_t n_bytes = 0, limit = PATCH_BYTES_MAX(p->model);
@@ -518,7 +542,7 @@ static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_
             if (dense) break;
             ifl_patch *to = k == 0 ? sum : &scratch.b;
             IFL_TRY_GOTO(
-                st, ifl_patch_decode(to, c->bytes, c->n_bytes, m->chunks[i].n_elements, err), done);
+                st, ifl_patch_decode(to, c->plain, c->n_plain, m->chunks[i].n_elements, err), done);
             if (k == 0) continue;
             IFL_TRY_GOTO(st, ifl_patch_merge(next, sum, to, err), done);
             ifl_patch *swap = sum;
@@ -527,7 +551,7 @@ static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_
         }
         if (dense) continue;
         IFL_TRY_GOTO(st,
-                     patch_set_put(set, i, sum, m->chunks[i].n_elements, &scratch.bytes,
+                     patch_set_put(set, i, sum, NULL, m->chunks[i].n_elements, &scratch.bytes,
                                    &scratch.cap, err),
                      done);
     }
@@ -617,7 +641,7 @@ static void publisher_archive(ifl_publisher *p, const edition *e, const patch_se
     ifl_status st = chunks ? IFL_OK : ifl_fail(&err, IFL_NOMEM, "out of memory");
     for (int32_t i = 0; st == IFL_OK && i < m->n_chunks; i++) {
         bool as_patch = !dense && set->chunks[i].bytes;
-        chunks[i] = as_patch ? (ifl_archive_chunk){IFL_CODEC_ULP_GAP, set->chunks[i].bytes,
+        chunks[i] = as_patch ? (ifl_archive_chunk){set->chunks[i].codec, set->chunks[i].bytes,
                                                    set->chunks[i].n_bytes}
                              : (ifl_archive_chunk){IFL_CODEC_DENSE, e->chunks[i]->data,
                                                    (size_t)m->chunks[i].n_elements * 2};

@@ -39,13 +39,13 @@ struct ifl_stepper {
     ifl_reward_status *statuses;
     float *advantages; /* [items_max] */
     double *lengths;
-    ifl_logprob *logprobs; /* [rows_max] */
-    float *coefficients;   /* [rows_max] */
+    ifl_logprob *logprobs;        /* [rows_max] */
+    float *coefficients;          /* [rows_max] */
     const ifl_weights *reference; /* NULL: none */
     float *reference_logprobs;    /* [rows_max] */
-    uint8_t *foreign;      /* [rows_max] of a pack's targets */
-    uint8_t *covered;      /* [rows_max + 1] tokens of one trajectory, for the guard */
-    bool flip;             /* a test's: see parity.flip_bit */
+    uint8_t *foreign;             /* [rows_max] of a pack's targets */
+    uint8_t *covered;             /* [rows_max + 1] tokens of one trajectory, for the guard */
+    bool flip;                    /* a test's: see parity.flip_bit */
     ifl_thread_pool *pool;
     const ifl_ops *ops;
     /* The step under way. */
@@ -197,9 +197,9 @@ static int32_t step_rewards(ifl_stepper *s, int64_t step, ifl_group **groups, in
             s->statuses[n] = stored ? m->traj->reward.status : IFL_REWARD_NONE;
             s->rewards[n] = stored ? m->traj->reward.reward : 0.0f;
             if (stored)
-                s->rewards[n] += (float)ifl_advantage_overlong(
-                    ifl_trajectory_n_policy(m->traj), s->config->rollout.max_new_tokens,
-                    s->config->learner.overlong_tokens);
+                s->rewards[n] += (float)ifl_advantage_overlong(ifl_trajectory_n_policy(m->traj),
+                                                               s->config->rollout.max_new_tokens,
+                                                               s->config->learner.overlong_tokens);
         }
     if (strcmp(s->config->learner.control, "shuffled") != 0) return n;
     /* Control: the same rewards, handed to the wrong answers, by a keyed Fisher-Yates shuffle. */
@@ -308,8 +308,9 @@ static ifl_status step_advantages(ifl_stepper *s, ifl_group **groups, int32_t n_
     return st;
 }
 
-/* Whether age keeps an answer out: with mask one of which nothing is left, with drop and wait one with
- * any token too old. (With wait none should be; what a lost actor's lease had promised may.) */
+/* Whether age keeps an answer out: with mask one of which nothing is left, with drop and wait one
+ * with any token too old. (With wait none should be; what a lost actor's lease had promised may.)
+ */
 static bool step_too_old(const ifl_stepper *s, int64_t step, ifl_trajectory *traj,
                          ifl_step_report *r, step_sums *sums) {
     const char *policy = s->config->staleness.policy;
@@ -349,8 +350,8 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
                 outcome->end = IFL_END_DROPPED;
             } else if (step_too_old(s, step, m->traj, r, sums)) {
                 bool masked = strcmp(s->config->staleness.policy, "mask") == 0;
-                *outcome = (ifl_member_outcome){masked ? IFL_END_MASKED : IFL_END_DROPPED,
-                                                IFL_DROP_STALE};
+                *outcome =
+                    (ifl_member_outcome){masked ? IFL_END_MASKED : IFL_END_DROPPED, IFL_DROP_STALE};
                 r->n_stale++;
             } else if (mask && m->traj->finish == IFL_FINISH_LENGTH) {
                 outcome->end = IFL_END_MASKED; /* its reward was part of the baseline */

@@ -11,16 +11,16 @@
 typedef struct ifl_step_report {
     int64_t step;
     int32_t n_groups, n_groups_skipped, n_groups_zero_variance;
-    int32_t n_trajectories; /* B */
+    int32_t n_trajectories;     /* B */
     int32_t n_masked;           /* never judged, or truncated with learner.truncated = mask */
     int32_t n_truncated_masked; /* of those */
     int32_t n_truncated, n_multi_version;
     int32_t n_stale;        /* trajectories dropped for age */
     int64_t n_tokens_stale; /* tokens masked for age, of those that train */
     int32_t n_drawn;        /* answers judged, trained or not ... */
-    double drawn_length;    /* ... and their mean length: beside length_mean it shows what age costs */
-    double kl_reward; /* mean KL estimate that was taken off the rewards; 0 without */
-    int64_t n_tokens;          /* loss tokens of those trajectories */
+    double drawn_length; /* ... and their mean length: beside length_mean it shows what age costs */
+    double kl_reward;    /* mean KL estimate that was taken off the rewards; 0 without */
+    int64_t n_tokens;    /* loss tokens of those trajectories */
     int64_t n_tokens_backward; /* of them, with an advantage other than 0 or a reference */
     double reward_mean, reward_std, advantage_mean;
     double length_mean, length_p95, length_max, length_correct, length_wrong;

@@ -102,8 +102,7 @@ static void archive_evict(ifl_version_archive *a) {
 }
 
 static ifl_status archive_write(const char *path, const uint8_t *head, size_t n_head,
-                                const ifl_archive_chunk *chunks, int32_t n_chunks,
-                                ifl_error *err) {
+                                const ifl_archive_chunk *chunks, int32_t n_chunks, ifl_error *err) {
     ifl_file_writer *w;
     IFL_TRY(ifl_file_writer_begin(&w, path, err));
     ifl_status st = ifl_file_writer_write(w, head, n_head, err);
@@ -182,7 +181,7 @@ struct ifl_version_reader {
     cached *cache; /* [n_cached] */
     int64_t clock;
     ifl_patch patch;
-    uint16_t *elements; /* one chunk, for payloads at odd addresses */
+    uint16_t *elements; /* one chunk */
     size_t elements_cap;
 };
 
@@ -251,7 +250,8 @@ static ifl_status file_check(const ifl_version_reader *r, version_file *f, int64
     IFL_TRY(ifl_file_map_range(&f->map, 0, n_head + HASH_BYTES, &bytes, err));
     in = (ifl_byte_reader){.at = bytes + n_head, .end = bytes + n_head + HASH_BYTES};
     if (!ifl_hash_equal(take_hash(&in), ifl_hash_bytes(bytes, n_head)))
-        return ifl_fail(err, IFL_FORMAT, "%s: its table has another hash than it says", f->map.path);
+        return ifl_fail(err, IFL_FORMAT, "%s: its table has another hash than it says",
+                        f->map.path);
     f->table = bytes + HEADER_BYTES;
     f->data = n_head + HASH_BYTES;
     return IFL_OK;
@@ -270,15 +270,25 @@ static ifl_status file_open(const ifl_version_reader *r, int64_t version, versio
     return st;
 }
 
-static ifl_status reader_dense(ifl_version_reader *r, ifl_weights *w, int64_t begin, int64_t n,
-                               const uint8_t *bytes, ifl_error *err) {
-    void *elements = r->elements; /* the file's bytes may lie at any address */
+static ifl_status reader_chunk(ifl_version_reader *r, ifl_weights *w, int64_t begin, int64_t n,
+                               uint32_t codec, const uint8_t *bytes, size_t n_bytes,
+                               ifl_error *err) {
+    void *elements = r->elements;
     ifl_status st = ifl_grow(&elements, &r->elements_cap, (size_t)n, sizeof *r->elements, err);
     r->elements = elements;
     if (st != IFL_OK) return st;
-    memcpy(r->elements, bytes, (size_t)n * 2);
-    ifl_weights_put(w, begin, n, r->elements);
-    return IFL_OK;
+    if (codec == IFL_CODEC_DENSE) {
+        memcpy(r->elements, bytes, (size_t)n * 2); /* the file's bytes may lie at any address */
+        ifl_weights_put(w, begin, n, r->elements);
+        return IFL_OK;
+    }
+    if (codec == IFL_CODEC_ULP_GAP) {
+        IFL_TRY(ifl_patch_decode(&r->patch, bytes, n_bytes, n, err));
+    } else {
+        ifl_weights_get(w, begin, n, r->elements);
+        IFL_TRY(ifl_patch_decode_classes(&r->patch, bytes, n_bytes, r->elements, n, err));
+    }
+    return ifl_weights_patch(w, begin, &r->patch, err);
 }
 
 /* Applies a file to weights that hold its base, or anything where it is dense. */
@@ -295,19 +305,15 @@ static ifl_status reader_apply(ifl_version_reader *r, const version_file *f, ifl
         const uint8_t *bytes;
         if (begin != next || n < 1 || n > r->model->n_elements - begin || n > (1 << 30) ||
             (codec == IFL_CODEC_DENSE ? (int64_t)n_bytes != 2 * n
-                                      : codec != IFL_CODEC_ULP_GAP || f->base < 0))
+                                      : codec > IFL_CODEC_ULP_CLASS || f->base < 0))
             return ifl_fail(err, IFL_FORMAT, "%s: chunk %u is [%lld, +%lld), codec %u, %u bytes",
                             f->map.path, i, (long long)begin, (long long)n, codec, n_bytes);
         IFL_TRY(ifl_file_map_range(&f->map, offset, n_bytes, &bytes, err));
         if (!ifl_hash_equal(ifl_hash_bytes(bytes, n_bytes), coded))
-            return ifl_fail(err, IFL_FORMAT, "%s: chunk %u (at byte %llu) has another hash than it says",
+            return ifl_fail(err, IFL_FORMAT,
+                            "%s: chunk %u (at byte %llu) has another hash than it says",
                             f->map.path, i, (unsigned long long)offset);
-        if (codec == IFL_CODEC_DENSE) {
-            IFL_TRY(reader_dense(r, w, begin, n, bytes, err));
-        } else {
-            IFL_TRY(ifl_patch_decode(&r->patch, bytes, n_bytes, n, err));
-            IFL_TRY(ifl_weights_patch(w, begin, &r->patch, err));
-        }
+        IFL_TRY(reader_chunk(r, w, begin, n, codec, bytes, n_bytes, err));
         offset += n_bytes;
         next = begin + n;
     }

@@ -1,5 +1,5 @@
-/* `inflight replay RUN [SERIAL/SAMPLE ...]`: generates trajectories again, from their headers and the run's
- * archived versions, and compares every token and every bit of every log-prob. */
+/* `inflight replay RUN [SERIAL/SAMPLE ...]`: generates trajectories again, from their headers and
+ * the run's archived versions, and compares every token and every bit of every log-prob. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,7 +87,8 @@ static bool is_wanted(const replayer *r, const ifl_trajectory *traj) {
     return false;
 }
 
-/* Keeps it, or with --random keeps each one seen so far with the same chance (Vitter's algorithm R). */
+/* Keeps it, or with --random keeps each one seen so far with the same chance (Vitter's algorithm
+ * R). */
 static ifl_status pick(replayer *r, ifl_trajectory *traj, int32_t segment, ifl_error *err) {
     int64_t seen = r->n_seen++, limit = r->options->n_random;
     size_t place = r->n_picked;
@@ -103,12 +104,11 @@ static ifl_status pick(replayer *r, ifl_trajectory *traj, int32_t segment, ifl_e
     } else {
         if (r->n_picked == PICKED_MAX) {
             ifl_trajectory_free(traj);
-            return ifl_fail(err, IFL_LIMIT,
-                            "more than %d trajectories: choose some, or --random=N", PICKED_MAX);
+            return ifl_fail(err, IFL_LIMIT, "more than %d trajectories: choose some, or --random=N",
+                            PICKED_MAX);
         }
         void *grown = r->picked;
-        ifl_status st =
-            ifl_grow(&grown, &r->picked_cap, r->n_picked + 1, sizeof *r->picked, err);
+        ifl_status st = ifl_grow(&grown, &r->picked_cap, r->n_picked + 1, sizeof *r->picked, err);
         r->picked = grown;
         if (st != IFL_OK) {
             ifl_trajectory_free(traj);
@@ -218,9 +218,10 @@ static ifl_status archive_open(replayer *r, int32_t segment, const ifl_trajector
     char theirs[33], ours[33];
     ifl_hash_text(traj->profile, theirs);
     ifl_hash_text(a->models[0]->profile, ours);
-    return ifl_fail(err, IFL_MISMATCH,
-                    "computed under numerics profile %s, which this program hasn't (f32 is %s here)",
-                    theirs, ours);
+    return ifl_fail(
+        err, IFL_MISMATCH,
+        "computed under numerics profile %s, which this program hasn't (f32 is %s here)", theirs,
+        ours);
 }
 
 static const ifl_weights *archive_get(void *context, int64_t version) {
@@ -297,8 +298,7 @@ static ifl_status replay_all(replayer *r, ifl_error *err) {
             "replayed %lld trajectories, %lld of them across a swap: %lld tokens drawn again, %lld "
             "after a swap; %lld differ in token or log-prob; %lld trajectories not replayable\n",
             (long long)r->n_replayed, (long long)r->n_swapped, (long long)r->n_tokens,
-            (long long)r->n_after_swap, (long long)r->n_differing,
-            (long long)r->n_not_replayable);
+            (long long)r->n_after_swap, (long long)r->n_differing, (long long)r->n_not_replayable);
     fflush(stdout);
     if (r->n_differing > 0)
         return ifl_fail(err, IFL_PARITY, "%lld of %lld tokens differ", (long long)r->n_differing,
@@ -371,18 +371,20 @@ int ifl_cmd_replay(int argc, char **argv) {
         {KEY_DIR, "run.dir", NULL}, {KEY_THREADS, "actor.threads", NULL}, {0}};
     static const char *const presets[] = {"actor.threads=0", NULL};
     replay_options mine = {.seed = 1};
-    const ifl_options_spec spec = {
-        .doc = "Generates trajectories of a run again, from what their records say (seed, lease, versions, "
-               "KV events) and the versions that the run has archived, and compares every token and every "
-               "bit of every log-prob. Without SERIAL/SAMPLE: all of them. Status 65 when one differs.",
-        .args_doc = "RUN [SERIAL/SAMPLE ...]",
-        .extra = extra,
-        .keys = keys,
-        .presets = presets,
-        .on_option = on_option,
-        .user = &mine,
-        .n_args_max = IFL_ARGS_MAX - 1,
-        .work = replay_work,
-        .dry_run = replay_dry_run};
+    const ifl_options_spec spec = {.doc = "Generates trajectories of a run again, from what their "
+                                          "records say (seed, lease, versions, "
+                                          "KV events) and the versions that the run has archived, "
+                                          "and compares every token and every "
+                                          "bit of every log-prob. Without SERIAL/SAMPLE: all of "
+                                          "them. Status 65 when one differs.",
+                                   .args_doc = "RUN [SERIAL/SAMPLE ...]",
+                                   .extra = extra,
+                                   .keys = keys,
+                                   .presets = presets,
+                                   .on_option = on_option,
+                                   .user = &mine,
+                                   .n_args_max = IFL_ARGS_MAX - 1,
+                                   .work = replay_work,
+                                   .dry_run = replay_dry_run};
     return ifl_options_run(argc, argv, &spec);
 }

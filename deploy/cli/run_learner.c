@@ -54,9 +54,8 @@ static ifl_status inputs_check(const ifl_config *config, const char *endpoint,
 /* kl.reference, which must be the same model with other numbers. */
 static ifl_status reference_load(ifl_loaded_model *out, const ifl_config *config,
                                  const ifl_model *model, ifl_error *err) {
-    ifl_load_options options = {.max_positions = model->config.max_positions,
-                                .numerics = model->numerics,
-                                .notes = stderr};
+    ifl_load_options options = {
+        .max_positions = model->config.max_positions, .numerics = model->numerics, .notes = stderr};
     *out = (ifl_loaded_model){0};
     if (config->kl.coef <= 0.0 || !*config->kl.reference) return IFL_OK;
     ifl_status st = ifl_load_model(out, config->kl.reference, &options, err);
@@ -64,9 +63,10 @@ static ifl_status reference_load(ifl_loaded_model *out, const ifl_config *config
         char ours[33], theirs[33];
         ifl_hash_text(model->fingerprint, ours);
         ifl_hash_text(out->model->fingerprint, theirs);
-        st = ifl_fail(err, IFL_MISMATCH,
-                      "%s is another architecture (%s) than the policy (%s): wanted the same tensors",
-                      config->kl.reference, theirs, ours);
+        st = ifl_fail(
+            err, IFL_MISMATCH,
+            "%s is another architecture (%s) than the policy (%s): wanted the same tensors",
+            config->kl.reference, theirs, ours);
     }
     if (st != IFL_OK) return ifl_error_wrap(err, "kl.reference");
     out->weights->model = model;

@@ -49,11 +49,11 @@ static ifl_loss_tokens columns_view(const columns *c, int32_t begin, int32_t n) 
                              .versions = c->versions + begin};
 }
 
-static const char *const kind_names[] = {"reinforce", "grpo",         "dr_grpo", "dapo",
-                                         "rloo",      "reinforce_pp", "gspo",    "cispo",
+static const char *const kind_names[] = {"reinforce",     "grpo",         "dr_grpo", "dapo",
+                                         "rloo",          "reinforce_pp", "gspo",    "cispo",
                                          "decoupled_ppo", "sapo"};
-static const char *const correction_names[] = {"none",         "tis_token", "tis_sequence", "icepop",
-                                               "mis_sequence", "geometric", "k3"};
+static const char *const correction_names[] = {
+    "none", "tis_token", "tis_sequence", "icepop", "mis_sequence", "geometric", "k3"};
 #define N_KINDS ((int)(sizeof kind_names / sizeof *kind_names))
 #define N_CORRECTIONS ((int)(sizeof correction_names / sizeof *correction_names))
 
@@ -134,8 +134,8 @@ static void golden_open(golden *g) {
     for (int k = 0; k < N_KINDS; k++)
         check_advantages(g->f, (ifl_loss_kind)k);
     long long b, n;
-    assert_int_equal(
-        fscanf(g->f, " tokens %d trajectories %lld loss_tokens %lld", &g->c.n, &b, &n), 3);
+    assert_int_equal(fscanf(g->f, " tokens %d trajectories %lld loss_tokens %lld", &g->c.n, &b, &n),
+                     3);
     assert_in_range(g->c.n, 1, TOKENS_MAX);
     g->counts = (ifl_loss_counts){b, n};
     columns *c = &g->c;

@@ -1,5 +1,5 @@
-/* learner/staleness.h: a simulated run in which answers take any time: no group is ever too old, and none
- * waits without need. */
+/* learner/staleness.h: a simulated run in which answers take any time: no group is ever too old,
+ * and none waits without need. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -50,8 +50,9 @@ static void test_nothing_complete_or_too_late(void **state) {
 
 enum { PER_STEP = 4, OPEN_MAX = 64 };
 
-/* Groups open as long as (max + 1) * PER_STEP are under way, under the version of that moment; each takes
- * a time with a long tail; a step trains PER_STEP of them. Returns the highest lag, or -1 for a standstill. */
+/* Groups open as long as (max + 1) * PER_STEP are under way, under the version of that moment; each
+ * takes a time with a long tail; a step trains PER_STEP of them. Returns the highest lag, or -1 for
+ * a standstill. */
 static int64_t simulate(int32_t max, uint64_t seed, bool fresh) {
     ifl_stale_group groups[OPEN_MAX];
     double ends[OPEN_MAX];

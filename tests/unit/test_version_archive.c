@@ -82,8 +82,8 @@ static ifl_status put(shelf *s, int64_t version, ifl_error *err) {
         c->begin = (int64_t)i * CHUNK_ELEMENTS;
         c->n_elements = n - c->begin < CHUNK_ELEMENTS ? n - c->begin : CHUNK_ELEMENTS;
         c->hash = ifl_hash_bytes(s->flat + c->begin, (size_t)c->n_elements * 2);
-        chunks[i] = (ifl_archive_chunk){IFL_CODEC_DENSE, s->flat + c->begin,
-                                        (size_t)c->n_elements * 2};
+        chunks[i] =
+            (ifl_archive_chunk){IFL_CODEC_DENSE, s->flat + c->begin, (size_t)c->n_elements * 2};
         if (dense || i % 5 == 4) continue; /* a patch may have dense chunks too */
         ifl_patch patch = {0};
         size_t cap = 0, n_bytes;

@@ -1,4 +1,5 @@
-/* common/weight_patch.h: every bit comes back, and no bytes whatever make it read or write outside. */
+/* common/weight_patch.h: every bit comes back, and no bytes whatever make it read or write outside.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,6 +20,8 @@ static uint64_t draw(uint64_t *counter) {
     ifl_rng_key key = {.seed = 7, .purpose = IFL_RNG_TEST};
     return ifl_rng_u64(&key, (*counter)++, 0);
 }
+
+static size_t n_bytes_classed; /* of the last round trip */
 
 /* base -> diff -> encode -> decode -> apply gives `now`; returns the bytes. */
 static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64_t n) {
@@ -41,6 +44,21 @@ static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64
     memcpy(elements, base, (size_t)n * 2);
     assert_int_equal(ifl_patch_apply(&decoded, elements, &err), IFL_OK);
     assert_memory_equal(elements, now, (size_t)n * 2);
+    free(exact);
+    /* The same by class. */
+    size_t n_classed;
+    assert_int_equal(ifl_patch_encode_classes(&diff, base, n, &bytes, &cap, &n_classed, &err),
+                     IFL_OK);
+    exact = malloc(n_classed);
+    memcpy(exact, bytes, n_classed);
+    if (ifl_patch_decode_classes(&decoded, exact, n_classed, base, n, &err) != IFL_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(decoded.n, diff.n);
+    if (diff.n > 0) {
+        assert_memory_equal(decoded.at, diff.at, (size_t)diff.n * sizeof *diff.at);
+        assert_memory_equal(decoded.steps, diff.steps, (size_t)diff.n * sizeof *diff.steps);
+    }
+    n_bytes_classed = n_classed;
     free(elements);
     free(exact);
     free(bytes);
@@ -92,7 +110,8 @@ static void test_every_density_and_size_comes_back(void **state) {
 }
 
 /* What the code is for: 1 % of weights moved by one step in 0.62 % of the bytes. The bound is the
- * entropy of place and sign, 9.08 bits a change, + 4 % for whole-bit codes and the blocks' headers. */
+ * entropy of place and sign, 9.08 bits a change, + 4 % for whole-bit codes and the blocks' headers.
+ */
 static void test_one_percent_of_single_steps_is_near_its_entropy(void **state) {
     (void)state;
     uint16_t *base = calloc(N, 2), *now = calloc(N, 2);
@@ -107,6 +126,30 @@ static void test_one_percent_of_single_steps_is_near_its_entropy(void **state) {
     size_t n_bytes = assert_round_trip(base, now, N);
     double bits = 8.0 * (double)n_bytes / n_changed;
     if (!(bits < 9.08 * 1.04)) fail_msg("%.2f bits a change", bits);
+    free(base);
+    free(now);
+}
+
+/* AdamW's way: every weight moves by the same amount, those of a real model lie over many
+ * exponents. The bound is what plain takes: by class a third less at least. */
+static void test_a_weights_exponent_foretells_its_change(void **state) {
+    (void)state;
+    uint16_t *base = calloc(N, 2), *now = calloc(N, 2);
+    uint64_t counter = 0;
+    int n_large = 0, n_changed = 0;
+    for (int i = 0; i < N; i++) {
+        double u = (double)(draw(&counter) >> 11) * 0x1p-53;
+        float master = (float)(0.02 * u * u * u * u) * (draw(&counter) & 1 ? 1.0f : -1.0f);
+        base[i] = ifl_bf16_from_f32(master);
+        now[i] = ifl_bf16_from_f32(master + 3e-6f * (float)(int)(draw(&counter) % 3 - 1));
+        int32_t step = ifl_bf16_place(now[i]) - ifl_bf16_place(base[i]);
+        n_changed += step != 0;
+        n_large += abs(step) > 1;
+    }
+    assert_true(n_changed > N / 20 && n_large > n_changed / 4);
+    size_t plain = assert_round_trip(base, now, N);
+    if (!(n_bytes_classed * 3 < plain * 2))
+        fail_msg("%zu bytes by class, %zu plain", n_bytes_classed, plain);
     free(base);
     free(now);
 }
@@ -167,9 +210,13 @@ static void test_malformed_bytes_are_refused_or_harmless(void **state) {
     uint8_t *bytes = NULL;
     size_t cap = 0, n_bytes;
     assert_int_equal(ifl_patch_diff(&p, base, now, SMALL, NULL), IFL_OK);
-    assert_int_equal(ifl_patch_encode(&p, &bytes, &cap, &n_bytes, NULL), IFL_OK);
     int n_refused = 0, n_tries = 0;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 40000; i++) {
+        bool classes = i >= 20000;
+        if (i == 0) assert_int_equal(ifl_patch_encode(&p, &bytes, &cap, &n_bytes, NULL), IFL_OK);
+        if (i == 20000)
+            assert_int_equal(
+                ifl_patch_encode_classes(&p, base, SMALL, &bytes, &cap, &n_bytes, NULL), IFL_OK);
         size_t n = draw(&counter) % 4 == 0 ? draw(&counter) % (n_bytes + 1) : n_bytes;
         uint8_t *bad = malloc(n ? n : 1);
         memcpy(bad, bytes, n);
@@ -178,7 +225,8 @@ static void test_malformed_bytes_are_refused_or_harmless(void **state) {
         if (i % 8 == 0)
             for (size_t j = 0; j < n; j++)
                 bad[j] = (uint8_t)draw(&counter);
-        ifl_status st = ifl_patch_decode(&out, bad, n, SMALL, NULL);
+        ifl_status st = classes ? ifl_patch_decode_classes(&out, bad, n, base, SMALL, NULL)
+                                : ifl_patch_decode(&out, bad, n, SMALL, NULL);
         n_tries++;
         if (st != IFL_OK) {
             assert_int_equal(st, IFL_FORMAT);
@@ -208,6 +256,7 @@ int main(void) {
         cmocka_unit_test(test_places_are_a_bijection_in_numeric_order),
         cmocka_unit_test(test_every_density_and_size_comes_back),
         cmocka_unit_test(test_one_percent_of_single_steps_is_near_its_entropy),
+        cmocka_unit_test(test_a_weights_exponent_foretells_its_change),
         cmocka_unit_test(test_merged_patches_equal_both_in_a_row),
         cmocka_unit_test(test_wrong_base_is_noticed_or_stays_inside_bf16),
         cmocka_unit_test(test_malformed_bytes_are_refused_or_harmless),

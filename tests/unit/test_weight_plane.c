@@ -56,8 +56,8 @@ static void plane_open(plane *p) {
     for (int i = 0; i < 2; i++)
         assert_int_equal(ifl_weights_create(&p->shadow[i], p->model, &err), IFL_OK);
     p->server = make_server(p->model, "tcp://127.0.0.1:*", 1);
-    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, &err),
-                     IFL_OK);
+    assert_int_equal(
+        ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, &err), IFL_OK);
     ifl_client_options co = {
         .connect = ifl_server_endpoint(p->server), .name = "actor-1", .held_version = -1};
     co.fingerprint = p->model->fingerprint;
@@ -110,7 +110,8 @@ static void test_published_bytes_arrive_whole(void **state) {
     ifl_weights *w;
     assert_int_equal(ifl_weight_receiver_take(p.receiver, &w, NULL), IFL_AGAIN);
     assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
-    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL, NULL), IFL_FULL);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[1], NULL, NULL),
+                     IFL_FULL);
     publish(&p, 1);
     w = wait_weights(&p);
     assert_ptr_equal(w, p.shadow[0]);
@@ -197,7 +198,8 @@ static void test_slow_actor_sees_only_whole_versions(void **state) {
     }
     while (last < version) {
         if (spare)
-            assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, spare, NULL, &err), IFL_OK);
+            assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, spare, NULL, &err),
+                             IFL_OK);
         w = wait_weights(&p);
         assert_true(w->version > last);
         last = w->version;
@@ -291,8 +293,8 @@ static void replace_learner(plane *p) {
     ifl_publisher_free(p->publisher);
     ifl_server_free(p->server);
     p->server = make_server(p->model, endpoint, 2);
-    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, NULL),
-                     IFL_OK);
+    assert_int_equal(
+        ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, NULL), IFL_OK);
 }
 
 static void test_restarted_learner_counts_even_with_an_older_version(void **state) {
@@ -477,8 +479,8 @@ static void test_damaged_patch_is_asked_again_as_a_patch(void **state) {
     plane_close(&p);
 }
 
-/* The base has a flipped bit at the actor: the hash of the result says so, and that chunk alone comes
- * dense. */
+/* The base has a flipped bit at the actor: the hash of the result says so, and that chunk alone
+ * comes dense. */
 static void test_patch_of_another_base_is_replaced_dense(void **state) {
     (void)state;
     plane p;
@@ -498,8 +500,8 @@ static void test_patch_of_another_base_is_replaced_dense(void **state) {
     plane_close(&p);
 }
 
-/* A fetch of version 2 gets nearly everything, and then 2 is gone. What it has written must not show
- * in what comes next. */
+/* A fetch of version 2 gets nearly everything, and then 2 is gone. What it has written must not
+ * show in what comes next. */
 static void test_abandoned_fetch_leaves_no_trace(void **state) {
     (void)state;
     plane p;
@@ -517,9 +519,8 @@ static void test_abandoned_fetch_leaves_no_trace(void **state) {
     ifl_error err = {0};
     publish(&p, 3);
     for (int v = 4; v <= 5; v++) /* the same again: 2 is no longer served */
-        assert_int_equal(ifl_publisher_publish(p.publisher, v, v - 1, p.versions[3], NULL, NULL,
-                                               &err),
-                         IFL_OK);
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[3], NULL, NULL, &err), IFL_OK);
     while (receiver_stats(&p).dropped == 0) {
         assert_true(ifl_clock_ns() < until);
         ifl_sleep_ms(2);
@@ -540,9 +541,9 @@ static void test_base_beyond_the_kept_patches_is_served_dense(void **state) {
     change_some(&p, 2, 1, 100);
     change_some(&p, 3, 2, 100);
     for (int v = 2; v <= 20; v++) /* 16 are kept: from 4 on */
-        assert_int_equal(ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2 + v % 2], NULL,
-                                               NULL, &err),
-                         IFL_OK);
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2 + v % 2], NULL, NULL, &err),
+            IFL_OK);
     while (ifl_weight_receiver_announced(p.receiver) < 20)
         ifl_sleep_ms(2);
     offer_with_base(&p);

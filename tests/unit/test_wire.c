@@ -125,9 +125,13 @@ static ifl_message make_message(int type, ifl_manifest *manifest, ifl_trajectory
         m.wget = (ifl_wire_wget){12, 9, 3, {0, 5, 2}};
         break;
     case IFL_WIRE_WCHUNK:
-        m.wchunk = (ifl_wire_wchunk){
-            .version = 12, .chunk = 5, .codec = IFL_CODEC_ULP_GAP, .base = 9, .hash = hash,
-            .data = (const uint8_t *)"0123", .n_data = 4};
+        m.wchunk = (ifl_wire_wchunk){.version = 12,
+                                     .chunk = 5,
+                                     .codec = IFL_CODEC_ULP_GAP,
+                                     .base = 9,
+                                     .hash = hash,
+                                     .data = (const uint8_t *)"0123",
+                                     .n_data = 4};
         break;
     case IFL_WIRE_WNACK:
         m.wnack = (ifl_wire_wnack){11, 12, "superseded"};
