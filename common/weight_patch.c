@@ -399,7 +399,8 @@ static ifl_status classed_create(classed *c, int32_t n, ifl_error *err) {
 
 static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *base) {
     int32_t at[CLASSES] = {0};
-    uint32_t seen[CLASSES] = {0};
+    /* Four counts of each class, so that equal classes in a row don't wait for each other. */
+    uint32_t seen[4][CLASSES] = {0};
     for (int32_t i = 0; i < patch->n; i++)
         at[class_of(base[patch->at[i]])]++;
     c->begin[0] = 0;
@@ -409,10 +410,13 @@ static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *bas
     }
     uint32_t element = 0;
     for (int32_t i = 0; i < patch->n; i++) {
+        for (; element + 4 <= patch->at[i]; element += 4)
+            for (int lane = 0; lane < 4; lane++)
+                seen[lane][class_of(base[element + (uint32_t)lane])]++;
         for (; element < patch->at[i]; element++)
-            seen[class_of(base[element])]++;
+            seen[0][class_of(base[element])]++;
         unsigned x = class_of(base[element]);
-        c->ranks[at[x]] = seen[x];
+        c->ranks[at[x]] = seen[0][x] + seen[1][x] + seen[2][x] + seen[3][x];
         c->steps[at[x]++] = patch->steps[i];
     }
 }
@@ -495,22 +499,23 @@ ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base
     return IFL_OK;
 }
 
-/* Walks the base once: a weight whose class's next rank is reached is the next change. */
+/* Walks the base once, counting each class down to its next change. */
 static ifl_status classed_merge(ifl_patch *out, const classed *c, const uint16_t *base,
                                 int64_t n_elements, ifl_error *err) {
     int32_t at[CLASSES];
-    uint32_t seen[CLASSES] = {0}, wanted[CLASSES];
+    uint32_t left[CLASSES]; /* of no more changes: more than there are elements */
     for (int x = 0; x < CLASSES; x++) {
         at[x] = c->begin[x];
-        wanted[x] = c->begin[x + 1] > c->begin[x] ? c->ranks[at[x]] : UINT32_MAX;
+        left[x] = c->begin[x + 1] > c->begin[x] ? c->ranks[at[x]] : UINT32_MAX;
     }
     int32_t n = 0;
     for (int64_t i = 0; i < n_elements && n < out->n; i++) {
         unsigned x = class_of(base[i]);
-        if (seen[x]++ != wanted[x]) continue;
+        if (left[x]-- > 0) continue;
+        int32_t this = at[x]++;
         out->at[n] = (uint32_t)i;
-        out->steps[n++] = c->steps[at[x]++];
-        wanted[x] = at[x] < c->begin[x + 1] ? c->ranks[at[x]] : UINT32_MAX;
+        out->steps[n++] = c->steps[this];
+        left[x] = at[x] < c->begin[x + 1] ? c->ranks[at[x]] - c->ranks[this] - 1 : UINT32_MAX;
     }
     if (n == out->n) return IFL_OK;
     return ifl_fail(err, IFL_FORMAT, "patch: %d of %d changes lie outside of their class",

@@ -17,11 +17,14 @@
  *   places[n_large] as gaps, among the changed ones
  *   sizes[n_large]  |step| - 2
  *
- * by class (needs the base to encode and to decode): a class is the weights whose base value has
- * the same 8 exponent bits u32 n           changed weights u32 n_classes   that have any; then for
- * each of them, ascending: u8 exponent, u32 changed ones then for each of them: gaps[n] (counted
- * among the weights of the class), signs[n], one bit, and 0: u32 n_large, places and sizes as
- * above; 1: sizes[n], |step| - 1
+ * by class (needs the base to encode and to decode; a class is the weights whose base value has the
+ * same 8 exponent bits):
+ *
+ *   u32 n           changed weights
+ *   u32 n_classes   classes that have any
+ *   per class       u8 exponent (ascending), u32 changed ones
+ *   per class       gaps[] (counted among the weights of the class), signs[], one bit: if 0, u32
+ *                   n_large, places and sizes as above; if 1, sizes[] of all, |step| - 1
  *
  * gaps, places and sizes are Rice codes (Rice & Plaunt 1971) in blocks of 64 numbers: 5 bits k,
  * then for each number v the unary v >> k (zeros, then a one) and k bits v mod 2^k; 24 zeros are

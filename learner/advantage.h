@@ -37,8 +37,8 @@ ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,
 #define IFL_ADVANTAGE_VARIANCE_MIN 1e-8
 
 /* reinforce_pp's second half, over the n trajectories of a step: A := (A - mean) / std, mean and
- * (population) variance over tokens, so that a trajectory counts tokens[i] times (arXiv 2501.03262
- * eq. 10; OpenRLHF). Where valid[i] is false nothing enters and nothing changes. In double,
+ * (population) variance over tokens, so that a trajectory counts tokens[i] times (arXiv 2501.03262;
+ * OpenRLHF). Where valid[i] is false nothing enters and nothing changes. In double,
  * ascending. */
 void ifl_advantage_normalise(int32_t n, const bool *valid, const int32_t *tokens,
                              float *advantages);

@@ -19,7 +19,7 @@
  *                  Truncated importance sampling, no std, no length norm (PipelineRL, arXiv
  *                  2509.19128; Ionides 2008)
  *   rloo           L = -(1/B) sum_i sum_t lw A log p          no ratio: lag is not corrected
- *                  (Ahmadian et al., arXiv 2402.14740 eq. 6; a correction may be added)
+ *                  (Ahmadian et al., arXiv 2402.14740; a correction may be added)
  *   grpo           L = -(1/B) sum_i (1/L_i) sum_t lw min(r A, clip(r, 1 - low, 1 + high) A)
  *                  0.2, 0.2 (arXiv 2402.03300 eq. 3)
  *   dr_grpo        the same with 1/L_max for 1/L_i, L_max = max_new_tokens; 0.2, 0.2 (2503.20783)
@@ -28,9 +28,9 @@
  *   reinforce_pp   as dapo with 0.2, 0.2; advantages normalised over the step (REINFORCE++ with a
  *                  group baseline, 2501.03262)
  *   gspo           L = -(1/B) sum_i min(s A, clip(s, 1 - low, 1 + high) A), s = exp((1/L_i) sum_t
- *                  lw log r): one ratio for the whole answer; 3e-4, 4e-4 (2507.18071 eq. 5, 7)
+ *                  lw log r): one ratio for the whole answer; 3e-4, 4e-4 (2507.18071)
  *   cispo          L = -(1/N) sum_i sum_t lw sg(clip(r, 1 - low, 1 + high)) A log p
- *                  1 (off), 4 (2506.13585 eq. 4): no token loses its gradient
+ *                  1 (off), 4 (2506.13585): no token loses its gradient
  *   decoupled_ppo  L = -(1/N) sum_i sum_t lw sg(q/mu) min(u A, clip(u, 1 - low, 1 + high) A), u =
  *                  p/q; 0.2, 0.2 (2110.00641; AReaL). Brings its own correction, takes no other.
  *   sapo           L = -(1/B) sum_i (1/L_i) sum_t lw f(r) A, f(r) = (4/tau) sigmoid(tau (r - 1)),
@@ -56,8 +56,8 @@
  *   k1  d               dK = 1: zero in expectation, so as a loss it says and does nothing
  *   k2  d^2 / 2         dK = d: the gradient of KL(p || ref)
  *   k3  e^-d - 1 + d    dK = 1 - e^-d: the gradient of KL(ref || p)
- * (Schulman 2020; 2512.21852 for the gradients.) kl.in = reward: beta sum_t K, with mu for p,
- * leaves the reward before advantages are taken (learner/step.c).
+ * (Schulman 2020; the derivatives are worked out here.) kl.in = reward: kl_coef sum_t K, with mu for
+ * p, leaves the reward before advantages are taken (learner/step.c).
  *
  *   B    trajectories of the step whose status trains, in groups that were not skipped; those with
  *        advantage 0 are counted, although they need no forward and no backward.

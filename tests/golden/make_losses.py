@@ -92,7 +92,7 @@ def loss(kind, corr, bounds, dppo, kl, t, lengths):
         tau = torch.where(a > 0, torch.tensor(1.0), torch.tensor(1.05))
         terms = 4 / tau * torch.sigmoid(tau * (r - 1)) * a
     else:
-        if kind == "gspo":  # the token form of the sequence ratio: s sg(1/p) p (2507.18071 eq. 14)
+        if kind == "gspo":  # the token form of the sequence ratio: s sg(1/p) p (2507.18071)
             s = (per_sequence(lw * log_r, owner, n) / lengths).exp()[owner]
             r = s.detach() * (logp - logp.detach()).exp()
         terms = torch.minimum(r * a, r.clamp(1 - low, 1 + high) * a)
