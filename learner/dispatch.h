@@ -51,7 +51,8 @@ void ifl_dispatch_free(ifl_dispatch *dispatch); /* NULL is fine; the log must st
 /* pipeline: keeps `in_flight` groups open from now on; 0 stops opening. */
 void ifl_dispatch_set_in_flight(ifl_dispatch *dispatch, int32_t in_flight);
 
-/* sync, async: opens the next n groups, to be generated under exactly `version`. */
+/* sync, async: opens the next n groups (0: none beyond those of a checkpoint), to be generated under
+ * exactly `version`, and begins to lease. */
 ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t version,
                                    ifl_error *err);
 

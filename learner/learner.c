@@ -194,7 +194,7 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
         int64_t ahead = l->step + 1 + l->async_k;
         if (ahead > c->run.steps) ahead = c->run.steps;
         int32_t want = (int32_t)(ahead - l->step) * n - l->n_open_serials;
-        if (want > 0) st = ifl_dispatch_open_batch(l->dispatch, want, l->step, err);
+        st = ifl_dispatch_open_batch(l->dispatch, want > 0 ? want : 0, l->step, err);
     } else if (st == IFL_OK) {
         ifl_dispatch_set_in_flight(
             l->dispatch, c->learner.groups_in_flight > 0 ? c->learner.groups_in_flight : n);

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The learner and its actors are killed again and again, wherever they are: `sync` ends with the weights of the undisturbed
+# run, bit for bit; in both modes the books hold and nothing is trained twice. KILLS=20 STEPS=500 for the long form.
+. "$(dirname "$0")/lib.sh"
+small_config
+kills_wanted=${KILLS:-5} steps=${STEPS:-200}
+quiet=(eval.before=false eval.after=false checkpoint.every_steps=2 "run.steps=$steps")
+RANDOM=${SEED:-7}
+
+train calm run.mode=sync "${quiet[@]}"
+weights_of runs/calm calm.model
+for mode in sync pipeline; do
+    kills=0
+    while [ "$kills" -lt "$kills_wanted" ] && [ ! -s "runs/$mode/summary.json" ]; do
+        resume=()
+        [ -d "runs/$mode" ] && resume=(run.resume=true)
+        train_start "$mode" "run.mode=$mode" "${resume[@]}" "${quiet[@]}"
+        sleep "0.$((RANDOM % 60 + 20))"
+        {
+            kill -KILL "$trainer" && kills=$((kills + 1))
+            kill -KILL $(processes ' actor ')
+            wait "$trainer"
+        } 2>/dev/null || true
+    done
+    [ "$kills" = "$kills_wanted" ] || fail "$mode was over after $kills kills: more STEPS"
+    train "$mode" "run.mode=$mode" run.resume=true "${quiet[@]}"
+    [ "$(step_rows "runs/$mode" | sort -nu | wc -l)" = "$steps" ] || fail "$mode: steps are missing"
+    books "runs/$mode"
+    echo "$mode: $kills kills, $(ls "runs/$mode/versions" | wc -l) processes; $(tr -d ' \n' <books.txt | head -c 160)"
+    weights_of "runs/$mode" "$mode.model"
+done
+cmp sync.model/model.safetensors calm.model/model.safetensors || fail "sync: other weights than undisturbed"
