@@ -356,15 +356,16 @@ static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *
             c->base != r->held->version || r->touched[c->chunk])
             return IFL_MISMATCH;
         if (!ifl_hash_equal(hash, c->hash)) return IFL_FORMAT;
+        ifl_status st;
         if (c->codec == IFL_CODEC_ULP_GAP) {
-            IFL_TRY(ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL));
+            st = ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL);
         } else { /* the buffer still holds the base there */
             if (!receiver_bounce(r, want->n_elements)) return IFL_NOMEM;
             ifl_weights_get(r->buffer, want->begin, want->n_elements, r->bounce);
-            if (ifl_patch_decode_classes(&r->patch, c->data, c->n_data, r->bounce, want->n_elements,
-                                         NULL) != IFL_OK)
-                return IFL_MISMATCH;
+            st = ifl_patch_decode_classes(&r->patch, c->data, c->n_data, r->bounce,
+                                          want->n_elements, NULL);
         }
+        if (st != IFL_OK) return IFL_MISMATCH;
         r->touched[c->chunk] = true;
         if (ifl_weights_patch(r->buffer, want->begin, &r->patch, NULL) != IFL_OK)
             return IFL_MISMATCH;
