@@ -6,7 +6,7 @@
  * one without anybody holding the version between them.
  *
  * AdamW moves all weights by about the same amount, so a weight's exponent says how likely it
- * changes and by how many steps: of a real model's, those below 1e-4 change nearly always and by
+ * changes and by how many steps: of a real model's, those below 3e-5 change nearly always and by
  * many, those above 1e-2 hardly ever and by one. Hence two codes:
  *
  * plain (needs no base): bits from the least significant up, integers little-endian
