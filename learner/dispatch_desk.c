@@ -92,16 +92,17 @@ int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups) {
     return n;
 }
 
-/* staleness.policy = wait: whether an actor may begin a group under the version that it has in use.
- */
-static bool desk_admits(ifl_dispatch *d, const ifl_group *group, int64_t version) {
+/* staleness.policy = wait: the oldest version under which the group may be begun now; INT64_MIN =
+ * any, INT64_MAX = none. */
+static int64_t desk_admits_from(ifl_dispatch *d, const ifl_group *group) {
     const ifl_config *c = d->config;
-    if (c->staleness.max_versions == 0 || strcmp(c->staleness.policy, "wait") != 0) return true;
-    if (group->n_pending < group->n_members) return true; /* begun already: others wait for it */
+    int32_t max = c->staleness.max_versions;
+    if (max == 0 || strcmp(c->staleness.policy, "wait") != 0) return INT64_MIN;
+    if (group->n_pending < group->n_members) return INT64_MIN; /* begun: others wait for it */
     int32_t open = ifl_groups_n_open(d->train), left = c->rollout.prompts_per_step;
     ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
     ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
-    bool admits = false;
+    int64_t from = INT64_MAX;
     if (ages && groups) {
         int32_t n = desk_ages(d, ages, groups);
         uint64_t serial = 0;
@@ -109,13 +110,17 @@ static bool desk_admits(ifl_dispatch *d, const ifl_group *group, int64_t version
             serial = g->task_serial + 1;
             left -= g->taken;
         }
-        admits =
-            ifl_staleness_admits(ages, n, d->version + 1, left > 0 ? left : 0,
-                                 c->rollout.prompts_per_step, c->staleness.max_versions, version);
+        /* A newer version has a later deadline, so that once one is refused all older ones are. */
+        for (int64_t version = d->version;
+             version >= d->version - max &&
+             ifl_staleness_admits(ages, n, d->version + 1, left > 0 ? left : 0,
+                                  c->rollout.prompts_per_step, max, version);
+             version--)
+            from = version;
     }
     free(ages);
     free(groups);
-    return admits;
+    return from;
 }
 
 /* --- Leasing
@@ -127,12 +132,20 @@ static desk_peer *desk_find_peer(ifl_dispatch *d, uint64_t peer) {
     return NULL;
 }
 
-/* `version`: that it must have in use; -1 = any. */
-static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t version) {
+/* What a peer samples with, or something newer. */
+static int64_t desk_in_use(const ifl_dispatch *d, const desk_peer *p) {
+    return p->version_done >= 0 ? p->version_done : d->first_version;
+}
+
+/* `version`: that it must have in use, -1 = any; version_min: or at least that. */
+static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t version,
+                                   int64_t version_min) {
     desk_peer *best = NULL;
     for (int32_t i = 0; i < d->n_peers; i++) {
         desk_peer *p = &d->peers[i];
-        if (p->capacity <= 0 || (version >= 0 && p->version_done != version)) continue;
+        if (p->capacity <= 0 || (version >= 0 && p->version_done != version) ||
+            desk_in_use(d, p) < version_min)
+            continue;
         if (p->outstanding > 0 && p->outstanding + need > p->capacity) continue;
         if (!best || p->capacity - p->outstanding > best->capacity - best->outstanding) best = p;
     }
@@ -148,14 +161,15 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         ifl_group *group = ifl_groups_pending(groups, from_serial);
         if (!group) return IFL_OK;
         desk_work *work = group->user;
-        desk_peer *peer = desk_freest_peer(d, need, d->directed ? work->required_version : -1);
-        if (!peer && !d->directed) return IFL_OK;
+        int64_t least = purpose == IFL_PURPOSE_TRAIN ? desk_admits_from(d, group) : INT64_MIN;
+        desk_peer *peer =
+            desk_freest_peer(d, need, d->directed ? work->required_version : -1, least);
+        if (!peer && !d->directed && least == INT64_MIN) return IFL_OK;
         if (!peer) { /* others may want a version that somebody has */
             from_serial = group->task_serial + 1;
             continue;
         }
-        int64_t in_use = peer->version_done >= 0 ? peer->version_done : d->first_version;
-        if (purpose == IFL_PURPOSE_TRAIN && !desk_admits(d, group, in_use)) return IFL_OK;
+        int64_t in_use = desk_in_use(d, peer);
         int32_t n;
         uint64_t lease_id = d->next_lease++;
         ifl_groups_assign_group(groups, group, peer->peer, lease_id, d->samples, &n);
@@ -517,9 +531,10 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
  * all that came together. When that fails nobody is told, and the run ends: what a disk has once
  * failed to write must not be asked of it again. */
 static ifl_status desk_answer_all(ifl_dispatch *d, ifl_error *err) {
-    ifl_status st = d->unflushed ? ifl_rollout_log_flush(d->log, err) : IFL_OK;
+    ifl_status st = d->unflushed && !d->log_failed ? ifl_rollout_log_flush(d->log, err) : IFL_OK;
+    d->log_failed = d->log_failed || st != IFL_OK;
     d->unflushed = false;
-    for (int32_t i = 0; i < d->n_answers && st == IFL_OK; i++) /* a lost one is asked for again */
+    for (int32_t i = 0; i < d->n_answers && !d->log_failed; i++) /* a lost one is asked for again */
         ifl_server_send(d->server, d->answers[i].peer, &d->answers[i].message, NULL);
     d->n_answers = 0;
     return st;

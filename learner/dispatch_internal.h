@@ -77,6 +77,7 @@ struct ifl_dispatch {
     int32_t *samples; /* scratch for one lease */
     desk_answer answers[DESK_BURST];
     int32_t n_answers;
+    bool log_failed; /* to reach the disk, once: nothing is acknowledged any more */
     bool unflushed; /* the log holds a trajectory that isn't on the disk */
 };
 

@@ -62,7 +62,8 @@
  *   B    trajectories of the step whose status trains, in groups that were not skipped; those with
  *        advantage 0 are counted, although they need no forward and no backward.
  *   N    of the groups whose rewards differ, since DAPO's sampling filters the others out; their
- *        members with advantage 0 are counted. reinforce_pp: of all groups that were not skipped.
+ *        members with advantage 0 are counted. reinforce_pp, and with KL in the loss: of all groups
+ *        that were not skipped.
  *
  * A *foreign* token was recorded by an actor of another numerics profile (parity.mismatch: admit).
  * mu is then that actor's probability and r, or k, carries the mismatch beside the lag; in all

@@ -275,8 +275,13 @@ static void publisher_drop_edition(ifl_publisher *p, int32_t index) {
  * the lock. */
 static void publisher_retire(ifl_publisher *p) {
     int64_t now = ifl_clock_ns();
-    for (int32_t i = p->n_editions - 2; i >= 0; i--)
-        if (now - p->editions[i]->asked_ns > FETCH_IDLE_NS) publisher_drop_edition(p, i);
+    for (int32_t i = p->n_editions - 2; i >= 0; i--) {
+        bool wanted = false; /* whoever waits for a merged patch asks no more until it is there */
+        for (int32_t k = 0; k < MERGED_MAX; k++)
+            wanted = wanted || (p->wanted_base[k] >= 0 &&
+                                p->wanted_version[k] == p->editions[i]->manifest->version);
+        if (!wanted && now - p->editions[i]->asked_ns > FETCH_IDLE_NS) publisher_drop_edition(p, i);
+    }
     if (p->n_editions > IFL_EDITIONS_MAX) publisher_drop_edition(p, p->n_editions - 2);
 }
 
@@ -322,7 +327,8 @@ static patch_set *publisher_find_patch(ifl_publisher *p, int64_t base, int64_t v
     *can_merge = false;
     for (int32_t i = 0; i < p->n_steps; i++) {
         if (p->steps[i]->base == base && p->steps[i]->version == version) return p->steps[i];
-        if (p->steps[i]->base == at) at = p->steps[i]->version;
+        if (p->steps[i]->base != at) continue;
+        at = p->steps[i]->version;
         *can_merge = *can_merge || at == version;
     }
     for (int32_t i = 0; i < MERGED_MAX; i++)

@@ -155,7 +155,8 @@ static ifl_status step_kl_rewards(ifl_stepper *s, ifl_group **groups, int32_t n_
     n = 0;
     for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
         for (int32_t i = 0; i < groups[g]->n_members; i++)
-            if (s->statuses[at + i] == IFL_REWARD_OK) {
+            if (s->statuses[at + i] == IFL_REWARD_OK && /* a control may have moved it here */
+                groups[g]->members[i].state == IFL_MEMBER_STORED) {
                 items[n] = (ifl_pack_item){groups[g]->members[i].traj, 1.0f};
                 places[n++] = at + i;
             }
@@ -299,7 +300,8 @@ static ifl_status step_advantages(ifl_stepper *s, ifl_group **groups, int32_t n_
     for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
         for (int32_t i = 0; i < groups[g]->n_members; i++) {
             valid[at + i] = !stats[g].skipped && s->statuses[at + i] == IFL_REWARD_OK &&
-                            isfinite(s->rewards[at + i]);
+                            isfinite(s->rewards[at + i]) &&
+                            groups[g]->members[i].state == IFL_MEMBER_STORED;
             if (valid[at + i]) tokens[at + i] = ifl_pack_loss_tokens(groups[g]->members[i].traj);
         }
     if (st == IFL_OK) ifl_advantage_normalise(n, valid, tokens, s->advantages);
@@ -330,7 +332,7 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
                          const ifl_advantage_stats *stats, ifl_member_outcome **outcomes,
                          bool *skipped, ifl_step_report *r, step_sums *sums) {
     bool mask = strcmp(s->config->learner.truncated, "mask") == 0;
-    bool all_count = s->config->learner.loss == IFL_LOSS_REINFORCE_PP;
+    bool all_count = s->config->learner.loss == IFL_LOSS_REINFORCE_PP || step_keeps_zero(s);
     int32_t at = 0;
     for (int32_t g = 0; g < n_groups; at += groups[g]->n_members, g++) {
         ifl_group *group = groups[g];
