@@ -151,7 +151,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     ifl_version_store_release(l->store, newest);
     if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
     IFL_TRY(st);
-    if (report.n_trajectories == 0 && report.n_masked > report.n_truncated_masked && report.n_drawn == 0)
+    if (report.n_drawn == 0 && report.n_masked > 0)
         return ifl_fail(
             err, IFL_PEER,
             "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "

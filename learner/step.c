@@ -358,7 +358,6 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
             } else if (mask && m->traj->finish == IFL_FINISH_LENGTH) {
                 outcome->end = IFL_END_MASKED; /* its reward was part of the baseline */
                 r->n_masked++;
-                r->n_truncated_masked++;
             } else {
                 step_trajectory(s, step, m->traj, s->rewards[at + i], s->advantages[at + i], r,
                                 sums);

@@ -11,9 +11,8 @@
 typedef struct ifl_step_report {
     int64_t step;
     int32_t n_groups, n_groups_skipped, n_groups_zero_variance;
-    int32_t n_trajectories;     /* B */
-    int32_t n_masked;           /* never judged, or truncated with learner.truncated = mask */
-    int32_t n_truncated_masked; /* of those */
+    int32_t n_trajectories; /* B */
+    int32_t n_masked;       /* never judged, or truncated with learner.truncated = mask */
     int32_t n_truncated, n_multi_version;
     int32_t n_stale;        /* trajectories dropped for age */
     int64_t n_tokens_stale; /* tokens masked for age, of those that train */
