@@ -13,13 +13,20 @@ typedef struct ledger_entry {
     int16_t reason;  /* index in the balance's list; -1 = none */
     int32_t process; /* number of the learner process that decided the fate or leased it last */
     int64_t step;
+    ifl_hash content; /* of the last trajectory's bytes; 0 = none yet */
 } ledger_entry;
+
+/* Versions whose weights are compared; beyond, none is. */
+#define VERSIONS_MAX (1 << 24)
 
 struct ifl_rollout_ledger {
     ledger_entry *entries; /* open addressing, power of two */
     size_t n, cap;
     int32_t process; /* learner processes begun so far */
     int64_t eval_leased, eval_stored, leases_renewed, records, torn_bytes, unleased;
+    int64_t generated_again, versions_remade;
+    void *versions; /* [versions_cap] content hashes by version; 0 = none yet */
+    size_t n_versions, versions_cap;
     int32_t n_reasons;
     char reasons[IFL_REASONS_MAX][IFL_REASON_MAX];
     bool ended;
@@ -101,7 +108,8 @@ static void on_run_started(ifl_rollout_ledger *ledger, const ifl_record *r) {
         e->in_flight = 0;
         if (e->leased && e->key.purpose == IFL_PURPOSE_TRAIN &&
             e->key.task_serial >= r->task_serial) {
-            *e = (ledger_entry){.key = e->key, .used = 1, .undone = 1, .reason = -1};
+            *e = (ledger_entry){
+                .key = e->key, .used = 1, .undone = 1, .reason = -1, .content = e->content};
             continue;
         }
         if (e->fate == IFL_FATE_TRAINED && e->step > r->step) {
@@ -141,6 +149,24 @@ static ifl_status on_trajectory(ifl_rollout_ledger *ledger, const ifl_record *r,
     ifl_trajectory_free(traj);
     IFL_TRY(entry_of(ledger, key, &e, err));
     e->stored = 1;
+    ifl_hash content = ifl_hash_bytes(r->meta, r->n_meta + r->n_payload), none = {0};
+    if (key.purpose == IFL_PURPOSE_TRAIN && !ifl_hash_equal(e->content, none) &&
+        !ifl_hash_equal(e->content, content))
+        ledger->generated_again++;
+    e->content = content;
+    return IFL_OK;
+}
+
+static ifl_status on_published(ifl_rollout_ledger *ledger, const ifl_record *r, ifl_error *err) {
+    if (r->step >= VERSIONS_MAX) return IFL_OK;
+    size_t at = (size_t)r->step;
+    IFL_TRY(ifl_grow(&ledger->versions, &ledger->versions_cap, at + 1, sizeof(ifl_hash), err));
+    ifl_hash *versions = ledger->versions, none = {0};
+    for (; ledger->n_versions <= at; ledger->n_versions++)
+        versions[ledger->n_versions] = none;
+    if (!ifl_hash_equal(versions[at], none) && !ifl_hash_equal(versions[at], r->content))
+        ledger->versions_remade++;
+    versions[at] = r->content;
     return IFL_OK;
 }
 
@@ -171,8 +197,12 @@ static ifl_status on_record(ifl_rollout_ledger *ledger, const ifl_record *r, ifl
         return on_leased(ledger, r, err);
     case IFL_RECORD_TRAJECTORY:
         return on_trajectory(ledger, r, err);
-    case IFL_RECORD_GROUP_CLOSED:
-        break; /* what follows from it is in the fates */
+    case IFL_RECORD_GROUP_CLOSED: /* what follows from it is in the fates */
+    case IFL_RECORD_TAKEN:
+    case IFL_RECORD_CAUGHT_UP:
+        break;
+    case IFL_RECORD_PUBLISHED:
+        return on_published(ledger, r, err);
     case IFL_RECORD_TRAINED:
         for (int32_t i = 0; i < r->n_keys; i++)
             IFL_TRY(on_fate(ledger, r->keys[i], IFL_FATE_TRAINED, r->step, "", err));
@@ -223,6 +253,7 @@ done:
 void ifl_rollout_ledger_free(ifl_rollout_ledger *ledger) {
     if (!ledger) return;
     free(ledger->entries);
+    free(ledger->versions);
     free(ledger);
 }
 
@@ -287,6 +318,8 @@ void ifl_rollout_ledger_balance(const ifl_rollout_ledger *ledger, ifl_rollout_ba
     for (size_t i = 0; i < ledger->cap; i++)
         if (ledger->entries[i].used) balance_add(out, ledger, &ledger->entries[i]);
     out->leases_renewed = ledger->leases_renewed;
+    out->generated_again = ledger->generated_again;
+    out->versions_remade = ledger->versions_remade;
     out->records = ledger->records;
     out->torn_bytes = ledger->torn_bytes;
     out->processes = ledger->process;
@@ -313,7 +346,7 @@ json_t *ifl_rollout_balance_json(const ifl_rollout_balance *b) {
     if (good)
         root = json_pack(
             "{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:O, s:O, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-            "s:I, s:I, s:I, s:I, s:b}",
+            "s:I, s:I, s:I, s:I, s:I, s:I, s:b}",
             "holds", ifl_rollout_balance_holds(b), "leased", (json_int_t)b->leased, "trained",
             (json_int_t)b->trained, "masked", (json_int_t)b->masked, "dropped",
             (json_int_t)b->dropped, "in_flight", (json_int_t)b->in_flight, "lost",
@@ -321,9 +354,11 @@ json_t *ifl_rollout_balance_json(const ifl_rollout_balance *b) {
             (json_int_t)b->stored, "trained_twice", (json_int_t)b->trained_twice, "conflicting",
             (json_int_t)b->conflicting, "unleased", (json_int_t)b->unleased, "trained_unstored",
             (json_int_t)b->trained_unstored, "leases_renewed", (json_int_t)b->leases_renewed,
-            "eval_leased", (json_int_t)b->eval_leased, "eval_stored", (json_int_t)b->eval_stored,
-            "steps", (json_int_t)b->steps, "records", (json_int_t)b->records, "torn_bytes",
-            (json_int_t)b->torn_bytes, "processes", (json_int_t)b->processes, "ended", b->ended);
+            "generated_again", (json_int_t)b->generated_again, "versions_remade",
+            (json_int_t)b->versions_remade, "eval_leased", (json_int_t)b->eval_leased,
+            "eval_stored", (json_int_t)b->eval_stored, "steps", (json_int_t)b->steps, "records",
+            (json_int_t)b->records, "torn_bytes", (json_int_t)b->torn_bytes, "processes",
+            (json_int_t)b->processes, "ended", b->ended);
     json_decref(dropped);
     json_decref(masked);
     return root;

@@ -37,7 +37,9 @@ typedef struct ifl_rollout_balance {
     int64_t trained_unstored; /* trained, but the log has no trajectory */
     int64_t leases_renewed;   /* keys leased again within one learner process */
     int64_t eval_leased, eval_stored;
-    int64_t steps; /* highest step that stands */
+    int64_t generated_again; /* train keys whose acknowledged answer an other one replaced */
+    int64_t versions_remade; /* versions published again with other weights */
+    int64_t steps;           /* highest step that stands */
     int64_t records, torn_bytes, processes;
     bool ended; /* the last learner process ended in an orderly way */
     int32_t n_reasons;

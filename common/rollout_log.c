@@ -260,3 +260,31 @@ ifl_status ifl_rollout_log_checkpoint(ifl_rollout_log *log, int64_t step, ifl_er
     ifl_put_u64(&w, (uint64_t)step);
     return meta_end(log, IFL_RECORD_CHECKPOINT, &w, err);
 }
+
+ifl_status ifl_rollout_log_taken(ifl_rollout_log *log, int64_t step, const uint64_t *serials,
+                                 int32_t n, ifl_error *err) {
+    ifl_byte_writer w;
+    IFL_TRY(meta_begin(log, 16 + IFL_RECORD_KEY_BYTES * (size_t)n, &w, err));
+    ifl_put_u64(&w, (uint64_t)step);
+    ifl_put_u32(&w, (uint32_t)n);
+    for (int32_t i = 0; i < n; i++)
+        key_put(&w, (ifl_rollout_key){serials[i], 0, IFL_PURPOSE_TRAIN});
+    return meta_end(log, IFL_RECORD_TAKEN, &w, err);
+}
+
+ifl_status ifl_rollout_log_published(ifl_rollout_log *log, int64_t version, ifl_hash content,
+                                     ifl_error *err) {
+    ifl_byte_writer w;
+    IFL_TRY(meta_begin(log, 24, &w, err));
+    ifl_put_u64(&w, (uint64_t)version);
+    ifl_put_u64(&w, content.low);
+    ifl_put_u64(&w, content.high);
+    return meta_end(log, IFL_RECORD_PUBLISHED, &w, err);
+}
+
+ifl_status ifl_rollout_log_caught_up(ifl_rollout_log *log, int64_t step, ifl_error *err) {
+    ifl_byte_writer w;
+    IFL_TRY(meta_begin(log, 8, &w, err));
+    ifl_put_u64(&w, (uint64_t)step);
+    return meta_end(log, IFL_RECORD_CAUGHT_UP, &w, err);
+}

@@ -39,6 +39,9 @@ typedef enum {
     IFL_RECORD_MASKED,          /* one key, left its group by its reward status */
     IFL_RECORD_CHECKPOINT,      /* this step can be resumed from */
     IFL_RECORD_RUN_ENDED,       /* an orderly end, with the keys that were in flight then */
+    IFL_RECORD_TAKEN,           /* groups that a step took together, in the order of its sums */
+    IFL_RECORD_PUBLISHED,       /* a version, before any actor can have it */
+    IFL_RECORD_CAUGHT_UP, /* a resumed process has done again what the log says, or given up */
 } ifl_record_type;
 
 typedef struct ifl_group_member {
@@ -97,6 +100,17 @@ ifl_status ifl_rollout_log_checkpoint(ifl_rollout_log *log, int64_t step, ifl_er
 ifl_status ifl_rollout_log_run_ended(ifl_rollout_log *log, int64_t step, const char *reason,
                                      const ifl_rollout_key *in_flight, int32_t n_in_flight,
                                      ifl_error *err);
+/* serials[n] of purpose train, before the step can be felt anywhere: with the trajectories they are
+ * all that is needed to do it again. */
+ifl_status ifl_rollout_log_taken(ifl_rollout_log *log, int64_t step, const uint64_t *serials,
+                                 int32_t n, ifl_error *err);
+/* `content`: ifl_weights_hash. Before the announcement, so that whoever's tokens name a version can
+ * be told from whoever's name other weights of that number. */
+ifl_status ifl_rollout_log_published(ifl_rollout_log *log, int64_t version, ifl_hash content,
+                                     ifl_error *err);
+/* From here on this process's records take the place of what earlier ones did after the step that
+ * it has resumed from (learner/redo.h); a process that ends before changes nothing. */
+ifl_status ifl_rollout_log_caught_up(ifl_rollout_log *log, int64_t step, ifl_error *err);
 /* Hands everything to the kernel, and to the disk if `durable`. Call before acknowledging a
  * trajectory. */
 ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err);
@@ -120,7 +134,8 @@ typedef struct ifl_record {
     int32_t n_members;
     const ifl_group_member *members; /* group closed; borrowed until the next call */
     int32_t n_keys;
-    const ifl_rollout_key *keys; /* trained, run ended; borrowed until the next call */
+    const ifl_rollout_key *keys; /* trained, run ended, taken; borrowed until the next call */
+    ifl_hash content;            /* published; its version is `step` */
 } ifl_record;
 
 typedef struct ifl_rollout_reader ifl_rollout_reader;
@@ -128,6 +143,12 @@ ifl_status ifl_rollout_reader_open(ifl_rollout_reader **out, const char *folder,
 void ifl_rollout_reader_close(ifl_rollout_reader *reader);
 /* The next record. IFL_NOTFOUND at the end (err untouched); IFL_FORMAT names file and offset. */
 ifl_status ifl_rollout_reader_next(ifl_rollout_reader *reader, ifl_record *out, ifl_error *err);
+/* The next record will be the one at `offset` of this segment, as an ifl_record names them.
+ * IFL_NOTFOUND: no such segment. */
+ifl_status ifl_rollout_reader_seek(ifl_rollout_reader *reader, int32_t segment, int64_t offset,
+                                   ifl_error *err);
+/* The number in a segment's path. */
+int32_t ifl_rollout_segment_number(const char *file);
 /* Bytes of torn tails met so far. */
 int64_t ifl_rollout_reader_torn_bytes(const ifl_rollout_reader *reader);
 

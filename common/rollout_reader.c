@@ -55,7 +55,7 @@ bool ifl_record_header_parse(const uint8_t header[IFL_RECORD_HEADER_BYTES], ifl_
     *n_payload = ifl_take_u32(&r);
     *wall_ms = (int64_t)ifl_take_u64(&r);
     return !memcmp(header, record_magic, 4) && !memcmp(header + 5, &check, 3) &&
-           header[4] >= IFL_RECORD_RUN_STARTED && header[4] <= IFL_RECORD_RUN_ENDED &&
+           header[4] >= IFL_RECORD_RUN_STARTED && header[4] <= IFL_RECORD_CAUGHT_UP &&
            *n_meta <= IFL_RECORD_BYTES_MAX && *n_payload <= IFL_RECORD_BYTES_MAX &&
            *n_meta + *n_payload <= IFL_RECORD_BYTES_MAX;
 }
@@ -262,7 +262,14 @@ static ifl_status record_parse(ifl_rollout_reader *r, ifl_record *out, ifl_error
         break;
     case IFL_RECORD_TRAINED:
     case IFL_RECORD_RUN_ENDED:
+    case IFL_RECORD_TAKEN:
         IFL_TRY(keys_take(r, &b, out, err));
+        break;
+    case IFL_RECORD_PUBLISHED:
+        out->step = (int64_t)ifl_take_u64(&b);
+        out->content.low = ifl_take_u64(&b);
+        out->content.high = ifl_take_u64(&b);
+        good = out->step >= 0;
         break;
     case IFL_RECORD_DROPPED:
     case IFL_RECORD_MASKED:
@@ -270,6 +277,7 @@ static ifl_status record_parse(ifl_rollout_reader *r, ifl_record *out, ifl_error
         good = key_valid(&out->key) && reason_take(&b, out->reason);
         break;
     case IFL_RECORD_CHECKPOINT:
+    case IFL_RECORD_CAUGHT_UP:
         out->step = (int64_t)ifl_take_u64(&b);
         good = out->step >= 0;
         break;
@@ -332,4 +340,26 @@ ifl_status ifl_rollout_reader_next(ifl_rollout_reader *r, ifl_record *out, ifl_e
         fclose(r->f);
         r->f = NULL;
     }
+}
+
+int32_t ifl_rollout_segment_number(const char *file) {
+    const char *name = strrchr(file, '/');
+    return (int32_t)strtol(name ? name + 1 : file, NULL, 10);
+}
+
+ifl_status ifl_rollout_reader_seek(ifl_rollout_reader *r, int32_t segment, int64_t offset,
+                                   ifl_error *err) {
+    int32_t i = 0;
+    while (i < r->n_numbers && r->numbers[i] != segment)
+        i++;
+    if (i == r->n_numbers)
+        return ifl_fail(err, IFL_NOTFOUND, "%s/%06d.ifl: no such file", r->folder, segment);
+    if (!r->f || r->next_number != i + 1) {
+        r->next_number = i;
+        IFL_TRY(segment_next(r, err));
+    }
+    if (offset < 0 || offset > r->size || fseeko(r->f, offset, SEEK_SET))
+        return ifl_fail(err, IFL_IO, "%s: offset %lld: cannot seek", r->path, (long long)offset);
+    r->offset = offset;
+    return IFL_OK;
 }

@@ -220,6 +220,14 @@ ifl_status ifl_weights_create(ifl_weights **out, const ifl_model *model, ifl_err
     return IFL_OK;
 }
 
+void ifl_weights_copy(ifl_weights *to, const ifl_weights *from) {
+    const ifl_model *m = from->model;
+    IFL_ASSERT(to->model == m);
+    memcpy(to->panels, from->panels, (size_t)m->n_panel_elements * sizeof *from->panels);
+    memcpy(to->vectors, from->vectors, (size_t)m->n_vector_elements * sizeof *from->vectors);
+    to->version = from->version;
+}
+
 void ifl_weights_free(ifl_weights *weights) {
     if (!weights) return;
     ifl_free(weights->panels);

@@ -66,6 +66,8 @@ typedef struct ifl_weights {
 
 ifl_status ifl_weights_create(ifl_weights **out, const ifl_model *model, ifl_error *err);
 void ifl_weights_free(ifl_weights *weights);
+/* All of `from`, its version included; both of one model. */
+void ifl_weights_copy(ifl_weights *to, const ifl_weights *from);
 
 /* Writes / reads the canonical bf16 elements [begin, begin + n) of the flat order. Ranges of different
  * calls may be written concurrently when they don't overlap. */

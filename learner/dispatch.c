@@ -21,6 +21,8 @@ static ifl_status desk_tables(ifl_dispatch *d, const ifl_dispatch_options *o, if
     int64_t open = c->run.mode == IFL_MODE_PIPELINE ? per_step + c->learner.groups_in_flight
                                                     : per_step * (1 + c->run.async_k);
     int64_t n_train = open + per_step + o->n_reopen;
+    if (o->redo && o->redo->next_serial > o->next_serial) /* all of them open at once */
+        n_train += (int64_t)(o->redo->next_serial - o->next_serial);
     int64_t n_tasks = o->eval ? c->eval.tasks : 1,
             n_held = o->eval ? ifl_task_set_size(o->eval) : 0;
     if (n_held > 0 && n_held < n_tasks) n_tasks = n_held;
@@ -80,6 +82,8 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
     for (int32_t i = 0; i < o->n_reopen; i++)
         IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], o->reopen_version, err), done);
+    d->vocab_size = o->vocab_size;
+    if (o->redo) IFL_TRY_GOTO(st, desk_redo_begin(d, o->redo, o->rollouts, err), done);
     if (pthread_create(&d->thread, NULL, desk_thread, d) != 0) {
         st = ifl_fail(err, IFL_NOMEM, "learner: cannot start a thread");
         goto done;
@@ -111,6 +115,7 @@ void ifl_dispatch_free(ifl_dispatch *d) {
     if (d->thread_started) pthread_join(d->thread, NULL);
     desk_free_groups(d->train);
     desk_free_groups(d->eval);
+    ifl_rollout_reader_close(d->redo_reader);
     pthread_cond_destroy(&d->changed);
     pthread_mutex_destroy(&d->lock);
     ifl_free(d->stalls);
@@ -131,6 +136,7 @@ ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, 
     ifl_status st = IFL_OK;
     for (int32_t i = 0; i < n && st == IFL_OK; i++)
         st = desk_open_train(d, d->next_serial++, version, err);
+    if (st == IFL_OK) st = desk_redo_attach(d, err);
     d->leasing = true;
     pthread_mutex_unlock(&d->lock);
     return st;
@@ -140,6 +146,29 @@ void ifl_dispatch_report(ifl_dispatch *d, const char *task_id, double pass_rate)
     pthread_mutex_lock(&d->lock); /* the desk's thread draws tasks from the set */
     ifl_task_set_report(d->train_set, task_id, pass_rate);
     pthread_mutex_unlock(&d->lock);
+}
+
+void desk_fail(ifl_dispatch *d, const ifl_error *err) {
+    if (d->failed != IFL_OK) return;
+    d->failed = err->status;
+    d->failure = *err;
+    pthread_cond_broadcast(&d->changed);
+}
+
+void ifl_dispatch_published(ifl_dispatch *d, int64_t version, ifl_hash content) {
+    ifl_error err = {0};
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = ifl_rollout_log_published(d->log, version, content, &err);
+    if (st == IFL_OK) st = desk_redo_published(d, version, content, &err);
+    if (st != IFL_OK) desk_fail(d, &err);
+    pthread_mutex_unlock(&d->lock);
+}
+
+bool ifl_dispatch_redoing(ifl_dispatch *d) {
+    pthread_mutex_lock(&d->lock);
+    bool redoing = d->redo != NULL;
+    pthread_mutex_unlock(&d->lock);
+    return redoing;
 }
 
 void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
@@ -191,20 +220,61 @@ static ifl_status desk_wait_stoppable(ifl_dispatch *d, double idle_s, const char
     return desk_wait(d, idle_s, what, err);
 }
 
-ifl_status ifl_dispatch_take(ifl_dispatch *d, int32_t n, ifl_take_order order, double idle_s,
-                             ifl_group **out, ifl_error *err) {
+/* Caller holds the lock. */
+typedef bool (*desk_taker)(ifl_dispatch *d, void *how, ifl_group **out, ifl_error *err,
+                           ifl_status *st);
+
+static ifl_status desk_take(ifl_dispatch *d, int64_t step, int32_t n, desk_taker taker, void *how,
+                            double idle_s, const char *what, ifl_group **out, ifl_error *err) {
     pthread_mutex_lock(&d->lock);
     d->last_arrival_s = ifl_clock_s();
     ifl_status st = IFL_OK;
-    while (st == IFL_OK && !ifl_groups_take(d->train, n, order, out))
-        st = desk_wait_stoppable(d, idle_s, "groups", err);
+    for (bool taken = false; st == IFL_OK && !taken;) {
+        bool wait;
+        st = desk_redo_take(d, step, n, out, &taken, &wait, err);
+        if (st == IFL_OK && !taken && !wait) taken = taker(d, how, out, err, &st);
+        if (st == IFL_OK && !taken) st = desk_wait_stoppable(d, idle_s, what, err);
+    }
+    if (st == IFL_OK) {
+        uint64_t *serials = malloc(sizeof *serials * (size_t)n);
+        for (int32_t i = 0; i < n && serials; i++)
+            serials[i] = out[i]->task_serial;
+        st = serials ? ifl_rollout_log_taken(d->log, step, serials, n, err)
+                     : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+        free(serials);
+    }
     pthread_mutex_unlock(&d->lock);
     return st;
 }
 
-/* Caller holds the lock. False: not yet. */
-static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n, ifl_group **out,
-                            ifl_error *err, ifl_status *st) {
+typedef struct take_in_order {
+    int32_t n;
+    ifl_take_order order;
+} take_in_order;
+
+static bool desk_take_in_order(ifl_dispatch *d, void *how, ifl_group **out, ifl_error *err,
+                               ifl_status *st) {
+    (void)err, (void)st;
+    const take_in_order *o = how;
+    return ifl_groups_take(d->train, o->n, o->order, out);
+}
+
+ifl_status ifl_dispatch_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_take_order order,
+                             double idle_s, ifl_group **out, ifl_error *err) {
+    take_in_order how = {n, order};
+    return desk_take(d, step, n, desk_take_in_order, &how, idle_s, "groups", out, err);
+}
+
+typedef struct take_fresh {
+    int64_t step;
+    int32_t left, n;
+} take_fresh;
+
+static bool desk_take_fresh(ifl_dispatch *d, void *how, ifl_group **out, ifl_error *err,
+                            ifl_status *st) {
+    const take_fresh *o = how;
+    int32_t left = o->left, n = o->n;
+    int64_t step = o->step;
     int32_t open = ifl_groups_n_open(d->train);
     ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
     ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
@@ -229,13 +299,8 @@ static bool desk_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t
 
 ifl_status ifl_dispatch_take_fresh(ifl_dispatch *d, int64_t step, int32_t left, int32_t n,
                                    double idle_s, ifl_group **out, ifl_error *err) {
-    pthread_mutex_lock(&d->lock);
-    d->last_arrival_s = ifl_clock_s();
-    ifl_status st = IFL_OK;
-    while (st == IFL_OK && !desk_take_fresh(d, step, left, n, out, err, &st) && st == IFL_OK)
-        st = desk_wait_stoppable(d, idle_s, "the oldest groups", err);
-    pthread_mutex_unlock(&d->lock);
-    return st;
+    take_fresh how = {step, left, n};
+    return desk_take(d, step, n, desk_take_fresh, &how, idle_s, "the oldest groups", out, err);
 }
 
 ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double idle_s,

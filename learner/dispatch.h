@@ -22,6 +22,7 @@
 #include "common/task.h"
 #include "common/transport.h"
 #include "learner/groups.h"
+#include "learner/redo.h"
 
 typedef struct ifl_dispatch ifl_dispatch;
 
@@ -41,6 +42,9 @@ typedef struct ifl_dispatch_options {
     const atomic_bool *stop;     /* true: waits for groups and evaluations end; NULL = never */
     const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
     const ifl_groups_counts *counts; /* of the earlier part of the run; NULL at the start */
+    ifl_redo *redo;       /* what the log says has happened since; NULL = nothing. Changed by it */
+    const char *rollouts; /* folder of the log that redo was read from */
+    int32_t vocab_size;   /* for the answers in it */
 } ifl_dispatch_options;
 
 /* Starts the thread. Nothing is leased before the first request for groups or an evaluation. */
@@ -51,16 +55,17 @@ void ifl_dispatch_free(ifl_dispatch *dispatch); /* NULL is fine; the log must st
 /* pipeline: keeps `in_flight` groups open from now on; 0 stops opening. */
 void ifl_dispatch_set_in_flight(ifl_dispatch *dispatch, int32_t in_flight);
 
-/* sync, async: opens the next n groups (0: none beyond those of a checkpoint), to be generated under
- * exactly `version`, and begins to lease. */
+/* sync, async: opens the next n groups (0: none beyond those of a checkpoint), to be generated
+ * under exactly `version`, and begins to lease. */
 ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t version,
                                    ifl_error *err);
 
-/* Waits for n complete groups and takes them (learner/groups.h). IFL_STOPPED when *stop becomes
- * true; IFL_TIMEOUT when for `idle_s` no trajectory has come in and no actor has sampled a token; a
- * fatal error of the desk otherwise. */
-ifl_status ifl_dispatch_take(ifl_dispatch *dispatch, int32_t n, ifl_take_order order, double idle_s,
-                             ifl_group **out, ifl_error *err);
+/* Waits for n complete groups and takes them for `step` (learner/groups.h): after a restart those
+ * that it took before, as long as the log names them. What is taken is written to the log.
+ * IFL_STOPPED when *stop becomes true; IFL_TIMEOUT when for `idle_s` no trajectory has come in and
+ * no actor has sampled a token; a fatal error of the desk otherwise. */
+ifl_status ifl_dispatch_take(ifl_dispatch *dispatch, int64_t step, int32_t n, ifl_take_order order,
+                             double idle_s, ifl_group **out, ifl_error *err);
 
 /* The same for staleness.policy = wait (learner/staleness.h): n of the `left` groups that `step`
  * still takes. */
@@ -77,6 +82,13 @@ void ifl_dispatch_report(ifl_dispatch *dispatch, const char *task_id, double pas
 
 /* Tells the desk the newest announced version (trajectories of unheard-of ones are refused). */
 void ifl_dispatch_set_version(ifl_dispatch *dispatch, int64_t version);
+
+/* A version is about to be announced: `content` is its ifl_weights_hash. Any thread. */
+void ifl_dispatch_published(ifl_dispatch *dispatch, int64_t version, ifl_hash content);
+
+/* Whether what an earlier process did is still being done again. Until then every version must be
+ * published before the next one is. */
+bool ifl_dispatch_redoing(ifl_dispatch *dispatch);
 
 /* Waits until all connected actors report a version >= `version` in use. */
 ifl_status ifl_dispatch_wait_applied(ifl_dispatch *dispatch, int64_t version, double idle_s,

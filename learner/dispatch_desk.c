@@ -56,13 +56,6 @@ static int32_t desk_not_taken(ifl_dispatch *d) {
     return n;
 }
 
-static void desk_fail(ifl_dispatch *d, const ifl_error *err) {
-    if (d->failed != IFL_OK) return;
-    d->failed = err->status;
-    d->failure = *err;
-    pthread_cond_broadcast(&d->changed);
-}
-
 /* --- Ages
  * ------------------------------------------------------------------------------------------- */
 
@@ -292,7 +285,7 @@ void desk_direct(ifl_dispatch *d) {
 
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     if (!d->leasing) return IFL_OK;
-    if (d->in_flight > 0) {
+    if (d->in_flight > 0 && !d->redo) {
         /* With a bound on age: what is under way in all fits into as many steps (the capacity rule
          * of AReaL, arXiv 2505.24298). */
         int64_t most =
@@ -307,6 +300,7 @@ static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
      * their lag would not be k. */
     if (ifl_groups_counts_get(d->eval).pending > 0 && desk_oldest_pinned(d->train) >= d->version)
         IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
+    if (d->redo) return IFL_OK; /* what is missing may come back yet */
     return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
 }
 
@@ -391,14 +385,8 @@ static ifl_status desk_check_numerics(const ifl_dispatch *d, const desk_work *wo
                     (double)asked->top_p);
 }
 
-/* What ifl_trajectory_check cannot know: that this answer belongs to the task it names. */
-static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_trajectory *traj,
-                             ifl_error *err) {
-    if (!desk_gave_lease(d, traj->lease_id))
-        return ifl_fail(err, IFL_STALE,
-                        "trajectory %llu/%d answers a lease of an earlier learner process",
-                        (unsigned long long)traj->task_serial, traj->sample);
-    if (!group) return IFL_OK; /* closed long ago, or never leased: the table says so */
+ifl_status desk_check_task(const ifl_dispatch *d, const ifl_group *group,
+                           const ifl_trajectory *traj, ifl_error *err) {
     const desk_work *work = group->user;
     int32_t n_prompt = ifl_trajectory_n_prompt(traj);
     if (n_prompt != work->task.n_prompt ||
@@ -415,18 +403,28 @@ static ifl_status desk_check(ifl_dispatch *d, const ifl_group *group, const ifl_
                         (unsigned long long)traj->task_serial, traj->sample,
                         (unsigned long long)traj->seed, (long long)d->config->run.seed);
     IFL_TRY(desk_check_numerics(d, work, traj, err));
-    for (int32_t i = 0; i < traj->n_kv_events; i++)
-        IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
-    for (int32_t i = 0; i < traj->n_runs; i++) {
-        int64_t version = traj->runs[i].version;
-        IFL_TRY(desk_check_version(d, traj, version, err));
-        if (work->required_version >= 0 && version != work->required_version)
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        if (work->required_version >= 0 && traj->runs[i].version != work->required_version)
             return ifl_fail(
                 err, IFL_MISMATCH,
                 "trajectory %llu/%d has tokens of version %lld, required are those of %lld",
-                (unsigned long long)traj->task_serial, traj->sample, (long long)version,
-                (long long)work->required_version);
-    }
+                (unsigned long long)traj->task_serial, traj->sample,
+                (long long)traj->runs[i].version, (long long)work->required_version);
+    return IFL_OK;
+}
+
+static ifl_status desk_check(const ifl_dispatch *d, const ifl_group *group,
+                             const ifl_trajectory *traj, ifl_error *err) {
+    if (!desk_gave_lease(d, traj->lease_id))
+        return ifl_fail(err, IFL_STALE,
+                        "trajectory %llu/%d answers a lease of an earlier learner process",
+                        (unsigned long long)traj->task_serial, traj->sample);
+    if (!group) return IFL_OK; /* closed long ago, or never leased: the table says so */
+    IFL_TRY(desk_check_task(d, group, traj, err));
+    for (int32_t i = 0; i < traj->n_kv_events; i++)
+        IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        IFL_TRY(desk_check_version(d, traj, traj->runs[i].version, err));
     return IFL_OK;
 }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/model.h"
 #include "learner/dispatch.h"
+#include "learner/redo.h"
 #include "learner/staleness.h"
 
 #define STALLS_MAX 65536
@@ -77,11 +78,21 @@ struct ifl_dispatch {
     int32_t *samples; /* scratch for one lease */
     desk_answer answers[DESK_BURST];
     int32_t n_answers;
+    /* After a restart, until what the log says has been done again: see dispatch_redo.c. */
+    const ifl_redo *redo; /* NULL: nothing to do again */
+    ifl_rollout_reader *redo_reader;
+    int64_t redo_step, redo_verified; /* resumed from; newest version proven to be what it was */
+    int32_t redo_take;                /* next one */
+    int64_t n_restored;
+    int32_t vocab_size;
     bool log_failed; /* to reach the disk, once: nothing is acknowledged any more */
-    bool unflushed; /* the log holds a trajectory that isn't on the disk */
+    bool unflushed;  /* the log holds a trajectory that isn't on the disk */
 };
 
 /* All of these with the lock held, but for desk_thread. */
+
+/* The first fatal error ends every wait, and so the run. */
+void desk_fail(ifl_dispatch *d, const ifl_error *err);
 
 /* Opens the group `serial` for task task_number; version -1 = any. */
 ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
@@ -96,6 +107,21 @@ int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups);
 /* Lock-step modes: sends the actors on to the newest version once all work of older ones is here.
  */
 void desk_direct(ifl_dispatch *d);
+
+/* What ifl_trajectory_check cannot know: that this answer belongs to the group it names, and was
+ * sampled as that asks. */
+ifl_status desk_check_task(const ifl_dispatch *d, const ifl_group *group,
+                           const ifl_trajectory *traj, ifl_error *err);
+
+/* dispatch_redo.c. `redo` is borrowed until nothing is left to do again. */
+ifl_status desk_redo_begin(ifl_dispatch *d, const ifl_redo *redo, const char *rollouts,
+                           ifl_error *err);
+/* Puts answers back into the groups that are open. */
+ifl_status desk_redo_attach(ifl_dispatch *d, ifl_error *err);
+ifl_status desk_redo_published(ifl_dispatch *d, int64_t version, ifl_hash content, ifl_error *err);
+/* The groups that `step` took then. *wait: not yet; neither: the step takes what comes. */
+ifl_status desk_redo_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_group **out, bool *taken,
+                          bool *wait, ifl_error *err);
 
 void *desk_thread(void *dispatch);
 

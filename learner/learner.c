@@ -43,9 +43,16 @@ static ifl_status learner_publish(learner *l, int64_t version, ifl_error *err) {
         return st;
     }
     ifl_dispatch_set_version(l->dispatch, version);
-    return ifl_publisher_publish(l->publisher, version, version - 1,
-                                 ifl_version_store_get(l->store, version), learner_release,
-                                 l->store, err);
+    IFL_TRY(ifl_publisher_publish(l->publisher, version, version - 1,
+                                  ifl_version_store_get(l->store, version), learner_release,
+                                  l->store, err));
+    /* Steps that are done again go faster than publications, and every version is wanted. */
+    if (!ifl_dispatch_redoing(l->dispatch)) return IFL_OK;
+    return ifl_publisher_wait(l->publisher, version, (int64_t)(IDLE_S * 1000.0), err);
+}
+
+static void learner_told(void *user, int64_t version, ifl_hash content) {
+    ifl_dispatch_published(user, version, content);
 }
 
 /* --- One step
@@ -120,7 +127,7 @@ static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *wei
             IFL_TRY(
                 ifl_dispatch_take_fresh(l->dispatch, step, n - at, now, IDLE_S, groups + at, err));
         else
-            IFL_TRY(ifl_dispatch_take(l->dispatch, now, order, IDLE_S, groups + at, err));
+            IFL_TRY(ifl_dispatch_take(l->dispatch, step, now, order, IDLE_S, groups + at, err));
         *wait_s += ifl_clock_s() - begin;
         IFL_TRY(ifl_stepper_add(l->stepper, weights, groups + at, now, outcomes + at, skipped + at,
                                 err));
@@ -245,6 +252,56 @@ static ifl_status learner_write_contract(learner *l, ifl_error *err) {
     return st;
 }
 
+/* A log that cannot be read costs what came after the checkpoint, and not the run. */
+static ifl_status learner_read_redo(learner *l, ifl_error *err) {
+    const ifl_config *c = l->config;
+    if (!c->run.resume) return IFL_OK;
+    ifl_error why = {0};
+    ifl_status st =
+        ifl_redo_read(&l->redo, l->options->run->rollouts, l->step, l->open_serials,
+                      l->n_open_serials, l->next_serial, c->rollout.prompts_per_step, &why);
+    if (st == IFL_NOMEM) {
+        *err = why;
+        return st;
+    }
+    if (st != IFL_OK)
+        ifl_warn("what the run did after step %lld is done anew: %s", (long long)l->step, why.text);
+    return IFL_OK;
+}
+
+/* What the answers from the log were sampled by and the checkpoint has left behind, for the audit:
+ * from the archive, as far as it reaches. */
+static void learner_load_versions(learner *l) {
+    int64_t oldest = l->step;
+    for (int64_t i = 0; i < l->redo->n_answers; i++) {
+        const ifl_redo_answer *a = &l->redo->answers[i];
+        if (!a->dropped && a->version_oldest < oldest) oldest = a->version_oldest;
+    }
+    if (oldest < l->step - l->config->parity.versions_kept)
+        oldest = l->step - l->config->parity.versions_kept;
+    ifl_version_history *history = NULL;
+    ifl_error why = {0};
+    ifl_status st =
+        ifl_version_history_open(&history, l->options->run->versions, l->redo->processes,
+                                 l->redo->n_processes, l->model, 1, &why);
+    for (int64_t version = oldest < 0 ? 0 : oldest; version < l->step && st == IFL_OK; version++) {
+        const ifl_weights *archived;
+        ifl_weights *copy;
+        /* One that was never published has no file, and no token. */
+        if (ifl_version_history_get(history, l->redo->n_processes, version, &archived, &why) !=
+            IFL_OK)
+            continue;
+        st = ifl_version_store_spare(l->store, &copy, &why);
+        if (st != IFL_OK) break;
+        ifl_weights_copy(copy, archived);
+        st = ifl_version_store_put(l->store, copy, &why);
+        if (st != IFL_OK) ifl_weights_free(copy);
+    }
+    ifl_version_history_close(history);
+    if (why.status != IFL_OK && why.status != IFL_NOTFOUND)
+        ifl_warn("not all answers from the log can be audited: %s", why.text);
+}
+
 static ifl_status learner_open_books(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     const ifl_run_dir *run = l->options->run;
@@ -260,10 +317,13 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     if (c->data.n_eval > 0)
         IFL_TRY(ifl_task_set_open(&l->eval_set, c, "eval", l->options->tokenizer, err));
     IFL_TRY(ifl_metrics_open(&l->metrics, run->metrics, 0, err));
+    IFL_TRY(learner_read_redo(l, err));
     ifl_rollout_log_options log = {0, true};
     IFL_TRY(ifl_rollout_log_open(&l->log, run->rollouts, &log, err));
     IFL_TRY(ifl_rollout_log_run_started(l->log, c->run.seed, l->resumed ? l->step : 0,
                                         l->next_serial, err));
+    if (l->redo && l->resumed) learner_load_versions(l);
+    if (c->run.resume && !l->redo) IFL_TRY(ifl_rollout_log_caught_up(l->log, l->step, err));
     IFL_TRY(learner_write_contract(l, err));
     if (c->archive.versions_gib > 0.0) {
         char folder[IFL_PATH_MAX + 16];
@@ -377,15 +437,19 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .n_reopen = l->n_open_serials,
         .reopen_version = l->async_k >= 0 ? l->step : -1,
         .counts = l->resumed ? &l->counts : NULL,
+        .redo = l->redo,
+        .rollouts = l->options->run->rollouts,
+        .vocab_size = l->model->config.vocab_size,
     };
     IFL_TRY(ifl_dispatch_create(&l->dispatch, &dispatch, err));
+    ifl_publisher_set_told(l->publisher, learner_told, l->dispatch);
     return learner_publish(l, l->step, err);
 }
 
 static void learner_close(learner *l) {
-    /* The desk polls the server and the publisher feeds it, so they go first. */
-    ifl_dispatch_free(l->dispatch);
+    /* The desk polls the server and the publisher feeds both, so they go first. */
     ifl_publisher_free(l->publisher);
+    ifl_dispatch_free(l->dispatch);
     ifl_version_archive_close(l->archive);
     ifl_server_free(l->server);
     ifl_stepper_free(l->stepper);
@@ -399,6 +463,7 @@ static void learner_close(learner *l) {
     ifl_task_set_close(l->train_set);
     ifl_status_line_free(l->line);
     free(l->open_serials);
+    ifl_redo_free(l->redo);
     json_decref(l->evals);
     json_decref(l->gain_sources);
 }

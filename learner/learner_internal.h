@@ -71,6 +71,7 @@ typedef struct learner {
     int32_t n_open_serials;
     ifl_groups_counts counts;
     bool resumed;
+    ifl_redo *redo; /* what the log says has happened since; NULL = nothing */
 } learner;
 
 /* Counts of the whole run: those of earlier processes and of this one. */

@@ -248,6 +248,8 @@ struct ifl_publisher {
     pthread_cond_t changed;
     bool stop;
     publication pending, building;
+    ifl_publisher_told told; /* NULL: nobody */
+    void *told_user;
     int64_t version_accepted, version_announced;
     edition *editions[IFL_EDITIONS_MAX + 1]; /* oldest first; only the thread changes the list */
     int32_t n_editions;
@@ -682,6 +684,7 @@ static void publisher_do(ifl_publisher *p) {
     ifl_status st = publisher_build(p, &job, before, &e, &set, &patch_s, &err);
     double seconds = (double)(ifl_clock_ns() - begin) * 1e-9;
     publisher_give_back(&job);
+    if (e && p->told) p->told(p->told_user, job.version, e->manifest->content);
     if (st != IFL_OK && st != IFL_STOPPED)
         ifl_error_log("version %lld is not published: %s", (long long)job.version, err.text);
     pthread_mutex_lock(&p->lock);
@@ -885,5 +888,12 @@ void ifl_publisher_test_corrupt(ifl_publisher *p, int32_t chunk, int32_t times) 
 void ifl_publisher_set_archive(ifl_publisher *p, ifl_version_archive *archive) {
     pthread_mutex_lock(&p->lock);
     p->archive = archive;
+    pthread_mutex_unlock(&p->lock);
+}
+
+void ifl_publisher_set_told(ifl_publisher *p, ifl_publisher_told told, void *user) {
+    pthread_mutex_lock(&p->lock);
+    p->told = told;
+    p->told_user = user;
     pthread_mutex_unlock(&p->lock);
 }

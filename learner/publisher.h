@@ -33,6 +33,11 @@ ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl
  * once, and from then on nothing is. */
 void ifl_publisher_set_archive(ifl_publisher *publisher, ifl_version_archive *archive);
 
+/* Told of every version before it is announced, with its ifl_weights_hash, on the publisher's
+ * thread. Set before the first publication. */
+typedef void (*ifl_publisher_told)(void *user, int64_t version, ifl_hash content);
+void ifl_publisher_set_told(ifl_publisher *publisher, ifl_publisher_told told, void *user);
+
 /* Detaches from the server, waits for the thread, gives back borrowed weights. NULL is fine. */
 void ifl_publisher_free(ifl_publisher *publisher);
 

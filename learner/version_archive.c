@@ -366,12 +366,7 @@ ifl_status ifl_version_reader_get(ifl_version_reader *r, int64_t version, const 
     if (st == IFL_OK && !found) {
         if (base) base->used = ++r->clock; /* it must not make room for what is made of it */
         st = reader_room(r, &found, err);
-        if (st == IFL_OK && base && base != found) {
-            memcpy(found->weights->panels, base->weights->panels,
-                   (size_t)r->model->n_panel_elements * sizeof *base->weights->panels);
-            memcpy(found->weights->vectors, base->weights->vectors,
-                   (size_t)r->model->n_vector_elements * sizeof *base->weights->vectors);
-        }
+        if (st == IFL_OK && base && base != found) ifl_weights_copy(found->weights, base->weights);
         for (int32_t i = n - 1; st == IFL_OK && i >= 0; i--) {
             st = reader_apply(r, &files[i], found->weights, err);
             if (st == IFL_OK && i == 0 &&

@@ -14,7 +14,7 @@
 #include "deploy/cli/options.h"
 #include "deploy/cli/run_argument.h"
 #include "kernels/replay.h"
-#include "learner/version_archive.h"
+#include "learner/version_history.h"
 
 #define CHUNK_ROWS 256
 #define VERSIONS_CACHED 12
@@ -29,16 +29,16 @@ typedef struct replay_options {
 /* A trajectory that was chosen, still encoded. */
 typedef struct picked {
     ifl_trajectory *traj;
-    int32_t segment; /* of the log, which says whose versions it was sampled by */
+    int32_t process; /* whose versions it was sampled by, and before those its forerunners' */
     int64_t newest;
 } picked;
 
 typedef struct archive_of {
-    int32_t segment;
+    int32_t process;                      /* -1 = none */
     ifl_model *models[IFL_PROFILE_COUNT]; /* NULL: not wanted yet */
     ifl_workspace *workspaces[IFL_PROFILE_COUNT];
-    ifl_version_reader *reader;
-    ifl_profile profile; /* of the reader */
+    ifl_version_history *history;
+    ifl_profile profile; /* of the history */
 } archive_of;
 
 typedef struct replayer {
@@ -49,6 +49,9 @@ typedef struct replayer {
     size_t n_picked, picked_cap;
     int64_t n_seen; /* that could have been picked */
     ifl_thread_pool *pool;
+    ifl_version_process *processes;
+    int32_t n_processes;
+    size_t processes_cap;
     archive_of archive;
     ifl_error gone; /* why a version could not be had */
     /* What came out. */
@@ -89,7 +92,7 @@ static bool is_wanted(const replayer *r, const ifl_trajectory *traj) {
 
 /* Keeps it, or with --random keeps each one seen so far with the same chance (Vitter's algorithm
  * R). */
-static ifl_status pick(replayer *r, ifl_trajectory *traj, int32_t segment, ifl_error *err) {
+static ifl_status pick(replayer *r, ifl_trajectory *traj, ifl_error *err) {
     int64_t seen = r->n_seen++, limit = r->options->n_random;
     size_t place = r->n_picked;
     if (limit > 0 && (int64_t)r->n_picked == limit) {
@@ -119,13 +122,19 @@ static ifl_status pick(replayer *r, ifl_trajectory *traj, int32_t segment, ifl_e
     int64_t newest = -1;
     for (int32_t i = 0; i < traj->n_runs; i++)
         if (traj->runs[i].version > newest) newest = traj->runs[i].version;
-    r->picked[place] = (picked){traj, segment, newest};
+    r->picked[place] = (picked){traj, r->n_processes - 1, newest};
     return IFL_OK;
 }
 
-static int32_t segment_of(const char *file) {
-    const char *name = strrchr(file, '/');
-    return (int32_t)strtol(name ? name + 1 : file, NULL, 10);
+static ifl_status add_process(replayer *r, const ifl_record *record, ifl_error *err) {
+    void *grown = r->processes;
+    ifl_status st =
+        ifl_grow(&grown, &r->processes_cap, (size_t)r->n_processes + 1, sizeof *r->processes, err);
+    r->processes = grown;
+    if (st == IFL_OK)
+        r->processes[r->n_processes++] =
+            (ifl_version_process){ifl_rollout_segment_number(record->file), record->step};
+    return st;
 }
 
 static ifl_status choose(replayer *r, ifl_error *err) {
@@ -139,17 +148,17 @@ static ifl_status choose(replayer *r, ifl_error *err) {
     }
     ifl_rollout_reader *reader;
     ifl_record record;
-    int32_t process = 0; /* first segment of the process that wrote what is read */
     IFL_TRY(ifl_rollout_reader_open(&reader, r->run.rollouts, err));
     ifl_status st;
     while ((st = ifl_rollout_reader_next(reader, &record, err)) == IFL_OK) {
-        if (record.type == IFL_RECORD_RUN_STARTED) process = segment_of(record.file);
+        if (record.type == IFL_RECORD_RUN_STARTED || r->n_processes == 0)
+            if ((st = add_process(r, &record, err)) != IFL_OK) break;
         if (record.type != IFL_RECORD_TRAJECTORY) continue;
         ifl_trajectory *traj;
         st = ifl_trajectory_decode(&traj, record.meta, record.n_meta, record.payload,
                                    record.n_payload, err);
         if (st == IFL_OK && is_wanted(r, traj))
-            st = pick(r, traj, process, err);
+            st = pick(r, traj, err);
         else if (st == IFL_OK)
             ifl_trajectory_free(traj);
         if (st != IFL_OK) break;
@@ -163,7 +172,7 @@ static ifl_status choose(replayer *r, ifl_error *err) {
 
 static int compare_picked(const void *a, const void *b) {
     const picked *x = a, *y = b;
-    if (x->segment != y->segment) return x->segment < y->segment ? -1 : 1;
+    if (x->process != y->process) return x->process < y->process ? -1 : 1;
     if (x->newest != y->newest) return x->newest < y->newest ? -1 : 1;
     if (x->traj->task_serial != y->traj->task_serial)
         return x->traj->task_serial < y->traj->task_serial ? -1 : 1;
@@ -172,23 +181,24 @@ static int compare_picked(const void *a, const void *b) {
 
 /* --- Weights ---------------------------------------------------------------------------------- */
 
-static void archive_clear(archive_of *a) {
-    ifl_version_reader_close(a->reader);
+static void archive_clear(replayer *r) {
+    archive_of *a = &r->archive;
+    ifl_version_history_close(a->history);
     for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
         ifl_workspace_free(a->workspaces[i]);
         ifl_model_free(a->models[i]);
     }
-    *a = (archive_of){.segment = -1};
+    *a = (archive_of){.process = -1};
 }
 
-static ifl_status archive_open(replayer *r, int32_t segment, const ifl_trajectory *traj,
+static ifl_status archive_open(replayer *r, int32_t process, const ifl_trajectory *traj,
                                ifl_error *err) {
     archive_of *a = &r->archive;
-    if (a->segment != segment) archive_clear(a);
-    a->segment = segment;
+    if (a->process != process) archive_clear(r);
+    a->process = process;
     char folder[IFL_PATH_MAX + 16], path[IFL_PATH_MAX + 32], *json = NULL;
     size_t n;
-    snprintf(folder, sizeof folder, "%s/%06d", r->run.versions, segment);
+    snprintf(folder, sizeof folder, "%s/%06d", r->run.versions, r->processes[process].segment);
     snprintf(path, sizeof path, "%s/model.json", folder);
     if (!a->models[0]) {
         ifl_status st = ifl_file_read_text(path, MODEL_JSON_BYTES_MAX, &json, &n, err);
@@ -209,11 +219,11 @@ static ifl_status archive_open(replayer *r, int32_t segment, const ifl_trajector
         if (!a->workspaces[i])
             IFL_TRY(ifl_workspace_create(&a->workspaces[i], a->models[i], CHUNK_ROWS, r->pool,
                                          ifl_ops_best((ifl_profile)i), err));
-        if (a->reader && a->profile == (ifl_profile)i) return IFL_OK;
-        ifl_version_reader_close(a->reader);
-        a->reader = NULL;
+        if (a->history && a->profile == (ifl_profile)i) return IFL_OK;
+        ifl_version_history_close(a->history);
         a->profile = (ifl_profile)i;
-        return ifl_version_reader_open(&a->reader, folder, a->models[i], VERSIONS_CACHED, err);
+        return ifl_version_history_open(&a->history, r->run.versions, r->processes, r->n_processes,
+                                        a->models[i], VERSIONS_CACHED, err);
     }
     char theirs[33], ours[33];
     ifl_hash_text(traj->profile, theirs);
@@ -227,7 +237,8 @@ static ifl_status archive_open(replayer *r, int32_t segment, const ifl_trajector
 static const ifl_weights *archive_get(void *context, int64_t version) {
     replayer *r = context;
     const ifl_weights *weights;
-    return ifl_version_reader_get(r->archive.reader, version, &weights, &r->gone) == IFL_OK
+    return ifl_version_history_get(r->archive.history, r->archive.process, version, &weights,
+                                   &r->gone) == IFL_OK
                ? weights
                : NULL;
 }
@@ -265,7 +276,7 @@ static ifl_status replay_one(replayer *r, const picked *p, ifl_error *err) {
     ifl_replay_result result = {0};
     ifl_error why = {0};
     r->gone = (ifl_error){0};
-    ifl_status st = archive_open(r, p->segment, p->traj, &why);
+    ifl_status st = archive_open(r, p->process, p->traj, &why);
     if (st == IFL_OK)
         st = ifl_replay_generate(r->archive.workspaces[r->archive.profile], archive_get, r, p->traj,
                                  &result, &why);
@@ -334,12 +345,13 @@ static ifl_status on_option(int key, const char *arg, void *user, ifl_error *err
 }
 
 static ifl_status replay_work(const ifl_options *options, void *user, ifl_error *err) {
-    replayer r = {.options = user, .common = options, .archive = {.segment = -1}};
+    replayer r = {.options = user, .common = options, .archive = {.process = -1}};
     IFL_TRY(ifl_run_argument(&r.run, options, err));
     ifl_status st = ifl_thread_pool_create(&r.pool, options->config->actor.threads, err);
     if (st == IFL_OK) st = choose(&r, err);
     if (st == IFL_OK) st = replay_all(&r, err);
-    archive_clear(&r.archive);
+    archive_clear(&r);
+    free(r.processes);
     ifl_thread_pool_free(r.pool);
     for (size_t i = 0; i < r.n_picked; i++)
         ifl_trajectory_free(r.picked[i].traj);

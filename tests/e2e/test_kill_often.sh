@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The learner and its actors are killed again and again, wherever they are: `sync` ends with the weights of the undisturbed
-# run, bit for bit; in both modes the books hold and nothing is trained twice. KILLS=20 STEPS=500 for the long form.
+# run, bit for bit; in both modes the books hold, nothing is trained twice, no answer that was acknowledged is generated again,
+# and every version that is published again is the same weights again. KILLS=20 STEPS=500 for the long form.
 . "$(dirname "$0")/lib.sh"
 small_config
 kills_wanted=${KILLS:-5} steps=${STEPS:-200}
-quiet=(eval.before=false eval.after=false checkpoint.every_steps=2 "run.steps=$steps")
+quiet=(eval.before=false eval.after=false checkpoint.every_steps=${EVERY:-5} "run.steps=$steps")
 RANDOM=${SEED:-7}
 
 train calm run.mode=sync "${quiet[@]}"
@@ -21,12 +22,16 @@ for mode in sync pipeline; do
             kill -KILL $(processes ' actor ')
             wait "$trainer"
         } 2>/dev/null || true
+        grep -h 'done again' "$mode.err.txt" >>redone.txt || true
     done
     [ "$kills" = "$kills_wanted" ] || fail "$mode was over after $kills kills: more STEPS"
     train "$mode" "run.mode=$mode" run.resume=true "${quiet[@]}"
     [ "$(step_rows "runs/$mode" | sort -nu | wc -l)" = "$steps" ] || fail "$mode: steps are missing"
     books "runs/$mode"
     echo "$mode: $kills kills, $(ls "runs/$mode/versions" | wc -l) processes; $(tr -d ' \n' <books.txt | head -c 160)"
+    grep -q '"generated_again": *0,' books.txt || fail "$mode: acknowledged answers were generated again"
+    grep -q '"versions_remade": *0,' books.txt || fail "$mode: versions were made again with other weights"
     weights_of "runs/$mode" "$mode.model"
 done
+[ -s redone.txt ] || fail "no process had anything to do again"
 cmp sync.model/model.safetensors calm.model/model.safetensors || fail "sync: other weights than undisturbed"

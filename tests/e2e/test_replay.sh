@@ -26,7 +26,7 @@ has err.txt "no such trajectory"
 expect 64 "$inflight" replay keep one
 has err.txt "wanted SERIAL/SAMPLE"
 
-# A second process makes other weights under the same numbers; each one's trajectories are replayed with its own.
+# A second process goes on; what it has taken over from the first may name versions that only that one has archived.
 kill_after() {
     train_start resumed run.steps=30 checkpoint.every_steps=4 run.seed=5 "${quiet[@]}"
     until_true 60 "step 6" has_row runs/resumed 6
@@ -37,7 +37,7 @@ kill_after 2>/dev/null
 train resumed run.steps=10 checkpoint.every_steps=4 run.seed=5 run.resume=true "${quiet[@]}"
 [ "$(ls runs/resumed/versions | wc -l)" = 2 ] || fail "two processes, $(ls runs/resumed/versions | wc -l) archives"
 expect 0 "$inflight" replay resumed
-has out.txt "; 0 differ in token or log-prob; "
+has out.txt "; 0 differ in token or log-prob; 0 trajectories not replayable"
 
 # A version that was changed is noticed by its hash; one that is gone is named; the others still work.
 file=$(ls runs/keep/versions/*/v0000000003.ifw)
