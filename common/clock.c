@@ -2,6 +2,8 @@
 
 #include <time.h>
 
+#include "common/fail_point.h"
+
 int64_t ifl_clock_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -9,9 +11,10 @@ int64_t ifl_clock_ns(void) {
 }
 
 int64_t ifl_clock_wall_ms(void) {
+    (void)ifl_fail_point(IFL_FAIL_CLOCK_WALL); /* a jump shows in the sum below */
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + ifl_fail_point_wall_ms();
 }
 
 void ifl_sleep_ms(int64_t ms) {

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fail_point.h"
+
 #define WRITE_BUFFER_BYTES (1 << 20)
 
 struct ifl_file_writer {
@@ -37,10 +39,43 @@ ifl_status ifl_file_writer_begin(ifl_file_writer **out, const char *path, ifl_er
     return IFL_OK;
 }
 
+/* No room is IFL_FULL: it may come back. */
+static ifl_status write_failed(const ifl_file_writer *w, const char *what, ifl_error *err) {
+    int why = errno;
+    return ifl_fail(err, why == ENOSPC || why == EDQUOT ? IFL_FULL : IFL_IO, "%s: cannot %s: %s",
+                    w->path_temp, what, strerror(why));
+}
+
+/* A system call with a fail point before it. */
+static int sync_file(FILE *file) {
+    int fault = ifl_fail_point(IFL_FAIL_FILE_SYNC);
+    if (fault > 0) {
+        errno = fault;
+        return -1;
+    }
+    return fsync(fileno(file));
+}
+
+static int rename_file(const char *from, const char *to) {
+    int fault = ifl_fail_point(IFL_FAIL_FILE_RENAME);
+    if (fault > 0) {
+        errno = fault;
+        return -1;
+    }
+    return rename(from, to);
+}
+
 ifl_status ifl_file_writer_write(ifl_file_writer *w, const void *bytes, size_t n_bytes,
                                  ifl_error *err) {
-    if (n_bytes > 0 && fwrite(bytes, 1, n_bytes, w->file) != n_bytes)
-        return ifl_fail(err, IFL_IO, "%s: cannot write: %s", w->path_temp, strerror(errno));
+    int fault = ifl_fail_point(IFL_FAIL_FILE_WRITE);
+    if (fault == IFL_FAIL_TEAR) {
+        fwrite(bytes, 1, n_bytes / 2, w->file);
+        fflush(w->file);
+        ifl_fail_point_die();
+    }
+    errno = fault;
+    if (fault || (n_bytes > 0 && fwrite(bytes, 1, n_bytes, w->file) != n_bytes))
+        return write_failed(w, "write", err);
     return IFL_OK;
 }
 
@@ -57,13 +92,11 @@ void ifl_file_writer_abort(ifl_file_writer *w) {
 
 ifl_status ifl_file_writer_finish(ifl_file_writer *w, ifl_error *err) {
     ifl_status st = IFL_OK;
-    if (fflush(w->file) != 0 || fsync(fileno(w->file)) != 0)
-        st = ifl_fail(err, IFL_IO, "%s: cannot write: %s", w->path_temp, strerror(errno));
+    if (fflush(w->file) != 0 || sync_file(w->file) != 0) st = write_failed(w, "write", err);
     int closed = fclose(w->file);
     w->file = NULL;
-    if (st == IFL_OK && closed != 0)
-        st = ifl_fail(err, IFL_IO, "%s: cannot close: %s", w->path_temp, strerror(errno));
-    if (st == IFL_OK && rename(w->path_temp, w->path) != 0)
+    if (st == IFL_OK && closed != 0) st = write_failed(w, "close", err);
+    if (st == IFL_OK && rename_file(w->path_temp, w->path) != 0)
         st = ifl_fail(err, IFL_IO, "%s: cannot rename to %s: %s", w->path_temp, w->path,
                       strerror(errno));
     if (st == IFL_OK)

@@ -7,7 +7,8 @@
 
 typedef struct ifl_file_writer ifl_file_writer;
 
-/* Opens "<path>.tmp<pid>". One thread. */
+/* Opens "<path>.tmp<pid>". One thread. Every function here: IFL_FULL when there is no room on the
+ * disk, IFL_IO for any other refusal. */
 ifl_status ifl_file_writer_begin(ifl_file_writer **out, const char *path, ifl_error *err);
 ifl_status ifl_file_writer_write(ifl_file_writer *writer, const void *bytes, size_t n_bytes,
                                  ifl_error *err);

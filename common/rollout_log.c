@@ -15,44 +15,54 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "common/byte_io.h"
 #include "common/clock.h"
 #include "common/config.h"
+#include "common/fail_point.h"
 #include "common/memory.h"
 #include "common/rollout_record.h"
 #include "common/run_dir.h"
 
 #define SEGMENT_BYTES_DEFAULT ((int64_t)256 << 20)
+#define BUFFER_BYTES (1 << 20)       /* beyond this it goes to the file without being asked */
+#define BUFFER_BYTES_MAX (256 << 20) /* held at most while the disk has no room */
 
 struct ifl_rollout_log {
     char folder[IFL_PATH_MAX];
     char path[IFL_PATH_MAX]; /* of the current segment */
-    FILE *f;
+    int fd;
     int32_t number;
-    int64_t segment_written;
+    int64_t segment_written;   /* bytes of whole records in the file */
+    uint8_t *buffer;           /* whole records that aren't in the file yet */
+    size_t n_buffer, buffer_cap;
+    bool unsynced, broken;     /* broken: a write or a sync has failed; nothing is tried again */
     ifl_rollout_log_options options;
     uint8_t *scratch; /* a record's meta while it is built */
     size_t scratch_cap;
 };
 
+static bool no_room(int error) {
+    return error == ENOSPC || error == EDQUOT;
+}
+
 static ifl_status segment_open(ifl_rollout_log *log, ifl_error *err) {
     if (log->number >= IFL_SEGMENTS_MAX)
         return ifl_fail(err, IFL_LIMIT, "%s: already %d segments", log->folder, log->number);
-    log->number++;
-    int n = snprintf(log->path, sizeof log->path, "%s/%06d.ifl", log->folder, log->number);
-    if (n < 0 || (size_t)n >= sizeof log->path)
+    char path[IFL_PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%06d.ifl", log->folder, log->number + 1);
+    if (n < 0 || (size_t)n >= sizeof path)
         return ifl_fail(err, IFL_LIMIT, "%s: path too long", log->folder);
-    int fd = open(log->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd < 0)
-        return ifl_fail(err, IFL_IO, "%s: cannot create the segment: %s", log->path,
-                        strerror(errno));
-    log->f = fdopen(fd, "wb");
-    if (!log->f) {
-        close(fd);
-        return ifl_fail(err, IFL_NOMEM, "%s: out of memory", log->path);
-    }
+        return ifl_fail(err, no_room(errno) ? IFL_FULL : IFL_IO,
+                        "%s: cannot create the segment: %s", path, strerror(errno));
+    if (log->fd >= 0) close(log->fd);
+    log->fd = fd;
+    log->number++;
+    memcpy(log->path, path, sizeof path);
     log->segment_written = 0;
     return log->options.durable ? ifl_dir_sync(log->folder, err) : IFL_OK;
 }
@@ -64,6 +74,7 @@ ifl_status ifl_rollout_log_open(ifl_rollout_log **out, const char *folder,
     IFL_TRY(ifl_dir_create(folder, err));
     ifl_rollout_log *log = calloc(1, sizeof *log);
     if (!log) return ifl_fail(err, IFL_NOMEM, "%s: out of memory", folder);
+    log->fd = -1;
     log->options = *options;
     if (log->options.segment_bytes <= 0) log->options.segment_bytes = SEGMENT_BYTES_DEFAULT;
     int n = snprintf(log->folder, sizeof log->folder, "%s", folder);
@@ -89,19 +100,74 @@ int32_t ifl_rollout_log_segment(const ifl_rollout_log *log) {
 
 void ifl_rollout_log_close(ifl_rollout_log *log) {
     if (!log) return;
-    if (log->f) {
-        fflush(log->f);
-        if (log->options.durable) fdatasync(fileno(log->f));
-        fclose(log->f);
+    if (log->fd >= 0) {
+        ifl_rollout_log_flush(log, NULL);
+        close(log->fd);
     }
     free(log->scratch);
+    free(log->buffer);
     free(log);
 }
 
-ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err) {
-    if (fflush(log->f) || (log->options.durable && fdatasync(fileno(log->f))))
-        return ifl_fail(err, IFL_IO, "%s: cannot write: %s", log->path, strerror(errno));
+static ifl_status log_broken(ifl_rollout_log *log, const char *what, int error, ifl_error *err) {
+    log->broken = true;
+    return ifl_fail(err, IFL_IO,
+                    "%s: cannot %s: %s; what is in memory and not on the disk is given up, and "
+                    "nothing more is written",
+                    log->path, what, strerror(error));
+}
+
+/* Brings the buffer into the file. Without room for all of it the file is what it was before. */
+static ifl_status buffer_write(ifl_rollout_log *log, ifl_error *err) {
+    if (!log->n_buffer) return IFL_OK;
+    int error = ifl_fail_point(IFL_FAIL_LOG_WRITE);
+    bool tear = error == IFL_FAIL_TEAR;
+    size_t n = tear ? log->n_buffer / 2 : log->n_buffer, at = 0;
+    if (tear) error = 0;
+    while (!error && at < n) {
+        ssize_t m = pwrite(log->fd, log->buffer + at, n - at, log->segment_written + (int64_t)at);
+        if (m < 0 && errno != EINTR) error = errno;
+        if (m == 0) error = EIO;
+        if (m > 0) at += (size_t)m;
+    }
+    if (tear) ifl_fail_point_die();
+    if (error && ftruncate(log->fd, log->segment_written) != 0)
+        return log_broken(log, "take back a part of a record", errno, err);
+    if (no_room(error))
+        return ifl_fail(err, IFL_FULL, "%s: cannot write: %s", log->path, strerror(error));
+    if (error) return log_broken(log, "write", error, err);
+    log->segment_written += (int64_t)log->n_buffer;
+    log->n_buffer = 0;
+    log->unsynced = true;
     return IFL_OK;
+}
+
+ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err) {
+    if (log->broken)
+        return ifl_fail(err, IFL_IO, "%s: has failed before; nothing more is written", log->path);
+    IFL_TRY(buffer_write(log, err));
+    if (!log->options.durable || !log->unsynced) return IFL_OK;
+    int error = ifl_fail_point(IFL_FAIL_LOG_SYNC);
+    if (!error && fdatasync(log->fd) != 0) error = errno;
+    /* Even for want of room: the kernel may have dropped the pages, and would say yes next time. */
+    if (error) return log_broken(log, "sync", error, err);
+    log->unsynced = false;
+    ifl_fail_point(IFL_FAIL_LOG_SYNCED);
+    return IFL_OK;
+}
+
+/* To the next segment, when the current one is long enough. Without room for it: later. */
+static ifl_status segment_rotate(ifl_rollout_log *log, int64_t n_more, ifl_error *err) {
+    int64_t n = log->segment_written + (int64_t)log->n_buffer;
+    if (!n || n + n_more <= log->options.segment_bytes) return IFL_OK;
+    ifl_status st = ifl_rollout_log_flush(log, err);
+    if (st == IFL_OK) st = segment_open(log, err);
+    return st == IFL_FULL ? IFL_OK : st;
+}
+
+static void buffer_put(ifl_rollout_log *log, const void *bytes, size_t n) {
+    if (n) memcpy(log->buffer + log->n_buffer, bytes, n);
+    log->n_buffer += n;
 }
 
 static ifl_status record_write(ifl_rollout_log *log, ifl_record_type type, const void *meta,
@@ -112,21 +178,27 @@ static ifl_status record_write(ifl_rollout_log *log, ifl_record_type type, const
         return ifl_fail(err, IFL_LIMIT, "%s: a record of %zu bytes, wanted at most %d", log->path,
                         n_meta + n_payload, IFL_RECORD_BYTES_MAX);
     int64_t total = (int64_t)(IFL_RECORD_HEADER_BYTES + n_meta + n_payload);
-    if (log->segment_written && log->segment_written + total > log->options.segment_bytes) {
-        IFL_TRY(ifl_rollout_log_flush(log, err));
-        fclose(log->f);
-        log->f = NULL;
-        IFL_TRY(segment_open(log, err));
-    }
+    if (log->broken)
+        return ifl_fail(err, IFL_IO, "%s: has failed before; nothing more is written", log->path);
+    IFL_TRY(segment_rotate(log, total, err));
     uint8_t header[IFL_RECORD_HEADER_BYTES];
     IFL_TRY(ifl_record_header_make(header, type, ifl_clock_wall_ms(), meta, n_meta, payload,
                                    n_payload, err));
-    if (fwrite(header, 1, sizeof header, log->f) != sizeof header ||
-        (n_meta && fwrite(meta, 1, n_meta, log->f) != n_meta) ||
-        (n_payload && fwrite(payload, 1, n_payload, log->f) != n_payload))
-        return ifl_fail(err, IFL_IO, "%s: cannot write: %s", log->path, strerror(errno));
-    log->segment_written += total;
-    return IFL_OK;
+    if ((int64_t)log->n_buffer + total > BUFFER_BYTES_MAX)
+        return ifl_fail(err, IFL_FULL, "%s: %zu bytes wait for room on the disk, limit %d",
+                        log->path, log->n_buffer, BUFFER_BYTES_MAX);
+    void *buffer = log->buffer;
+    ifl_status st =
+        ifl_grow(&buffer, &log->buffer_cap, log->n_buffer + (size_t)total, 1, err);
+    log->buffer = buffer;
+    IFL_TRY(st);
+    buffer_put(log, header, sizeof header);
+    buffer_put(log, meta, n_meta);
+    buffer_put(log, payload, n_payload);
+    ifl_fail_point(IFL_FAIL_LOG_APPEND);
+    if (log->n_buffer < BUFFER_BYTES) return IFL_OK;
+    st = buffer_write(log, err);
+    return st == IFL_FULL ? IFL_OK : st;
 }
 
 /* A writer over scratch of at least n bytes. */

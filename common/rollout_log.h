@@ -112,7 +112,10 @@ ifl_status ifl_rollout_log_published(ifl_rollout_log *log, int64_t version, ifl_
  * it has resumed from (learner/redo.h); a process that ends before changes nothing. */
 ifl_status ifl_rollout_log_caught_up(ifl_rollout_log *log, int64_t step, ifl_error *err);
 /* Hands everything to the kernel, and to the disk if `durable`. Call before acknowledging a
- * trajectory. */
+ * trajectory; until then records may lie in memory. IFL_FULL: no room on the disk; nothing is lost,
+ * the file ends with a whole record, try again later (appending goes on in memory up to 256 MiB).
+ * IFL_IO: a write or a sync has failed, and so does everything from then on: what a disk has once
+ * refused to keep it may claim to have the next time. */
 ifl_status ifl_rollout_log_flush(ifl_rollout_log *log, ifl_error *err);
 
 /* --- Reading ------------------------------------------------------------------------------ */

@@ -57,6 +57,7 @@ int ifl_status_exit_code(ifl_status status) {
     case IFL_PEER:
         return 69;
     case IFL_IO:
+    case IFL_FULL:
         return 74;
     case IFL_AGAIN:
     case IFL_TIMEOUT:

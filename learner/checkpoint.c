@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/config.h"
+#include "common/fail_point.h"
 #include "common/file_map.h"
 #include "common/file_write.h"
 #include "common/json_util.h"
@@ -101,6 +102,7 @@ static ifl_status folder_sync(const char *path, ifl_error *err) {
 static ifl_status save_file(const char *folder, const char *name, const void *bytes, size_t n_bytes,
                             json_t *files, ifl_error *err) {
     char path[FILE_PATH_MAX];
+    ifl_fail_point(IFL_FAIL_CHECKPOINT_FILE);
     IFL_TRY(path_join(path, sizeof path, folder, name, err));
     json_t *blocks = json_array();
     json_t *entry = json_pack("{s:I, s:o}", "bytes", (json_int_t)n_bytes, "blocks", blocks);
@@ -167,6 +169,7 @@ static ifl_status save_folder(const char *folder, int64_t step, const ifl_model 
     IFL_TRY_GOTO(st, ifl_model_config_to_json(&model->config, &model_json, err), done);
     IFL_TRY_GOTO(st, save_file(folder, MODEL_NAME, model_json, strlen(model_json), files, err),
                  done);
+    ifl_fail_point(IFL_FAIL_CHECKPOINT_INDEX);
     IFL_TRY_GOTO(st, save_index(folder, step, index, err), done);
     st = folder_sync(folder, err);
 done:
@@ -181,7 +184,7 @@ static ifl_status disk_check(const char *dir, int64_t n_bytes, ifl_error *err) {
         return ifl_fail(err, IFL_IO, "%s: cannot read the free space: %s", dir, strerror(errno));
     int64_t free_bytes = (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
     if (free_bytes < n_bytes)
-        return ifl_fail(err, IFL_IO,
+        return ifl_fail(err, IFL_FULL,
                         "%s: a checkpoint needs %lld MiB, %lld MiB are free: make room, or lower "
                         "checkpoint.keep",
                         dir, (long long)(n_bytes >> 20), (long long)(free_bytes >> 20));
@@ -236,9 +239,15 @@ ifl_status ifl_checkpoint_save(const char *dir, int64_t step, const ifl_model *m
         return ifl_fail(err, IFL_LIMIT, "%s: path too long", folder);
     IFL_TRY(disk_check(dir, model->n_elements * 12 + (int64_t)n_state + DISK_SLACK_BYTES, err));
     folder_remove(temp);
+    int fault = ifl_fail_point(IFL_FAIL_CHECKPOINT_BEGIN);
+    if (fault > 0)
+        return ifl_fail(err, fault == ENOSPC || fault == EDQUOT ? IFL_FULL : IFL_IO,
+                        "%s: cannot make the folder: %s", temp, strerror(fault));
     IFL_TRY(folder_make(temp, err));
     ifl_status st = save_folder(temp, step, model, optimizer, state_json, err);
+    ifl_fail_point(IFL_FAIL_CHECKPOINT_REVEAL);
     if (st == IFL_OK) st = folder_reveal(temp, folder, err);
+    ifl_fail_point(IFL_FAIL_CHECKPOINT_DONE);
     if (st == IFL_OK)
         folder_prune(dir, keep);
     else

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/bf16.h"
+#include "common/fail_point.h"
 #include "common/memory.h"
 
 /* Elements of one chunk. A constant: the norm is a sum over chunks in order, so this decides its
@@ -235,6 +236,7 @@ ifl_status ifl_optimizer_step(ifl_optimizer *optimizer, const float *gradients,
     if (o->grad_clip > 0.0 && norm > o->grad_clip) scale = o->grad_clip / (norm + 1e-6);
 
     ifl_status st = IFL_OK;
+    ifl_fail_point(IFL_FAIL_STEP_GRADIENTS);
     if (isfinite(norm)) {
         work.grad_scale = (float)scale;
         work.rate = (float)ifl_optimizer_rate(o, t);
@@ -242,6 +244,7 @@ ifl_status ifl_optimizer_step(ifl_optimizer *optimizer, const float *gradients,
         work.bias2 = (float)(1.0 - pow(o->beta2, (double)t));
         ifl_parallel_for(optimizer->pool, optimizer->model->n_elements, CHUNK, update_range, &work);
         optimizer->n_updates = t;
+        ifl_fail_point(IFL_FAIL_STEP_UPDATED);
     } else {
         scale = 0.0;
         st = optimizer_refuse(optimizer, gradients, err);

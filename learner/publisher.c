@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/weight_patch.h"
@@ -469,6 +470,7 @@ static ifl_status publisher_build(ifl_publisher *p, const publication *job, cons
         set = patch_set_create(before->manifest->version, job->version, e->manifest->n_chunks);
     for (int32_t i = 0; i < e->manifest->n_chunks; i++) {
         ifl_manifest_chunk *c = &e->manifest->chunks[i];
+        if (i > 0) ifl_fail_point(IFL_FAIL_PUBLISH_CHUNK);
         if (publisher_stopping(p)) {
             st = ifl_fail(err, IFL_STOPPED, "stopped");
             goto done;
@@ -675,6 +677,7 @@ static void publisher_do(ifl_publisher *p) {
     publication job = p->building;
     edition *e = NULL;
     patch_set *set = NULL;
+    ifl_fail_point(IFL_FAIL_PUBLISH_BEGIN);
     double patch_s = 0.0;
     ifl_error err = {0};
     int64_t begin = ifl_clock_ns();
@@ -699,7 +702,9 @@ static void publisher_do(ifl_publisher *p) {
     }
     p->building = (publication){0};
     pthread_mutex_unlock(&p->lock);
+    ifl_fail_point(IFL_FAIL_PUBLISH_ANNOUNCE);
     if (e) ifl_server_announce(p->server);
+    ifl_fail_point(IFL_FAIL_PUBLISH_ANNOUNCED);
     if (e) publisher_archive(p, e, set);
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->changed);

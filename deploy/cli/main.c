@@ -1,6 +1,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/fail_point.h"
+#include "common/recorder.h"
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "rewards/reward.h"
@@ -44,6 +46,11 @@ int main(int argc, char **argv) {
     }
     /* Hidden: what a reward pool starts (rewards/reward.h). */
     if (!strcmp(name, "reward-worker")) return ifl_reward_worker_main(0, 1);
+    ifl_error err = {0};
+    if (ifl_fail_points_setup(&err) != IFL_OK || ifl_recorder_setup(&err) != IFL_OK) {
+        fprintf(stderr, "inflight: %s\n", err.text);
+        return ifl_status_exit_code(err.status);
+    }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(name, commands[i].name)) continue;
         char full[64];
