@@ -9,6 +9,7 @@
 
 #define SAMPLE_MAX 0xfffe /* 16 bits of ifl_trajectory_stream */
 #define PROMPT_TOKENS_MAX IFL_TOKENS_MAX
+#define LEASE_PAYLOAD_HASH 30 /* key: a wrong prompt or answer would be trained on unnoticed */
 
 static uint8_t *messages_put(uint8_t *p, uint64_t v, int n) {
     for (int i = 0; i < n; i++)
@@ -126,6 +127,8 @@ static void encode_lease(const ifl_wire_lease *l, ifl_meta_writer *w, ifl_wire_f
     put_range(w, 20, "deadline_ms", l->deadline_ms, 0, INT64_MAX);
     if (w->status == IFL_OK)
         w->status = lease_payload(l, n_texts, &out->payload, &out->n_payload, w->err);
+    if (w->status == IFL_OK)
+        ifl_meta_put_hash(w, LEASE_PAYLOAD_HASH, ifl_hash_bytes(out->payload, out->n_payload));
 }
 
 static void decode_lease(ifl_meta_reader *r, ifl_message *m, const uint8_t *payload,
@@ -170,6 +173,12 @@ static void decode_lease(ifl_meta_reader *r, ifl_message *m, const uint8_t *payl
     for (int i = 0; i < 3; i++)
         n += (size_t)n_texts[i] + 1;
     if (n != n_payload) ifl_meta_refuse(r, "payload", "has another size than its counts say");
+    if (ifl_meta_has(r, LEASE_PAYLOAD_HASH)) {
+        ifl_hash hash = {0};
+        ifl_meta_get_hash(r, LEASE_PAYLOAD_HASH, "payload hash", &hash);
+        if (r->status == IFL_OK && !ifl_hash_equal(hash, ifl_hash_bytes(payload, n_payload)))
+            ifl_meta_refuse(r, "payload", "has another hash than it was sent with");
+    }
     if (r->status != IFL_OK) return;
     /* One block: prompt, samples, texts. */
     size_t n_samples_bytes = (size_t)l->n_samples * 4;
