@@ -106,7 +106,7 @@ static ifl_status lock_take(const char *folder, int *fd_out, ifl_error *err) {
         if (saved != EWOULDBLOCK)
             return ifl_fail(err, IFL_IO, "%s: cannot lock: %s", path, strerror(saved));
         return ifl_fail(
-            err, IFL_USAGE,
+            err, IFL_PEER,
             "%s: in use by another learner (process %s); wait for it, end it, or choose "
             "another run.name",
             folder, *holder ? holder : "unknown");
