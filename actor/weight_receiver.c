@@ -8,9 +8,11 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 
 #define POLL_MS 100
+#define ANSWER_LEAST_NS 1000000000
 #define ANSWER_NS 10000000000 /* chunks asked for and not come within this are asked again */
 #define REFUSED_NS 500000000  /* after WNACK, unless a newer version is announced */
 
@@ -42,6 +44,8 @@ struct ifl_weight_receiver {
     uint8_t *states;         /* [fetching->n_chunks] chunk_state */
     int32_t n_done, n_asked, cursor;
     int32_t window;
+    int64_t answer_ns;  /* how long a chunk may take */
+    bool asked_in_vain; /* twice now would be a dead link */
     /* The buffer is a copy of the base, apart from the chunks that a fetch has touched. */
     bool copied;
     uint8_t *touched; /* [held->n_chunks] */
@@ -288,6 +292,7 @@ static void receiver_start(ifl_weight_receiver *r) {
         receiver_end_fetch(r, BUFFER_OFFERED);
         return;
     }
+    ifl_fail_point(IFL_FAIL_RECEIVER_BEGIN);
     r->begin_ns = r->moved_ns = ifl_clock_ns();
     r->verify_s = 0.0;
     pthread_mutex_lock(&r->lock);
@@ -380,6 +385,8 @@ static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
     bool dense = r->states[c->chunk] == CHUNK_ASKED_DENSE;
     r->n_asked--;
     r->moved_ns = ifl_clock_ns();
+    r->asked_in_vain = false;
+    ifl_fail_point(IFL_FAIL_RECEIVER_CHUNK);
     ifl_status st = receiver_store(r, c);
     pthread_mutex_lock(&r->lock);
     if (st == IFL_OK) {
@@ -406,6 +413,7 @@ static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
  * hash is over. */
 static void receiver_finish(ifl_weight_receiver *r) {
     if (!r->fetching || r->n_done < r->fetching->n_chunks) return;
+    ifl_fail_point(IFL_FAIL_RECEIVER_READY);
     ifl_manifest *m = r->fetching;
     ifl_message ready = ifl_message_make(IFL_WIRE_WREADY);
     ready.policy = ready.wready.version = m->version;
@@ -429,6 +437,12 @@ static void receiver_finish(ifl_weight_receiver *r) {
 
 /* --- The thread ------------------------------------------------------------------------------- */
 
+/* How long a chunk may take: ANSWER_NS, less with heartbeats that are short. */
+static int64_t answer_ns(const ifl_wire_welcome *w) {
+    int64_t ns = 2000000ll * w->heartbeat_ms * w->heartbeat_misses;
+    return ns > ANSWER_NS ? ANSWER_NS : ns < ANSWER_LEAST_NS ? ANSWER_LEAST_NS : ns;
+}
+
 static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
     switch (event->kind) {
     case IFL_CLIENT_CONNECTED:
@@ -436,6 +450,8 @@ static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
         r->connected = true;
         receiver_enter(r, &event->message.welcome);
         r->window = event->message.welcome.chunk_window;
+        r->answer_ns = answer_ns(&event->message.welcome);
+        r->asked_in_vain = false;
         ifl_manifest_free(r->announced);
         r->announced = NULL;
         receiver_ask_again(r);
@@ -484,7 +500,10 @@ static void *receiver_run(void *context) {
             receiver_event(r, &event);
             ifl_client_event_clear(&event);
             receiver_finish(r);
-        } else if (r->n_asked > 0 && ifl_clock_ns() - r->moved_ns > ANSWER_NS) {
+        } else if (r->n_asked > 0 && ifl_clock_ns() - r->moved_ns > r->answer_ns) {
+            if (r->asked_in_vain)
+                ifl_client_reset_link(r->client, "no chunk has come, though asked for twice");
+            r->asked_in_vain = !r->asked_in_vain;
             receiver_ask_again(r);
         }
     }
@@ -500,6 +519,7 @@ ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model
     r->model = model;
     r->client = client;
     r->window = 8;
+    r->answer_ns = ANSWER_NS;
     r->announced_version = r->done_version = -1;
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attributes;

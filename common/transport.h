@@ -208,7 +208,7 @@ ifl_status ifl_client_poll(ifl_client *client, int64_t wait_ms, ifl_client_event
                            ifl_error *err);
 void ifl_client_event_clear(ifl_client_event *event);
 
-/* Queues RETURN, CREDIT, STATS, DRAIN, WREADY or WDONE; borrows `message` for the call. IFL_PEER:
+/* Queues RETURN, CREDIT, STATS, DRAIN, WREADY, WDONE or ERROR; borrows `message` for the call. IFL_PEER:
  * no link at the moment (nothing queued; after a reconnect the learner has forgotten the session
  * anyway). IFL_FULL. */
 ifl_status ifl_client_send(ifl_client *client, const ifl_message *message, ifl_error *err);
@@ -247,6 +247,10 @@ void ifl_client_stats_get(ifl_client *client, ifl_client_stats *out);
 ifl_status ifl_client_poll_weights(ifl_client *client, int64_t wait_ms, ifl_client_event *event,
                                    ifl_error *err);
 ifl_status ifl_client_send_weights(ifl_client *client, const ifl_message *message, ifl_error *err);
+/* Ends the session and begins another with new sockets: the weight plane has stopped answering while
+ * control goes on (bytes damaged on the way can leave a stream that waits for ever for the rest of a
+ * frame). Without a session nothing happens. */
+void ifl_client_reset_link(ifl_client *client, const char *text);
 /* Makes a poll_weights under way return IFL_AGAIN at once. */
 void ifl_client_wake_weights(ifl_client *client);
 

@@ -128,6 +128,13 @@ void ifl_client_wake_weights(ifl_client *c) {
     transport_queue_wake(&c->weight_events);
 }
 
+void ifl_client_reset_link(ifl_client *c, const char *text) {
+    pthread_mutex_lock(&c->lock);
+    if (c->connected && !c->reset_text[0]) snprintf(c->reset_text, sizeof c->reset_text, "%s", text);
+    pthread_mutex_unlock(&c->lock);
+    transport_wake(c->wake_fd);
+}
+
 static ifl_status client_enqueue(ifl_client *c, transport_out_list *list,
                                  const ifl_message *message, ifl_error *err) {
     transport_out *out;
@@ -158,6 +165,7 @@ ifl_status ifl_client_send(ifl_client *c, const ifl_message *message, ifl_error 
     case IFL_WIRE_DRAIN:
     case IFL_WIRE_WREADY:
     case IFL_WIRE_WDONE:
+    case IFL_WIRE_ERROR:
         return client_enqueue(c, &c->out, message, err);
     default:
         return ifl_fail(err, IFL_USAGE, "%s is not for ifl_client_send",
@@ -184,6 +192,7 @@ ifl_status ifl_client_send_trajectory(ifl_client *c, const ifl_trajectory *traj,
         return ifl_fail(err, IFL_NOMEM, "out of memory: the outbox");
     }
     parcel->key = ifl_trajectory_key_of(traj);
+    parcel->lease_id = traj->lease_id;
     parcel->out = out;
     int64_t n_bytes = transport_out_bytes(out);
     ifl_status st = IFL_OK;

@@ -18,6 +18,7 @@ typedef enum { CLIENT_WAITING, CLIENT_HELLO, CLIENT_CONNECTED, CLIENT_FINAL } cl
 typedef struct client_parcel {
     struct client_parcel *next;
     ifl_trajectory_key key;
+    uint64_t lease_id;
     transport_out *out;
     bool sent;
     int64_t not_before_ns; /* after NACK BUSY */
@@ -51,9 +52,12 @@ struct ifl_client {
     int64_t seen_ns;      /* last word of the learner */
     int64_t deadline_ns;  /* without WELCOME until then: GONE */
     bool weights_open;    /* CREDIT has been sent on the weight plane */
+    int64_t weights_seen_ns;   /* last word on the weight plane, or since when there need be none */
+    int64_t announced_version; /* newest one announced there in this session */
 
     pthread_mutex_t lock;
     bool stop, connected;
+    char reset_text[128]; /* not "": the application wants another session, because of this */
     uint64_t session;
     uint64_t progress;
     int32_t phase, n_queued;

@@ -4,13 +4,16 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
+#include "common/recorder.h"
 #include "common/transport_client_internal.h"
 
 #define BURST_MAX 64             /* messages of one socket in one turn */
 #define HELLO_FIRST_NS 500000000 /* until HELLO is said again; doubles up to ... */
 #define HELLO_LAST_NS 8000000000
 #define STEADY_NS 5000000000 /* a session of this length counts as a good one */
+#define WEIGHTS_SILENCES 2   /* heartbeat limits that the weight plane may be silent for with news due */
 #define TICK_MS 50           /* longest sleep while connecting */
 
 /* --- Events ----------------------------------------------------------------------------------- */
@@ -28,6 +31,16 @@ static bool client_push(transport_queue *queue, ifl_client_event_kind kind, cons
     }
     transport_queue_push(queue, &node->node);
     return true;
+}
+
+/* Times that fit a heartbeat of a second shrink with a shorter one. */
+static int64_t client_scaled(const ifl_client *c, int64_t ns) {
+    int32_t ms = c->welcome.heartbeat_ms; /* 0: never welcomed yet */
+    return ms > 0 && ms < 1000 ? ns / 1000 * ms : ns;
+}
+
+static int64_t client_silence_ns(const ifl_client *c) {
+    return (int64_t)c->welcome.heartbeat_ms * c->welcome.heartbeat_misses * 1000000;
 }
 
 /* --- Links ------------------------------------------------------------------------------------ */
@@ -65,12 +78,12 @@ static void client_connect(ifl_client *c, int64_t now) {
     ifl_error err = {0};
     c->control_counters = c->weight_counters = (transport_counters){0, 0};
     c->weights_open = false;
-    c->hello_ns = HELLO_FIRST_NS;
+    c->hello_ns = client_scaled(c, HELLO_FIRST_NS);
     if (client_open_socket(c, &c->control, c->endpoint, 1000, &err) != IFL_OK ||
         client_open_socket(c, &c->weights, c->weights_endpoint, 16, &err) != IFL_OK) {
         ifl_warn("%s; trying again", err.text);
         client_close_sockets(c, 0);
-        c->next_ns = now + CLIENT_BACKOFF_LAST_NS;
+        c->next_ns = now + client_scaled(c, CLIENT_BACKOFF_LAST_NS);
         return;
     }
     c->state = CLIENT_HELLO;
@@ -82,6 +95,7 @@ static void client_forget_session(ifl_client *c) {
     client_close_sockets(c, 0);
     pthread_mutex_lock(&c->lock);
     c->connected = false;
+    c->reset_text[0] = '\0';
     c->session = 0;
     transport_out_clear(&c->out);
     transport_out_clear(&c->weights_out);
@@ -107,12 +121,12 @@ static void client_lose(ifl_client *c, const char *text, int64_t now) {
     pthread_mutex_unlock(&c->lock);
     /* Only a session that lasted makes the next attempt prompt: one that breaks at once, again and
      * again, slows down. */
-    if (c->state == CLIENT_CONNECTED && now - c->connected_ns > STEADY_NS)
+    int64_t last = client_scaled(c, CLIENT_BACKOFF_LAST_NS);
+    if (c->state == CLIENT_CONNECTED && now - c->connected_ns > client_scaled(c, STEADY_NS))
         c->backoff_ns = CLIENT_BACKOFF_FIRST_NS;
     c->state = CLIENT_WAITING;
     c->next_ns = now + c->backoff_ns;
-    c->backoff_ns =
-        c->backoff_ns * 2 > CLIENT_BACKOFF_LAST_NS ? CLIENT_BACKOFF_LAST_NS : c->backoff_ns * 2;
+    c->backoff_ns = c->backoff_ns * 2 > last ? last : c->backoff_ns * 2;
     c->deadline_ns = now + c->options.connect_deadline_ms * 1000000;
     client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
     client_push(&c->events, IFL_CLIENT_LOST, text, NULL, 0);
@@ -160,7 +174,8 @@ static void client_say_hello(ifl_client *c, int64_t now) {
     }
     c->nonce = h->nonce;
     c->next_ns = now + c->hello_ns;
-    c->hello_ns = c->hello_ns * 2 > HELLO_LAST_NS ? HELLO_LAST_NS : c->hello_ns * 2;
+    int64_t last = client_scaled(c, HELLO_LAST_NS);
+    c->hello_ns = c->hello_ns * 2 > last ? last : c->hello_ns * 2;
 }
 
 static void client_ping(ifl_client *c, int64_t now) {
@@ -213,6 +228,9 @@ static bool client_flush(ifl_client *c, int64_t now) {
         else {
             p->sent = true;
             c->stats.messages_out++;
+            ifl_record_event("sent", p->key.purpose, p->key.task_serial, p->key.sample, p->lease_id,
+                             0);
+            ifl_fail_point(IFL_FAIL_LINK_SENT);
         }
     }
     if (!c->weights_open) {
@@ -235,6 +253,10 @@ static bool client_answered(ifl_client *c, const ifl_message *m, int64_t now) {
     bool is_ack = m->type == IFL_WIRE_TRAJ_ACK;
     ifl_trajectory_key key = is_ack ? m->traj_ack.key : m->nack.key;
     bool busy = !is_ack && m->nack.code == IFL_NACK_BUSY;
+    ifl_record_event(is_ack ? "acked" : "nacked", key.purpose, key.task_serial, key.sample,
+                     is_ack ? m->traj_ack.lease_id : m->nack.lease_id,
+                     is_ack ? m->traj_ack.status : m->nack.code);
+    if (is_ack) ifl_fail_point(IFL_FAIL_LINK_ACKED);
     pthread_mutex_lock(&c->lock);
     for (client_parcel **at = &c->parcels; *at;) {
         client_parcel *p = *at;
@@ -264,7 +286,8 @@ static void client_welcomed(ifl_client *c, ifl_message *m, int64_t now) {
     c->welcome = m->welcome;
     c->control_counters = (transport_counters){.seq_out = 0, .seq_in = m->seq};
     c->state = CLIENT_CONNECTED;
-    c->seen_ns = now;
+    c->seen_ns = c->weights_seen_ns = now;
+    c->announced_version = -1;
     c->next_ns = now;
     c->connected_ns = now;
     pthread_mutex_lock(&c->lock);
@@ -290,6 +313,20 @@ static void client_before_welcome(ifl_client *c, ifl_message *m, int64_t now) {
     }
 }
 
+/* PONG names the newest version. One that was never announced on the weight plane, which says
+ * nothing, means a stream that waits for the rest of a frame that was damaged on the way. */
+static void client_check_weights(ifl_client *c, int64_t newest, int64_t now) {
+    char text[IFL_WIRE_TEXT_MAX];
+    if (newest <= c->announced_version || transport_queue_size(&c->weight_events, NULL) > 0) {
+        c->weights_seen_ns = now;
+    } else if (now - c->weights_seen_ns > WEIGHTS_SILENCES * client_silence_ns(c)) {
+        snprintf(text, sizeof text,
+                 "the weight plane has been silent for %.1f s, and version %lld was announced",
+                 (double)(now - c->weights_seen_ns) * 1e-9, (long long)newest);
+        client_lose(c, text, now);
+    }
+}
+
 static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64_t now) {
     char text[IFL_WIRE_TEXT_MAX];
     switch (m->type) {
@@ -299,6 +336,7 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         c->stats.learner_phase = m->ping.phase;
         c->stats.rtt_s = (double)(now - m->ping.clock_ns) * 1e-9;
         pthread_mutex_unlock(&c->lock);
+        client_check_weights(c, m->policy, now);
         return;
     case IFL_WIRE_TRAJ_ACK:
     case IFL_WIRE_NACK:
@@ -373,6 +411,9 @@ static bool client_receive(ifl_client *c, bool on_weights) {
     } else {
         counters->seq_in = h.seq;
         c->seen_ns = now;
+        if (on_weights) c->weights_seen_ns = now;
+        if (on_weights && st == IFL_OK && m.type == IFL_WIRE_WANN)
+            c->announced_version = m.wann.manifest->version;
         if (st != IFL_OK) {
             /* Unknown and optional: ignored. */
         } else if (!on_weights) {
@@ -414,8 +455,14 @@ static int client_tick(ifl_client *c) {
     case CLIENT_CONNECTED:
         break;
     }
-    int64_t silence_ns = (int64_t)c->welcome.heartbeat_ms * c->welcome.heartbeat_misses * 1000000;
-    if (now - c->seen_ns > silence_ns) {
+    pthread_mutex_lock(&c->lock);
+    snprintf(text, sizeof text, "%s", c->reset_text);
+    pthread_mutex_unlock(&c->lock);
+    if (text[0]) {
+        client_lose(c, text, now);
+        return 1;
+    }
+    if (now - c->seen_ns > client_silence_ns(c)) {
         snprintf(text, sizeof text,
                  "the learner has been silent for %.1f s, limit %d heartbeats of %d ms",
                  (double)(now - c->seen_ns) * 1e-9, c->welcome.heartbeat_misses,

@@ -309,6 +309,7 @@ static void server_ping(ifl_server *s, server_peer *peer, const ifl_message *in,
     peer->bytes_queued = p->bytes_queued;
     if (in->type == IFL_WIRE_PONG) return;
     ifl_message m = ifl_message_make(IFL_WIRE_PONG);
+    m.policy = transport_server_newest_version(s);
     m.ping.clock_ns = p->clock_ns;
     m.ping.progress = s->progress;
     m.ping.phase = s->phase;

@@ -331,6 +331,7 @@ typedef enum {
     IFL_WIRE_E_TYPE = 4,     /* unknown, or not this side's to send */
     IFL_WIRE_E_LIMIT = 5,
     IFL_WIRE_E_QUARANTINE = 6, /* too many refused trajectories */
+    IFL_WIRE_E_DEVICE = 7,     /* actor: what it computes on has failed; its leases are free */
 } ifl_wire_error_code;
 
 typedef struct ifl_wire_error {
