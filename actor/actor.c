@@ -6,6 +6,7 @@
 
 #include "actor/weight_receiver.h"
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "rewards/reward.h"
@@ -279,6 +280,7 @@ static ifl_status actor_rewards(actor *a, ifl_error *err) {
     for (actor_answer **at = &a->answers; *at;) {
         actor_answer *answer = *at;
         if (answer->state == ANSWER_SCORED) {
+            ifl_fail_point(IFL_FAIL_ACTOR_SEND);
             ifl_status st = ifl_client_send_trajectory(a->client, answer->traj, err);
             if (st == IFL_OK) {
                 *at = answer->next;
@@ -325,6 +327,7 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
      * come. */
     bool in_use = a->current && !a->outdated;
     if (a->directed && in_use && a->staged->version > a->allowed) return IFL_OK;
+    ifl_fail_point(IFL_FAIL_ACTOR_SWAP);
     ifl_status st = ifl_engine_swap(a->engine, a->staged, err);
     if (st == IFL_AGAIN) return IFL_OK;
     IFL_TRY(st);
@@ -528,6 +531,20 @@ static void actor_drain(actor *a) {
     }
 }
 
+/* A device that has failed may have touched anything that is under way there: none of it is sent.
+ * The learner hears why and leases it to others; whoever started this actor may start it again. */
+static ifl_status actor_step(actor *a, int32_t *n_decoded, ifl_error *err) {
+    int fault = ifl_fail_point(IFL_FAIL_ACTOR_STEP);
+    if (fault == 0) return ifl_engine_step(a->engine, n_decoded, err);
+    ifl_message message = ifl_message_make(IFL_WIRE_ERROR);
+    message.error.code = IFL_WIRE_E_DEVICE;
+    snprintf(message.error.text, sizeof message.error.text, "its device failed: %s",
+             strerror(fault));
+    ifl_client_send(a->client, &message, NULL); /* without a link the learner notices by itself */
+    return ifl_fail(err, IFL_AGAIN, "actor: the device failed in a decode step: %s; start it again",
+                    strerror(fault));
+}
+
 static ifl_status actor_loop(actor *a, ifl_error *err) {
     bool credited = false;
     while (!a->done) {
@@ -561,7 +578,7 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
         } else {
             int32_t n_decoded;
             double begin = ifl_clock_s();
-            IFL_TRY(ifl_engine_step(a->engine, &n_decoded, err));
+            IFL_TRY(actor_step(a, &n_decoded, err));
             a->step_end_s = ifl_clock_s();
             if (n_decoded > 0)
                 a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((a->step_end_s - begin) * 1e3);

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "learner/dispatch_internal.h"
@@ -185,6 +186,7 @@ void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
 
 /* Called with the lock held: waits for a change, a quarter of a second at most. */
 static ifl_status desk_wait(ifl_dispatch *d, double idle_s, const char *what, ifl_error *err) {
+    ifl_fail_point(IFL_FAIL_DESK_WAIT);
     if (d->failed != IFL_OK) {
         if (err) *err = d->failure;
         return d->failed;
@@ -323,6 +325,18 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
     return st;
 }
 
+/* With the lock held, which is let go while there is no room on the disk. A request to stop ends the
+ * wait: what the log has not taken was never acknowledged. */
+static ifl_status desk_flush_waiting(ifl_dispatch *d, ifl_error *err) {
+    ifl_status st;
+    while ((st = desk_flush(d, err)) == IFL_FULL) {
+        if (d->stop && atomic_load(d->stop))
+            return ifl_error_wrap(err, "asked to stop while the disk was full");
+        IFL_TRY(desk_wait(d, 0.0, "room on the disk", err));
+    }
+    return st;
+}
+
 /* Members that were given up after too many attempts get their fate in the log when their group
  * ends: until then a checkpoint still opens them again. */
 static ifl_status desk_log_given_up(ifl_dispatch *d, const ifl_group *group, ifl_error *err) {
@@ -382,7 +396,7 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                                               members, n_members, err);
     }
     if (st == IFL_OK) st = ifl_rollout_log_trained(d->log, step, trained, n_trained, err);
-    if (st == IFL_OK) st = ifl_rollout_log_flush(d->log, err);
+    if (st == IFL_OK) st = desk_flush_waiting(d, err);
     for (int32_t g = 0; g < n && st == IFL_OK; g++) {
         desk_work_free(groups[g]->user);
         groups[g]->user = NULL;
@@ -533,7 +547,7 @@ ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, i
         }
         if (st == IFL_OK) st = ifl_rollout_log_run_ended(d->log, step, reason, keys, n, err);
     }
-    if (st == IFL_OK) st = ifl_rollout_log_flush(d->log, err);
+    if (st == IFL_OK) st = desk_flush_waiting(d, err);
     free(serials);
     free(keys);
     pthread_mutex_unlock(&d->lock);

@@ -4,10 +4,12 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/recorder.h"
 #include "learner/dispatch_internal.h"
 
 #define POLL_MS 20
 #define LATE_INTERVAL_S 5.0
+#define FULL_RETRY_MS 100
 
 /* --- Groups
  * ----------------------------------------------------------------------------------------- */
@@ -208,6 +210,8 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         }
         IFL_TRY(ifl_rollout_log_leased(d->log, group->task_serial, purpose, group->n_members,
                                        lease_id, work->attempt, err));
+        for (int32_t i = 0; i < n; i++)
+            ifl_record_event("leased", purpose, group->task_serial, d->samples[i], lease_id, 0);
         work->attempt++;
         peer->outstanding += n;
         /* It samples with what it has in use now, or with something newer. */
@@ -525,15 +529,37 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     return IFL_OK;
 }
 
+ifl_status desk_flush(ifl_dispatch *d, ifl_error *err) {
+    ifl_status st = ifl_rollout_log_flush(d->log, err);
+    double now = ifl_clock_s();
+    if (st == IFL_FULL) {
+        if (d->full_since_s == 0.0)
+            ifl_warn("%s; until there is room nothing is acknowledged and nothing is leased",
+                     err ? err->text : "the log's disk is full");
+        if (d->full_since_s == 0.0) d->full_since_s = now;
+        d->last_arrival_s = now; /* whoever waits does not wait for actors */
+    } else if (st == IFL_OK && d->full_since_s > 0.0) {
+        ifl_info("there is room for the log again, after %.1f s", now - d->full_since_s);
+        d->full_since_s = 0.0;
+    }
+    return st;
+}
+
 /* What has come is on the disk before anybody is told that it has been stored: one fdatasync for
  * all that came together. When that fails nobody is told, and the run ends: what a disk has once
  * failed to write must not be asked of it again. */
 static ifl_status desk_answer_all(ifl_dispatch *d, ifl_error *err) {
-    ifl_status st = d->unflushed && !d->log_failed ? ifl_rollout_log_flush(d->log, err) : IFL_OK;
+    ifl_status st = d->unflushed && !d->log_failed ? desk_flush(d, err) : IFL_OK;
+    if (st == IFL_FULL) return IFL_OK; /* answered when there is room */
     d->log_failed = d->log_failed || st != IFL_OK;
     d->unflushed = false;
-    for (int32_t i = 0; i < d->n_answers && !d->log_failed; i++) /* a lost one is asked for again */
-        ifl_server_send(d->server, d->answers[i].peer, &d->answers[i].message, NULL);
+    for (int32_t i = 0; i < d->n_answers && !d->log_failed; i++) {
+        const ifl_message *m = &d->answers[i].message;
+        if (m->type == IFL_WIRE_TRAJ_ACK)
+            ifl_record_event("stored", m->traj_ack.key.purpose, m->traj_ack.key.task_serial,
+                             m->traj_ack.key.sample, m->traj_ack.lease_id, m->traj_ack.status);
+        ifl_server_send(d->server, d->answers[i].peer, m, NULL); /* a lost one is asked for again */
+    }
     d->n_answers = 0;
     return st;
 }
@@ -628,8 +654,14 @@ void *desk_thread(void *arg) {
     while (!atomic_load(&d->quit)) {
         ifl_server_event event;
         ifl_error err = {0};
-        ifl_status st = ifl_server_poll(d->server, POLL_MS, &event, &err);
         pthread_mutex_lock(&d->lock);
+        bool full = d->full_since_s > 0.0;
+        pthread_mutex_unlock(&d->lock);
+        /* What comes meanwhile waits in the server's queue, which has its bounds. */
+        if (full) ifl_sleep_ms(FULL_RETRY_MS);
+        ifl_status st = full ? IFL_AGAIN : ifl_server_poll(d->server, POLL_MS, &event, &err);
+        pthread_mutex_lock(&d->lock);
+        d->unflushed |= full;
         bool got = st == IFL_OK;
         for (int32_t n = 1; st == IFL_OK; n++) {
             st = desk_event(d, &event, &err);
@@ -645,7 +677,7 @@ void *desk_thread(void *arg) {
             err = log_err;
         }
         desk_direct(d);
-        if (st == IFL_OK) st = desk_lease(d, &err);
+        if (st == IFL_OK && d->full_since_s == 0.0) st = desk_lease(d, &err);
         desk_find_stalled(d);
         desk_report_late(d);
         if (st != IFL_OK) desk_fail(d, &err);

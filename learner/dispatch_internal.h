@@ -85,8 +85,9 @@ struct ifl_dispatch {
     int32_t redo_take;                /* next one */
     int64_t n_restored;
     int32_t vocab_size;
-    bool log_failed; /* to reach the disk, once: nothing is acknowledged any more */
-    bool unflushed;  /* the log holds a trajectory that isn't on the disk */
+    bool log_failed;     /* to reach the disk, once: nothing is acknowledged any more */
+    double full_since_s; /* 0 = there is room. Else nothing is taken in, answered or leased */
+    bool unflushed;      /* the log holds a trajectory that isn't on the disk */
 };
 
 /* All of these with the lock held, but for desk_thread. */
@@ -122,6 +123,9 @@ ifl_status desk_redo_published(ifl_dispatch *d, int64_t version, ifl_hash conten
 /* The groups that `step` took then. *wait: not yet; neither: the step takes what comes. */
 ifl_status desk_redo_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_group **out, bool *taken,
                           bool *wait, ifl_error *err);
+
+/* The log to the disk. IFL_FULL: no room there; the desk stands still until there is. */
+ifl_status desk_flush(ifl_dispatch *d, ifl_error *err);
 
 void *desk_thread(void *dispatch);
 

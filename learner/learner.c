@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 #include "kernels/contract.h"
 #include "learner/checkpoint.h"
@@ -26,6 +27,16 @@ static ifl_status learner_checkpoint(learner *l, ifl_error *err) {
     l->checkpoint = l->step;
     ifl_debug("checkpoint of step %lld in %.2f s", (long long)l->step, ifl_clock_s() - begin);
     return IFL_OK;
+}
+
+/* In the middle of a run a checkpoint that finds no room on the disk is put off to the next step. */
+static ifl_status learner_checkpoint_between(learner *l, ifl_error *err) {
+    ifl_status st = learner_checkpoint(l, err);
+    if (st == IFL_FULL && !l->checkpoint_due)
+        ifl_warn("no checkpoint of step %lld: %s; it is tried again after each step",
+                 (long long)l->step, err->text);
+    l->checkpoint_due = st == IFL_FULL;
+    return st == IFL_FULL ? IFL_OK : st;
 }
 
 static void learner_release(const ifl_weights *weights, void *user) {
@@ -151,6 +162,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     int32_t n = l->config->rollout.prompts_per_step;
     int64_t step = l->step + 1;
     double begin = ifl_clock_s(), wait_s = 0.0;
+    ifl_fail_point(IFL_FAIL_STEP_BEGIN);
     const ifl_weights *newest = ifl_version_store_newest(l->store);
     ifl_step_report report;
     ifl_status st =
@@ -173,6 +185,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     double publish_s = ifl_clock_s() - publish_begin;
     IFL_TRY(learner_group_metrics(l, groups, n, err));
     IFL_TRY(learner_audit(l, groups, n, err));
+    ifl_fail_point(IFL_FAIL_STEP_CLOSE);
     IFL_TRY(ifl_dispatch_close(l->dispatch, step, groups, n, outcomes, skipped, err));
     l->step = step;
     learner_total(l, &report);
@@ -215,8 +228,9 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
         st = learner_step(l, groups, outcomes, skipped, err);
         if (st != IFL_OK) break;
         bool last = l->step == c->run.steps;
-        if (!last && c->checkpoint.every_steps > 0 && l->step % c->checkpoint.every_steps == 0)
-            st = learner_checkpoint(l, err);
+        int64_t every = c->checkpoint.every_steps;
+        if (!last && every > 0 && (l->step % every == 0 || l->checkpoint_due))
+            st = learner_checkpoint_between(l, err);
         if (st == IFL_OK && !last && c->eval.every_steps > 0 && l->eval_set &&
             l->step % c->eval.every_steps == 0) {
             ifl_eval_results results = {0};

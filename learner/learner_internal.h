@@ -59,6 +59,7 @@ typedef struct learner {
     uint64_t run_epoch; /* of this process; with run_uuid the name of its history of versions */
     int64_t step;       /* finished */
     int64_t checkpoint; /* newest one's step; -1 = none yet */
+    bool checkpoint_due; /* the last one found no room on the disk */
     int32_t async_k;    /* lock-step modes: versions behind; -1 = pipeline */
     double started_s;
     json_t *evals;        /* array for summary.json */
