@@ -45,7 +45,9 @@ typedef struct ifl_engine_request {
     void *user;                   /* given back with each finished trajectory */
 } ifl_engine_request;
 
-/* Queues a group. IFL_LIMIT when it can never fit (prompt + max_new_tokens against positions and KV). */
+/* Queues a group. Truncated sampling (top-k, top-p) records what each token was drawn from (trajectory.h), unless
+ * max_new_tokens times the largest set is above IFL_KEPT_IDS_MAX: such answers can be read, not trained on, and
+ * ifl_config_check_training refuses to ask for them. IFL_LIMIT when it can never fit (prompt + max_new_tokens against positions and KV). */
 ifl_status ifl_engine_submit(ifl_engine *engine, const ifl_engine_request *request, ifl_error *err);
 
 /* Drops all sequences of a lease, running or queued. Returns how many. */

@@ -188,7 +188,7 @@ static ifl_status definition_run(parity *p, const ifl_ops *table, ifl_error *err
     int32_t n = p->n_tokens - 1;
     ifl_trainer *trainer;
     ifl_batch_seq seq = {0, n, 0, p->iota};
-    ifl_pack pack = {n, 1, n, p->tokens, &seq, p->iota, p->tokens + 1, p->ones};
+    ifl_pack pack = {n, 1, n, p->tokens, &seq, p->iota, p->tokens + 1, p->ones, NULL};
     IFL_TRY(ifl_trainer_create(&trainer, p->model, n, IFL_ACTIVATION_BYTES, NULL, table, err));
     ifl_status st = ifl_trainer_forward(trainer, p->weights, &pack, p->logprobs, err);
     if (st == IFL_OK) st = ifl_trainer_backward(trainer, p->weights, &pack, p->ones, err);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/config_table.h"
+#include "common/trajectory.h"
 
 static ifl_status check_run_name(const char *name, ifl_error *err) {
     static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
@@ -146,12 +147,16 @@ ifl_status ifl_config_check_training(const ifl_config *config, ifl_error *err) {
         return ifl_fail(err, IFL_FORMAT,
                         "key rollout.temperature: got 0 (greedy), wanted more: a "
                         "group of equal answers teaches nothing");
-    if (config->rollout.top_k || config->rollout.top_p < 1)
-        return ifl_fail(err, IFL_UNSUPPORTED,
-                        "keys rollout.top_k and rollout.top_p: got %d and %g, "
-                        "wanted 0 and 1 for training: the kept set of a cut distribution is not "
-                        "recorded, so its loss would be another distribution's",
-                        config->rollout.top_k, config->rollout.top_p);
+    int64_t n_kept = ifl_kept_ids_bound(config->rollout.max_new_tokens, config->rollout.top_k,
+                                        config->rollout.top_p);
+    if (n_kept > IFL_KEPT_IDS_MAX)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key rollout.top_k: got %d with rollout.top_p %g, wanted 1 to %d: a token "
+                        "records the set that it was drawn from, of %d tokens at most, an answer "
+                        "of rollout.max_new_tokens (%d tokens) %d of them",
+                        config->rollout.top_k, config->rollout.top_p,
+                        IFL_KEPT_IDS_MAX / config->rollout.max_new_tokens, IFL_KEPT_SET_MAX,
+                        config->rollout.max_new_tokens, IFL_KEPT_IDS_MAX);
     if (config->rollout.group_size < 2)
         return ifl_fail(err, IFL_FORMAT,
                         "key rollout.group_size: got 1 trajectory, wanted 2 or more: "

@@ -13,13 +13,19 @@ static ifl_status trajectory_reserve(ifl_trajectory *traj, int32_t n_more, ifl_e
                         IFL_TOKENS_MAX);
     size_t want = (size_t)traj->n_tokens + (size_t)n_more;
     if (want <= (size_t)traj->n_tokens_cap) return IFL_OK;
-    /* The three columns grow together; the common capacity is set only when all three have it. */
+    /* The columns grow together; the common capacity is set only when all of them have it. */
     size_t cap_tokens = (size_t)traj->n_tokens_cap;
     size_t cap_logprobs = cap_tokens, cap_weights = cap_tokens;
+    size_t cap_ends = cap_tokens, cap_full = cap_tokens;
     IFL_TRY(ifl_grow((void **)&traj->tokens, &cap_tokens, want, sizeof *traj->tokens, err));
     IFL_TRY(ifl_grow((void **)&traj->logprobs, &cap_logprobs, want, sizeof *traj->logprobs, err));
     IFL_TRY(ifl_grow((void **)&traj->loss_weights, &cap_weights, want, sizeof *traj->loss_weights,
                      err));
+    if (traj->kept_ends) {
+        IFL_TRY(ifl_grow((void **)&traj->kept_ends, &cap_ends, want, sizeof *traj->kept_ends, err));
+        IFL_TRY(ifl_grow((void **)&traj->full_logprobs, &cap_full, want,
+                         sizeof *traj->full_logprobs, err));
+    }
     traj->n_tokens_cap = (int32_t)cap_tokens;
     return IFL_OK;
 }
@@ -84,6 +90,9 @@ void ifl_trajectory_free(ifl_trajectory *traj) {
     free(traj->spans);
     free(traj->runs);
     free(traj->kv_events);
+    free(traj->kept_ends);
+    free(traj->full_logprobs);
+    free(traj->kept_ids);
     free(traj);
 }
 
@@ -103,8 +112,61 @@ ifl_status ifl_trajectory_append(ifl_trajectory *traj, int32_t token, float logp
     traj->tokens[at] = token;
     traj->logprobs[at] = logprob;
     traj->loss_weights[at] = 1.0f;
+    if (traj->kept_ends) {
+        traj->kept_ends[at] = traj->n_kept_ids;
+        traj->full_logprobs[at] = logprob;
+    }
     traj->n_tokens++;
     return IFL_OK;
+}
+
+/* --- Truncated sampling
+ * ------------------------------------------------------------------------------ */
+
+bool ifl_trajectory_is_truncated(const ifl_trajectory *traj) {
+    return traj->temperature > 0.0f && (traj->top_k > 0 || traj->top_p < 1.0f);
+}
+
+ifl_status ifl_trajectory_keep_sets(ifl_trajectory *traj, ifl_error *err) {
+    IFL_ASSERT(!traj->kept_ends);
+    traj->kept_ends = calloc((size_t)traj->n_tokens_cap, sizeof *traj->kept_ends);
+    traj->full_logprobs = calloc((size_t)traj->n_tokens_cap, sizeof *traj->full_logprobs);
+    if (traj->kept_ends && traj->full_logprobs) return IFL_OK;
+    free(traj->kept_ends);
+    free(traj->full_logprobs);
+    traj->kept_ends = NULL;
+    traj->full_logprobs = NULL;
+    return ifl_fail(err, IFL_NOMEM, "out of memory: kept sets of a trajectory");
+}
+
+ifl_status ifl_trajectory_append_kept(ifl_trajectory *traj, int32_t token, float logprob,
+                                      float full_logprob, ifl_kept_set kept, int64_t version,
+                                      ifl_error *err) {
+    IFL_ASSERT(traj->kept_ends && kept.n >= 0 && kept.n <= IFL_KEPT_SET_MAX);
+    if (kept.n > IFL_KEPT_IDS_MAX - traj->n_kept_ids)
+        return ifl_fail(err, IFL_LIMIT,
+                        "trajectory of task %llu, sample %d: %d + %d tokens in its kept sets, "
+                        "limit %d; set rollout.top_k",
+                        (unsigned long long)traj->task_serial, traj->sample, traj->n_kept_ids,
+                        kept.n, IFL_KEPT_IDS_MAX);
+    size_t cap = (size_t)traj->n_kept_ids_cap;
+    IFL_TRY(ifl_grow((void **)&traj->kept_ids, &cap, (size_t)traj->n_kept_ids + (size_t)kept.n,
+                     sizeof *traj->kept_ids, err));
+    traj->n_kept_ids_cap = (int32_t)cap;
+    IFL_TRY(ifl_trajectory_append(traj, token, logprob, version, err));
+    if (kept.n > 0)
+        memcpy(traj->kept_ids + traj->n_kept_ids, kept.ids, (size_t)kept.n * sizeof *kept.ids);
+    traj->n_kept_ids += kept.n;
+    traj->kept_ends[traj->n_tokens - 1] = traj->n_kept_ids;
+    traj->full_logprobs[traj->n_tokens - 1] = full_logprob;
+    return IFL_OK;
+}
+
+ifl_kept_set ifl_trajectory_kept(const ifl_trajectory *traj, int32_t position) {
+    if (!traj->kept_ends) return (ifl_kept_set){NULL, 0};
+    int32_t begin = position > 0 ? traj->kept_ends[position - 1] : 0;
+    int32_t n = traj->kept_ends[position] - begin;
+    return (ifl_kept_set){n > 0 ? traj->kept_ids + begin : NULL, n};
 }
 
 ifl_status ifl_trajectory_append_environment(ifl_trajectory *traj, const int32_t *tokens, int32_t n,
@@ -117,6 +179,11 @@ ifl_status ifl_trajectory_append_environment(ifl_trajectory *traj, const int32_t
     memcpy(traj->tokens + at, tokens, (size_t)n * sizeof *tokens);
     memset(traj->logprobs + at, 0, (size_t)n * sizeof *traj->logprobs);
     memset(traj->loss_weights + at, 0, (size_t)n * sizeof *traj->loss_weights);
+    if (traj->kept_ends) {
+        memset(traj->full_logprobs + at, 0, (size_t)n * sizeof *traj->full_logprobs);
+        for (int32_t i = 0; i < n; i++)
+            traj->kept_ends[at + (size_t)i] = traj->n_kept_ids;
+    }
     traj->n_tokens += n;
     return IFL_OK;
 }

@@ -4,6 +4,7 @@
 #define IFL_COMMON_TRAJECTORY_H
 
 #include "common/hash.h"
+#include "common/kept_set.h"
 #include "common/status.h"
 
 #define IFL_TOKENS_MAX (1 << 20)   /* tokens of one trajectory */
@@ -11,6 +12,7 @@
 #define IFL_RUNS_MAX 65536         /* version runs, KV events */
 #define IFL_TASK_ID_MAX 128
 #define IFL_COMPONENTS_MAX 16
+#define IFL_KEPT_IDS_MAX (1 << 22) /* tokens in the kept sets of one trajectory, together */
 
 typedef enum { IFL_SOURCE_PROMPT, IFL_SOURCE_POLICY, IFL_SOURCE_ENVIRONMENT } ifl_source;
 
@@ -86,6 +88,13 @@ typedef struct ifl_trajectory {
     ifl_version_run *runs;
     ifl_kv_event *kv_events;
 
+    /* Truncated sampling (top-k, top-p); both columns NULL without. A token's log-prob is then that of its
+     * kept set, and the learner's softmax runs over the same set: kernels/model.h. */
+    int32_t *kept_ends;   /* [n_tokens] the set of token t is kept_ids[kept_ends[t - 1] .. kept_ends[t]) */
+    float *full_logprobs; /* [n_tokens] nats, over the full vocabulary at the same temperature */
+    int32_t n_kept_ids, n_kept_ids_cap;
+    int32_t *kept_ids;    /* [n_kept_ids] */
+
     uint64_t seed;        /* with task_serial and sample: the whole randomness */
     float temperature;
     int32_t top_k;
@@ -110,6 +119,21 @@ void ifl_trajectory_free(ifl_trajectory *traj); /* NULL is fine */
 ifl_status ifl_trajectory_append(ifl_trajectory *traj, int32_t token, float logprob, int64_t version,
                                  ifl_error *err);
 
+/* Whether its sampling leaves tokens out, so that it needs the two columns above. Greedy sampling does not: its
+ * log-prob is of the full distribution. */
+bool ifl_trajectory_is_truncated(const ifl_trajectory *traj);
+
+/* Gives a trajectory of truncated sampling its columns; before its first sampled token. */
+ifl_status ifl_trajectory_keep_sets(ifl_trajectory *traj, ifl_error *err);
+
+/* As ifl_trajectory_append, for a trajectory that keeps sets: `kept` (copied) is what could be drawn, n = 0 the
+ * full vocabulary. IFL_LIMIT past IFL_KEPT_IDS_MAX; the trajectory is then unchanged. */
+ifl_status ifl_trajectory_append_kept(ifl_trajectory *traj, int32_t token, float logprob, float full_logprob,
+                                      ifl_kept_set kept, int64_t version, ifl_error *err);
+
+/* The kept set of the token at `position`, borrowed; n = 0 where nothing was left out or nothing sampled. */
+ifl_kept_set ifl_trajectory_kept(const ifl_trajectory *traj, int32_t position);
+
 /* Appends environment tokens (loss weight 0). */
 ifl_status ifl_trajectory_append_environment(ifl_trajectory *traj, const int32_t *tokens, int32_t n,
                                              ifl_error *err);
@@ -127,12 +151,13 @@ int64_t ifl_trajectory_version_oldest(const ifl_trajectory *traj); /* -1 when it
 uint64_t ifl_trajectory_stream(uint64_t task_serial, int32_t sample, uint8_t purpose);
 
 /* Checks the invariants (columns, spans in order and covering, runs inside policy spans, versions
- * monotone, log-probs finite and <= 0, KV events ordered): everything that came over the wire passes here. */
+ * monotone, log-probs finite and <= 0, KV events ordered, kept sets where sampling is truncated and only there,
+ * ascending, in the vocabulary, with their token): everything that came over the wire passes here. */
 ifl_status ifl_trajectory_check(const ifl_trajectory *traj, int32_t vocab_size, ifl_error *err);
 
 /* Serialised form: msgpack meta (at most 64 KiB; IFL_LIMIT beyond) and one payload with the columns
- * (tokens i32, logprobs f32, loss weights f32, then spans, runs and KV events; little-endian; the layout is
- * in trajectory_codec.c). Both owned by the caller (free()). Decoding checks structure; meaning is
+ * (tokens i32, logprobs f32, loss weights f32, then spans, runs and KV events, then what truncated sampling kept;
+ * little-endian; the layout is in trajectory_codec.c). Both owned by the caller (free()). Decoding checks structure; meaning is
  * ifl_trajectory_check's. */
 ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
                                  uint8_t **payload, size_t *n_payload, ifl_error *err);

@@ -129,6 +129,48 @@ static ifl_status check_kv_events(const ifl_trajectory *t, ifl_error *err) {
     return IFL_OK;
 }
 
+/* Truncated sampling has left its kept sets, and nothing else has: strictly ascending ids of the
+ * vocabulary, the sampled token among them; the set's log-prob is no less than the full one, up to
+ * the rounding of two sums. */
+static ifl_status check_kept_sets(const ifl_trajectory *t, int32_t vocab_size, ifl_error *err) {
+    if (!t->kept_ends != !t->full_logprobs) CHECK_FAIL("a column of the kept sets is missing");
+    if (!t->kept_ends) {
+        if (ifl_trajectory_is_truncated(t))
+            CHECK_FAIL("sampled with top_k %d, top_p %g, but without the kept sets", t->top_k,
+                       (double)t->top_p);
+        return IFL_OK;
+    }
+    if (!ifl_trajectory_is_truncated(t))
+        CHECK_FAIL("kept sets, though top_k is %d, top_p %g and temperature %g", t->top_k,
+                   (double)t->top_p, (double)t->temperature);
+    if (t->n_kept_ids < 0 || t->n_kept_ids > IFL_KEPT_IDS_MAX || (t->n_kept_ids && !t->kept_ids))
+        CHECK_FAIL("%d tokens in kept sets, limit %d", t->n_kept_ids, IFL_KEPT_IDS_MAX);
+    for (int32_t p = 0, begin = 0; p < t->n_tokens; begin = t->kept_ends[p++]) {
+        int32_t end = t->kept_ends[p], n = end - begin;
+        if (end < begin || end > t->n_kept_ids || n > IFL_KEPT_SET_MAX ||
+            (p == t->n_tokens - 1 && end != t->n_kept_ids))
+            CHECK_FAIL("kept set at position %d is [%d, %d) of %d", p, begin, end, t->n_kept_ids);
+        bool sampled = ifl_trajectory_version_at(t, p) >= 0, found = n == 0;
+        float full = t->full_logprobs[p];
+        if (!sampled && (n > 0 || full != 0.0f))
+            CHECK_FAIL("position %d was not sampled but has a kept set of %d and log-prob %g", p, n,
+                       (double)full);
+        if (!isfinite(full) || full > 0.0f || full > t->logprobs[p] + 1e-3f)
+            CHECK_FAIL("full log-prob at position %d is %g, wanted a finite number up to the kept "
+                       "set's %g",
+                       p, (double)full, (double)t->logprobs[p]);
+        for (int32_t i = begin; i < end; i++) {
+            if (t->kept_ids[i] < 0 || t->kept_ids[i] >= vocab_size ||
+                (i > begin && t->kept_ids[i] <= t->kept_ids[i - 1]))
+                CHECK_FAIL("kept set at position %d has token %d, wanted ascending ones below %d",
+                           p, t->kept_ids[i], vocab_size);
+            found |= t->kept_ids[i] == t->tokens[p];
+        }
+        if (!found) CHECK_FAIL("kept set at position %d lacks its token %d", p, t->tokens[p]);
+    }
+    return IFL_OK;
+}
+
 ifl_status ifl_trajectory_check(const ifl_trajectory *traj, int32_t vocab_size, ifl_error *err) {
     ifl_status st = IFL_OK;
     if (traj->n_tokens < 1 || traj->n_tokens > IFL_TOKENS_MAX) {
@@ -146,6 +188,7 @@ ifl_status ifl_trajectory_check(const ifl_trajectory *traj, int32_t vocab_size, 
     IFL_TRY_GOTO(st, check_columns(traj, vocab_size, err), done);
     IFL_TRY_GOTO(st, check_runs(traj, err), done);
     IFL_TRY_GOTO(st, check_kv_events(traj, err), done);
+    IFL_TRY_GOTO(st, check_kept_sets(traj, vocab_size, err), done);
     int32_t n_policy = ifl_trajectory_n_policy(traj);
     if (traj->max_new_tokens > 0 && n_policy > traj->max_new_tokens)
         st = ifl_fail(err, IFL_FORMAT, "%d sampled tokens, max_new_tokens is %d", n_policy,

@@ -1,16 +1,21 @@
 /* The serialised trajectory. Meta: integer keys below (also in common/WIRE.md). Payload,
  * little-endian, without padding, in this order: tokens i32[n] | log-probs f32[n] | loss weights
  * f32[n] | spans {begin i32, n i32, source u32}[n_spans] | runs {begin i32, n i32, version
- * i64}[n_runs] | KV events {at i32, from i32, to i32, kind u32, version i64}[n_kv_events] Lists lie
+ * i64}[n_runs] | KV events {at i32, from i32, to i32, kind u32, version i64}[n_kv_events]. Lists lie
  * in the payload because meta is bounded to 4,096 elements and a long trajectory has more events.
- */
+ *
+ * Format 2, of truncated sampling alone, goes on with: full log-probs f32[n] | per token the number
+ * of its kept set's ids, then the ids: the first, then each one's distance to the one before less 1.
+ * These are LEB128 numbers of at most 5 bytes, the shortest form only. An old reader refuses the
+ * format; without truncation the bytes are those of format 1. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/trajectory.h"
 #include "common/wire_meta.h"
 
-#define CODEC_FORMAT 1
+#define CODEC_FORMAT_PLAIN 1
+#define CODEC_FORMAT_KEPT 2
 #define CODEC_PAYLOAD_MAX (16 * 1024 * 1024)
 #define CODEC_SPAN_BYTES 12
 #define CODEC_RUN_BYTES 16
@@ -46,6 +51,8 @@ enum {
     KEY_FINISHED_MS = 26,
     KEY_ACTOR = 27,
     KEY_PAYLOAD_HASH = 28,
+    KEY_N_KEPT_IDS = 29,   /* format 2, as the next */
+    KEY_N_KEPT_BYTES = 30, /* of the numbers behind the full log-probs */
 };
 
 static uint8_t *put_u32(uint8_t *p, uint32_t v) {
@@ -85,6 +92,98 @@ static size_t codec_payload_bytes(int32_t n_tokens, int32_t n_spans, int32_t n_r
            (size_t)n_runs * CODEC_RUN_BYTES + (size_t)n_kv_events * CODEC_KV_BYTES;
 }
 
+/* --- Kept sets
+ * --------------------------------------------------------------------------------------- */
+
+#define LEB_BYTES_MAX 5
+
+static size_t leb_bytes(uint32_t v) {
+    size_t n = 1;
+    for (; v >= 0x80; v >>= 7)
+        n++;
+    return n;
+}
+
+static uint8_t *put_leb(uint8_t *p, uint32_t v) {
+    for (; v >= 0x80; v >>= 7)
+        *p++ = (uint8_t)(v | 0x80);
+    *p = (uint8_t)v;
+    return p + 1;
+}
+
+/* Reads one number of the bytes [*p, end); false when they don't begin with one. */
+static bool get_leb(const uint8_t **p, const uint8_t *end, uint32_t *out) {
+    uint64_t v = 0;
+    for (int i = 0; i < LEB_BYTES_MAX && *p < end; i++) {
+        uint8_t byte = *(*p)++;
+        v |= (uint64_t)(byte & 0x7f) << (7 * i);
+        if (byte & 0x80) continue;
+        if (v > UINT32_MAX || (i > 0 && byte == 0)) return false;
+        *out = (uint32_t)v;
+        return true;
+    }
+    return false;
+}
+
+static size_t kept_bytes(const ifl_trajectory *traj) {
+    size_t n = 0;
+    for (int32_t t = 0; t < traj->n_tokens; t++) {
+        ifl_kept_set set = ifl_trajectory_kept(traj, t);
+        n += leb_bytes((uint32_t)set.n);
+        for (int32_t i = 0; i < set.n; i++)
+            n += leb_bytes((uint32_t)(i ? set.ids[i] - set.ids[i - 1] - 1 : set.ids[0]));
+    }
+    return n;
+}
+
+static void encode_kept(const ifl_trajectory *traj, uint8_t *p) {
+    for (int32_t t = 0; t < traj->n_tokens; t++)
+        p = put_u32(p, float_bits(traj->full_logprobs[t]));
+    for (int32_t t = 0; t < traj->n_tokens; t++) {
+        ifl_kept_set set = ifl_trajectory_kept(traj, t);
+        p = put_leb(p, (uint32_t)set.n);
+        for (int32_t i = 0; i < set.n; i++)
+            p = put_leb(p, (uint32_t)(i ? set.ids[i] - set.ids[i - 1] - 1 : set.ids[0]));
+    }
+}
+
+static ifl_status decode_kept(ifl_trajectory *t, int32_t n_ids, const uint8_t *p, size_t n_bytes,
+                              ifl_error *err) {
+    size_t n = (size_t)t->n_tokens;
+    if ((size_t)n_ids > n_bytes) /* each takes a byte at least: so nothing is asked for in vain */
+        return ifl_fail(err, IFL_FORMAT, "TRAJ: %d tokens in kept sets of %zu bytes", n_ids,
+                        n_bytes);
+    t->kept_ends = malloc(n * sizeof *t->kept_ends);
+    t->full_logprobs = malloc(n * sizeof *t->full_logprobs);
+    if (n_ids) t->kept_ids = malloc((size_t)n_ids * sizeof *t->kept_ids);
+    if (!t->kept_ends || !t->full_logprobs || (n_ids && !t->kept_ids))
+        return ifl_fail(err, IFL_NOMEM, "TRAJ: out of memory: %d tokens in kept sets", n_ids);
+    t->n_kept_ids = t->n_kept_ids_cap = n_ids;
+    for (size_t i = 0; i < n; i++, p += 4)
+        t->full_logprobs[i] = bits_float(get_u32(p));
+    const uint8_t *end = p + n_bytes;
+    int32_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t held, step;
+        if (!get_leb(&p, end, &held) || held > IFL_KEPT_SET_MAX || held > (uint32_t)(n_ids - at))
+            return ifl_fail(err, IFL_FORMAT, "TRAJ: kept set of token %zu is malformed", i);
+        int64_t id = -1;
+        for (uint32_t k = 0; k < held; k++) {
+            if (!get_leb(&p, end, &step) || (id += (int64_t)step + 1) > INT32_MAX)
+                return ifl_fail(err, IFL_FORMAT, "TRAJ: kept set of token %zu is malformed", i);
+            t->kept_ids[at++] = (int32_t)id;
+        }
+        t->kept_ends[i] = at;
+    }
+    if (at != n_ids || p != end)
+        return ifl_fail(err, IFL_FORMAT, "TRAJ: kept sets hold %d tokens, their count says %d", at,
+                        n_ids);
+    return IFL_OK;
+}
+
+/* --- Columns
+ * ----------------------------------------------------------------------------------------- */
+
 static void encode_columns(const ifl_trajectory *traj, uint8_t *p) {
     for (int32_t i = 0; i < traj->n_tokens; i++)
         p = put_u32(p, (uint32_t)traj->tokens[i]);
@@ -111,9 +210,10 @@ static void encode_columns(const ifl_trajectory *traj, uint8_t *p) {
     }
 }
 
-static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, ifl_meta_writer *w) {
+static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, size_t n_kept_bytes,
+                        ifl_meta_writer *w) {
     const ifl_reward *r = &traj->reward;
-    ifl_meta_put_i64(w, KEY_FORMAT, CODEC_FORMAT);
+    ifl_meta_put_i64(w, KEY_FORMAT, traj->kept_ends ? CODEC_FORMAT_KEPT : CODEC_FORMAT_PLAIN);
     ifl_meta_put_u64(w, KEY_TASK_SERIAL, traj->task_serial);
     ifl_meta_put_i64(w, KEY_SAMPLE, traj->sample);
     ifl_meta_put_i64(w, KEY_PURPOSE, traj->purpose);
@@ -151,6 +251,9 @@ static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, ifl_m
     ifl_meta_put_i64(w, KEY_FINISHED_MS, traj->finished_ms);
     ifl_meta_put_text(w, KEY_ACTOR, traj->actor);
     ifl_meta_put_hash(w, KEY_PAYLOAD_HASH, payload_hash);
+    if (!traj->kept_ends) return;
+    ifl_meta_put_i64(w, KEY_N_KEPT_IDS, traj->n_kept_ids);
+    ifl_meta_put_i64(w, KEY_N_KEPT_BYTES, (int64_t)n_kept_bytes);
 }
 
 ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
@@ -160,24 +263,29 @@ ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, siz
     if (traj->n_tokens < 1 || traj->n_tokens > IFL_TOKENS_MAX || traj->n_spans < 0 ||
         traj->n_spans > IFL_SPANS_MAX || traj->n_runs < 0 || traj->n_runs > IFL_RUNS_MAX ||
         traj->n_kv_events < 0 || traj->n_kv_events > IFL_RUNS_MAX ||
-        traj->reward.n_components < 0 || traj->reward.n_components > IFL_COMPONENTS_MAX)
+        traj->reward.n_components < 0 || traj->reward.n_components > IFL_COMPONENTS_MAX ||
+        traj->n_kept_ids < 0 || traj->n_kept_ids > IFL_KEPT_IDS_MAX)
         return ifl_fail(
             err, IFL_LIMIT,
-            "TRAJ: %d tokens, %d spans, %d runs, %d KV events, %d reward components; limits %d, "
-            "%d, %d, %d, %d",
+            "TRAJ: %d tokens, %d spans, %d runs, %d KV events, %d reward components, %d tokens in "
+            "kept sets; limits %d, %d, %d, %d, %d, %d",
             traj->n_tokens, traj->n_spans, traj->n_runs, traj->n_kv_events,
-            traj->reward.n_components, IFL_TOKENS_MAX, IFL_SPANS_MAX, IFL_RUNS_MAX, IFL_RUNS_MAX,
-            IFL_COMPONENTS_MAX);
-    size_t n = codec_payload_bytes(traj->n_tokens, traj->n_spans, traj->n_runs, traj->n_kv_events);
+            traj->reward.n_components, traj->n_kept_ids, IFL_TOKENS_MAX, IFL_SPANS_MAX,
+            IFL_RUNS_MAX, IFL_RUNS_MAX, IFL_COMPONENTS_MAX, IFL_KEPT_IDS_MAX);
+    size_t n_plain =
+        codec_payload_bytes(traj->n_tokens, traj->n_spans, traj->n_runs, traj->n_kv_events);
+    size_t n_kept = traj->kept_ends ? kept_bytes(traj) : 0;
+    size_t n = n_plain + (traj->kept_ends ? (size_t)traj->n_tokens * 4 + n_kept : 0);
     if (n > CODEC_PAYLOAD_MAX)
-        return ifl_fail(err, IFL_LIMIT, "TRAJ: payload of %zu bytes, limit %d", n,
-                        CODEC_PAYLOAD_MAX);
+        return ifl_fail(err, IFL_LIMIT, "TRAJ: payload of %zu bytes (%zu of kept sets), limit %d",
+                        n, n_kept, CODEC_PAYLOAD_MAX);
     uint8_t *columns = malloc(n);
     if (!columns) return ifl_fail(err, IFL_NOMEM, "TRAJ: out of memory: %zu bytes", n);
     encode_columns(traj, columns);
+    if (traj->kept_ends) encode_kept(traj, columns + n_plain);
     ifl_meta_writer w;
     ifl_meta_begin(&w, "TRAJ", err);
-    encode_meta(traj, ifl_hash_bytes(columns, n), &w);
+    encode_meta(traj, ifl_hash_bytes(columns, n), n_kept, &w);
     ifl_status st = ifl_meta_end(&w, meta, n_meta);
     if (st == IFL_OK) {
         *payload = columns;
@@ -214,9 +322,16 @@ static void decode_reward(ifl_meta_reader *r, ifl_reward *reward) {
     ifl_meta_get_text(r, KEY_CHECKER, "checker", reward->checker, sizeof reward->checker);
 }
 
-static void decode_meta(ifl_meta_reader *r, ifl_trajectory *t, ifl_hash *payload_hash) {
+/* What format 2 says beyond the trajectory's own fields. */
+typedef struct kept_meta {
+    bool has;
+    int32_t n_ids, n_bytes;
+} kept_meta;
+
+static void decode_meta(ifl_meta_reader *r, ifl_trajectory *t, ifl_hash *payload_hash,
+                        kept_meta *kept) {
     int32_t format = 0, purpose = 0, finish = 0;
-    ifl_meta_get_i32(r, KEY_FORMAT, "format", CODEC_FORMAT, CODEC_FORMAT, &format);
+    ifl_meta_get_i32(r, KEY_FORMAT, "format", CODEC_FORMAT_PLAIN, CODEC_FORMAT_KEPT, &format);
     ifl_meta_get_u64(r, KEY_TASK_SERIAL, "task_serial", &t->task_serial);
     ifl_meta_get_i32(r, KEY_SAMPLE, "sample", 0, 0xfffe, &t->sample);
     ifl_meta_get_i32(r, KEY_PURPOSE, "purpose", 0, IFL_PURPOSE_EVAL, &purpose);
@@ -241,6 +356,10 @@ static void decode_meta(ifl_meta_reader *r, ifl_trajectory *t, ifl_hash *payload
     ifl_meta_get_hash(r, KEY_PAYLOAD_HASH, "payload hash", payload_hash);
     t->purpose = (uint8_t)purpose;
     t->finish = (ifl_finish)finish;
+    if (format != CODEC_FORMAT_KEPT) return;
+    kept->has = true;
+    ifl_meta_get_i32(r, KEY_N_KEPT_IDS, "kept ids", 0, IFL_KEPT_IDS_MAX, &kept->n_ids);
+    ifl_meta_get_i32(r, KEY_N_KEPT_BYTES, "kept bytes", 0, CODEC_PAYLOAD_MAX, &kept->n_bytes);
 }
 
 static ifl_status decode_columns(ifl_trajectory *t, const uint8_t *p, ifl_error *err) {
@@ -291,10 +410,13 @@ ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size
     ifl_meta_reader r;
     ifl_hash payload_hash = {0, 0};
     ifl_status st = ifl_meta_open(&r, "TRAJ", meta, n_meta, err);
-    if (st == IFL_OK) decode_meta(&r, traj, &payload_hash);
+    kept_meta kept = {0};
+    if (st == IFL_OK) decode_meta(&r, traj, &payload_hash, &kept);
     IFL_TRY_GOTO(st, ifl_meta_close(&r), done);
-    size_t want =
+    size_t plain =
         codec_payload_bytes(traj->n_tokens, traj->n_spans, traj->n_runs, traj->n_kv_events);
+    size_t want =
+        plain + (kept.has ? (size_t)traj->n_tokens * 4 + (size_t)kept.n_bytes : 0);
     if (n_payload != want) {
         st = ifl_fail(err, IFL_FORMAT, "TRAJ: payload of %zu bytes, its counts ask for %zu",
                       n_payload, want);
@@ -305,6 +427,9 @@ ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size
         goto done;
     }
     IFL_TRY_GOTO(st, decode_columns(traj, payload, err), done);
+    if (kept.has)
+        IFL_TRY_GOTO(
+            st, decode_kept(traj, kept.n_ids, payload + plain, (size_t)kept.n_bytes, err), done);
     *out = traj;
     traj = NULL; /* the caller owns it now */
 done:

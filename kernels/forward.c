@@ -138,6 +138,9 @@ ifl_status ifl_workspace_create(ifl_workspace **out, const ifl_model *model, int
 void ifl_workspace_free(ifl_workspace *workspace) {
     if (!workspace) return;
     ifl_free(workspace->head_top);
+    ifl_free(workspace->head_set_begin);
+    ifl_free(workspace->head_set_x);
+    ifl_free(workspace->head_set_ids);
     ifl_free(workspace->arena);
     ifl_free(workspace);
 }

@@ -68,6 +68,10 @@ struct ifl_workspace {
     struct ifl_head_block *head_blocks; /* [R][n_vocab_blocks] */
     struct ifl_top_entry *head_top;     /* grown on first truncated sampling */
     size_t head_top_cap;
+    int64_t *head_set_begin; /* [R + 1] first place of a row's kept set in head_set_x; grown when there is one */
+    float *head_set_x;       /* tempered logits of kept sets, ascending ids */
+    int32_t *head_set_ids;   /* [R][IFL_KEPT_SET_MAX] sets drawn from */
+    size_t head_set_begin_cap, head_set_x_cap, head_set_ids_cap;
     uint64_t *trace; /* ifl_workspace_trace; NULL = none */
     void *arena; /* owns the buffers above */
 };
@@ -138,11 +142,15 @@ typedef struct ifl_kept_logits {
     int64_t n_blocks, rows_max;
 } ifl_kept_logits;
 
-/* As ifl_head_logprobs, with the same bits. */
+/* As ifl_head_logprobs_kept, with the same bits. */
 ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weights,
                                      const float *hidden, int32_t n, const int32_t *targets,
-                                     const float *temperature, const ifl_kept_logits *kept,
-                                     ifl_logprob *out, ifl_error *err);
+                                     const float *temperature, const ifl_kept_set *sets,
+                                     const ifl_kept_logits *kept, ifl_logprob *out,
+                                     ifl_error *err);
+
+/* Of a set's ids, those in [id_begin, id_end): set.ids[*first .. *first + returned). */
+int32_t ifl_kept_range(ifl_kept_set set, int64_t id_begin, int64_t id_end, int32_t *first);
 
 ifl_status ifl_batch_check(ifl_workspace *ws, const ifl_kv_store *kv, const ifl_batch *batch,
                            ifl_error *err);

@@ -21,6 +21,7 @@ typedef struct head_pass {
     const float *temperature; /* [n]; NULL = 1 */
     const int32_t *targets;   /* HEAD_TARGET; NULL = none wanted */
     bool want_entropy;
+    const ifl_kept_set *sets;     /* [n] HEAD_TARGET; NULL = none */
     const ifl_kept_logits *kept;  /* NULL = none */
     const ifl_sampling *sampling; /* HEAD_SAMPLE */
     const ifl_rng_key *keys;
@@ -152,6 +153,28 @@ static float head_entropy_dot(const float *x, const float *p, float max, int64_t
     return sum;
 }
 
+static int32_t kept_lower_bound(ifl_kept_set set, int64_t id) {
+    int32_t low = 0, high = set.n;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (set.ids[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+int32_t ifl_kept_range(ifl_kept_set set, int64_t id_begin, int64_t id_end, int32_t *first) {
+    *first = kept_lower_bound(set, id_begin);
+    return kept_lower_bound(set, id_end) - *first;
+}
+
+/* A kept set's log-sum-exp: its x in ascending order of ids, as one vocabulary block. */
+static ifl_lse kept_lse(const ifl_ops *ops, const float *x, int32_t n) {
+    return ops->block_lse(x, n, NULL);
+}
+
 static void head_row_block(const head_pass *hp, int32_t row, int64_t block, float *x, float *p,
                            int64_t n) {
     ifl_workspace *ws = hp->ws;
@@ -177,6 +200,12 @@ static void head_row_block(const head_pass *hp, int32_t row, int64_t block, floa
             record->target_x = x[at];
         }
         if (hp->want_entropy) record->entropy_dot = head_entropy_dot(x, p, record->lse.max, n);
+        if (hp->sets && hp->sets[row].n > 0) {
+            int32_t first, held = ifl_kept_range(hp->sets[row], begin, begin + n, &first);
+            float *to = ws->head_set_x + ws->head_set_begin[row] + first;
+            for (int32_t i = 0; i < held; i++)
+                to[i] = x[hp->sets[row].ids[first + i] - begin];
+        }
     } else {
         int64_t at;
         if (hp->sampling[row].temperature > 0.0f) {
@@ -222,6 +251,36 @@ static void head_range(void *context, int64_t begin, int64_t end, int thread) {
     ifl_rounding_leave(rounding);
 }
 
+/* Checks the kept sets (they index memory from here on) and gives each its place. */
+static ifl_status head_sets_prepare(const head_pass *hp, ifl_error *err) {
+    ifl_workspace *ws = hp->ws;
+    void *grown = ws->head_set_begin;
+    IFL_TRY(ifl_grow(&grown, &ws->head_set_begin_cap, (size_t)hp->n + 1, sizeof(int64_t), err));
+    ws->head_set_begin = grown;
+    int64_t total = 0;
+    for (int32_t i = 0; i < hp->n; i++) {
+        ifl_kept_set set = hp->sets[i];
+        ws->head_set_begin[i] = total;
+        if (set.n == 0) continue;
+        bool sound = set.n > 0 && set.n <= IFL_KEPT_SET_MAX && set.ids[0] >= 0 &&
+                     set.ids[set.n - 1] < ws->model->config.vocab_size;
+        for (int32_t j = 1; sound && j < set.n; j++)
+            sound = set.ids[j] > set.ids[j - 1];
+        int32_t first;
+        if (!sound || ifl_kept_range(set, hp->targets[i], (int64_t)hp->targets[i] + 1, &first) != 1)
+            return ifl_fail(err, IFL_FORMAT,
+                            "log-prob: the kept set of row %d has %d tokens, wanted 1 to %d of the "
+                            "vocabulary's, ascending, target %d among them",
+                            i, set.n, IFL_KEPT_SET_MAX, hp->targets[i]);
+        total += set.n;
+    }
+    ws->head_set_begin[hp->n] = total;
+    grown = ws->head_set_x;
+    IFL_TRY(ifl_grow(&grown, &ws->head_set_x_cap, (size_t)total + 1, sizeof(float), err));
+    ws->head_set_x = grown;
+    return IFL_OK;
+}
+
 static ifl_status head_run(head_pass *hp, ifl_error *err) {
     ifl_workspace *ws = hp->ws;
     if (hp->n < 0 || hp->n > ws->rows_max)
@@ -233,6 +292,7 @@ static ifl_status head_run(head_pass *hp, ifl_error *err) {
         IFL_TRY(ifl_grow(&grown, &ws->head_top_cap, need, sizeof *ws->head_top, err));
         ws->head_top = grown;
     }
+    if (hp->sets) IFL_TRY(head_sets_prepare(hp, err));
     int64_t tiles = (hp->n + ws->head_tile_rows - 1) / ws->head_tile_rows;
     ifl_parallel_for(ws->pool, tiles * ifl_vocab_blocks(ws->model), 1, head_range, hp);
     return IFL_OK;
@@ -250,13 +310,41 @@ static ifl_lse head_merge(const ifl_workspace *ws, int32_t row) {
 ifl_status ifl_head_logprobs(ifl_workspace *ws, const ifl_weights *weights, const float *hidden,
                              int32_t n, const int32_t *targets, const float *temperature,
                              ifl_logprob *out, ifl_error *err) {
-    return ifl_head_logprobs_keeping(ws, weights, hidden, n, targets, temperature, NULL, out, err);
+    return ifl_head_logprobs_keeping(ws, weights, hidden, n, targets, temperature, NULL, NULL, out,
+                                     err);
+}
+
+ifl_status ifl_head_logprobs_kept(ifl_workspace *ws, const ifl_weights *weights,
+                                  const float *hidden, int32_t n, const int32_t *targets,
+                                  const float *temperature, const ifl_kept_set *kept,
+                                  ifl_logprob *out, ifl_error *err) {
+    return ifl_head_logprobs_keeping(ws, weights, hidden, n, targets, temperature, kept, NULL, out,
+                                     err);
+}
+
+/* Log-prob and entropy over the kept set, from the x that the blocks have left. */
+static void head_kept_logprob(const head_pass *hp, int32_t row, float target_x, ifl_logprob *out) {
+    const ifl_ops *ops = hp->ws->ops;
+    int32_t n = hp->sets[row].n;
+    const float *x = hp->ws->head_set_x + hp->ws->head_set_begin[row];
+    float p[IFL_KEPT_SET_MAX], log_sum;
+    out->lse = kept_lse(ops, x, n);
+    out->logprob = logprob_of(ops, target_x, out->lse);
+    for (int32_t i = 0; i < n; i++)
+        p[i] = x[i] - out->lse.max;
+    ops->exp(p, p, n);
+    double dot = 0.0;
+    for (int32_t i = 0; i < n; i++)
+        if (p[i] > 0.0f) dot += (double)p[i] * ((double)x[i] - (double)out->lse.max);
+    ops->log(&log_sum, &out->lse.sum, 1);
+    out->entropy = (float)((double)log_sum - dot / (double)out->lse.sum);
 }
 
 ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weights,
                                      const float *hidden, int32_t n, const int32_t *targets,
-                                     const float *temperature, const ifl_kept_logits *kept,
-                                     ifl_logprob *out, ifl_error *err) {
+                                     const float *temperature, const ifl_kept_set *sets,
+                                     const ifl_kept_logits *kept, ifl_logprob *out,
+                                     ifl_error *err) {
     for (int32_t i = 0; i < n; i++) {
         if (targets[i] < 0 || targets[i] >= ws->model->config.vocab_size)
             return ifl_fail(err, IFL_LIMIT, "log-prob: target %d of row %d, the vocabulary has %d",
@@ -274,6 +362,7 @@ ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weigh
                     .temperature = temperature,
                     .targets = targets,
                     .want_entropy = true,
+                    .sets = sets,
                     .kept = kept};
     IFL_TRY(head_run(&hp, err));
     uint32_t rounding = ifl_rounding_enter();
@@ -296,6 +385,8 @@ ifl_status ifl_head_logprobs_keeping(ifl_workspace *ws, const ifl_weights *weigh
         float log_sum;
         ws->ops->log(&log_sum, &lse.sum, 1);
         out[i].entropy = (float)((double)log_sum - dot / (double)lse.sum);
+        out[i].full_logprob = out[i].logprob;
+        if (sets && sets[i].n > 0) head_kept_logprob(&hp, i, hit->target_x, &out[i]);
     }
     ifl_rounding_leave(rounding);
     return IFL_OK;
@@ -315,8 +406,13 @@ static int32_t head_gather_top(const ifl_workspace *ws, int32_t row, int32_t n_t
     return (int32_t)held;
 }
 
+static int top_compare_ids(const void *a, const void *b) {
+    int32_t x = ((const ifl_top_entry *)a)->id, y = ((const ifl_top_entry *)b)->id;
+    return (x > y) - (x < y);
+}
+
 /* Truncated sampling: top-k, then top-p over what top-k left (renormalised), then one inverse-CDF
- * draw. */
+ * draw, best token first. The log-prob's sum runs over ascending ids, as the learner's does. */
 static void head_sample_truncated(const head_pass *hp, int32_t row, ifl_lse lse, int32_t n_top,
                                   ifl_sample *out) {
     const ifl_ops *ops = hp->ws->ops;
@@ -348,12 +444,24 @@ static void head_sample_truncated(const head_pass *hp, int32_t row, ifl_lse lse,
         below += p[at];
         if (below > goal) break;
     }
-    ifl_lse kept_lse = {lse.max, kept};
+    ifl_top_entry drawn = top[at];
+    float full = logprob_of(ops, drawn.x, lse);
+    *out = (ifl_sample){.token = drawn.id, .logprob = full, .full_logprob = full};
+    if (n_kept == hp->ws->model->config.vocab_size) return; /* nothing was left out */
+    qsort(top, (size_t)n_kept, sizeof *top, top_compare_ids);
+    int32_t *ids = hp->ws->head_set_ids + (int64_t)row * IFL_KEPT_SET_MAX;
+    for (int32_t i = 0; i < n_kept; i++) {
+        ids[i] = top[i].id;
+        p[i] = top[i].x;
+    }
+    ifl_lse set = kept_lse(ops, p, n_kept);
     float log_kept, log_full;
-    ops->log(&log_kept, &kept, 1);
+    ops->log(&log_kept, &set.sum, 1);
     ops->log(&log_full, &lse.sum, 1);
-    *out =
-        (ifl_sample){top[at].id, logprob_of(ops, top[at].x, kept_lse), log_kept - log_full, n_kept};
+    out->logprob = logprob_of(ops, drawn.x, set);
+    out->log_kept = log_kept - log_full; /* the best token is kept: both sums are over one maximum */
+    out->n_kept = n_kept;
+    out->kept = ids;
 }
 
 ifl_status ifl_head_sample(ifl_workspace *ws, const ifl_weights *weights, const float *hidden,
@@ -382,6 +490,12 @@ ifl_status ifl_head_sample(ifl_workspace *ws, const ifl_weights *weights, const 
                     .positions = positions,
                     .n_top = n_top};
     IFL_TRY(head_run(&hp, err));
+    if (n_top > 0) {
+        void *grown = ws->head_set_ids;
+        IFL_TRY(ifl_grow(&grown, &ws->head_set_ids_cap, (size_t)n * IFL_KEPT_SET_MAX,
+                         sizeof *ws->head_set_ids, err));
+        ws->head_set_ids = grown;
+    }
     uint32_t rounding = ifl_rounding_enter();
     int64_t n_blocks = ifl_vocab_blocks(ws->model);
     for (int32_t i = 0; i < n; i++) {
@@ -407,8 +521,9 @@ ifl_status ifl_head_sample(ifl_workspace *ws, const ifl_weights *weights, const 
             for (int64_t b = 1; b < n_blocks; b++)
                 if (records[b].target_x > records[block].target_x) block = b;
         }
-        out[i] = (ifl_sample){records[block].target,
-                              logprob_of(ws->ops, records[block].target_x, lse), 0.0f, 0};
+        float logprob = logprob_of(ws->ops, records[block].target_x, lse);
+        out[i] = (ifl_sample){
+            .token = records[block].target, .logprob = logprob, .full_logprob = logprob};
     }
     ifl_rounding_leave(rounding);
     return IFL_OK;

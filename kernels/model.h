@@ -7,6 +7,7 @@
 #define IFL_KERNELS_MODEL_H
 
 #include "common/hash.h"
+#include "common/kept_set.h"
 #include "common/model_config.h"
 #include "common/profile_parts.h"
 #include "common/rng.h"
@@ -138,7 +139,8 @@ ifl_status ifl_forward(ifl_workspace *workspace, const ifl_weights *weights, ifl
 typedef struct ifl_logprob {
     float logprob;  /* nats: (x_target - lse.max) - log(lse.sum), x = logits / temperature */
     float entropy;  /* nats, of the same distribution; not EXACT-tested, for metrics */
-    ifl_lse lse;
+    ifl_lse lse;    /* of the kept set, where there is one */
+    float full_logprob; /* over the full vocabulary: logprob itself without a kept set */
 } ifl_logprob;
 
 /* Log-probs of targets[i] under hidden row i. temperature[i] > 0. */
@@ -146,7 +148,15 @@ ifl_status ifl_head_logprobs(ifl_workspace *workspace, const ifl_weights *weight
                              int32_t n, const int32_t *targets, const float *temperature,
                              ifl_logprob *out, ifl_error *err);
 
-#define IFL_TOP_K_MAX 1024
+/* The same with truncated tokens: where kept[i].n > 0, out[i] is of the softmax over that set alone. Its
+ * log-sum-exp is ops->block_lse over the set's x in ascending order of ids, so that its bits are a function of
+ * the set and the x; the sampler uses the same. kept NULL: none. A set that isn't ascending, leaves the
+ * vocabulary, has more than IFL_KEPT_SET_MAX tokens or lacks the target is IFL_FORMAT. */
+ifl_status ifl_head_logprobs_kept(ifl_workspace *workspace, const ifl_weights *weights, const float *hidden,
+                                  int32_t n, const int32_t *targets, const float *temperature,
+                                  const ifl_kept_set *kept, ifl_logprob *out, ifl_error *err);
+
+#define IFL_TOP_K_MAX IFL_KEPT_SET_MAX
 /* How a row is sampled. temperature 0 = greedy (ties: lowest id); its log-prob is then that of
  * temperature 1. top_k 0 and top_p 1 = off. A kept set never exceeds IFL_TOP_K_MAX tokens. */
 typedef struct ifl_sampling {
@@ -158,8 +168,10 @@ typedef struct ifl_sampling {
 typedef struct ifl_sample {
     int32_t token;
     float logprob;      /* of the distribution that was really sampled */
+    float full_logprob; /* of the full distribution at the same temperature; logprob itself untruncated */
     float log_kept;     /* log of the kept set's mass under the full distribution; 0 untruncated */
-    int32_t n_kept;     /* 0 = all */
+    int32_t n_kept;     /* 0 = all: not truncated, or by nothing */
+    const int32_t *kept; /* [n_kept] ascending: what could be drawn; valid until the next draw on this workspace */
 } ifl_sample;
 
 /* Draws one token per row. The draw is keyed by (keys[i], positions[i]): two-stage inverse CDF, first
@@ -203,10 +215,12 @@ typedef struct ifl_pack {
     const int32_t *target_rows;  /* [n_targets] */
     const int32_t *target_tokens;
     const float *temperatures;   /* [n_targets] */
+    const ifl_kept_set *kept;    /* [n_targets]; NULL: no target is truncated */
 } ifl_pack;
 
 /* Forward of the pack, keeping what the backward needs; log-probs of the targets have the same bits as
- * the actor's. */
+ * the actor's. A truncated target's log-prob, entropy and gradient are those of the softmax over its kept set
+ * (ifl_head_logprobs_kept): tokens outside of it get no gradient. */
 ifl_status ifl_trainer_forward(ifl_trainer *trainer, const ifl_weights *weights, const ifl_pack *pack,
                                ifl_logprob *out, ifl_error *err);
 

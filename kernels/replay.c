@@ -39,8 +39,7 @@ static void replay_clear(replay *r) {
     ifl_teacher_free(r->teacher);
 }
 
-/* Greedy and truncated sampling are repeated draw by draw, for their log-prob depends on the kept
- * set. */
+/* Greedy and truncated sampling are repeated draw by draw: the kept set has to come out again. */
 static bool replay_draws(const ifl_trajectory *traj) {
     return traj->temperature <= 0 || traj->top_k > 0 || traj->top_p < 1;
 }
@@ -81,20 +80,32 @@ static ifl_status replay_open(replay *r, const ifl_trajectory *traj, ifl_workspa
     return IFL_OK;
 }
 
-static void replay_compare(replay *r, int32_t t, float logprob, bool same_token) {
+static void replay_compare(replay *r, int32_t t, float logprob, bool same_draw) {
     const ifl_trajectory *traj = r->traj;
     ifl_replay_result *result = r->result;
     r->read[t] = 1;
     if (r->out) r->out[t] = logprob;
     result->n_checked++;
     if (ifl_trajectory_version_at(traj, t) != r->version_first) result->n_after_swap++;
-    if (same_token && memcmp(&logprob, &traj->logprobs[t], sizeof logprob) == 0) return;
+    if (same_draw && memcmp(&logprob, &traj->logprobs[t], sizeof logprob) == 0) return;
     result->n_differing++;
     if (result->first_differing < 0 || t < result->first_differing) {
         result->first_differing = t;
         result->first_recorded = traj->logprobs[t];
         result->first_replayed = logprob;
     }
+}
+
+/* Whether a draw is the recorded one: the token, and of a truncated one what could have been drawn,
+ * and the log-prob over the full vocabulary. (Records of format 1 hold no sets.) */
+static bool replay_same_draw(const ifl_trajectory *traj, int32_t t, const ifl_sample *sample) {
+    if (sample->token != traj->tokens[t]) return false;
+    if (!traj->kept_ends) return true;
+    ifl_kept_set set = ifl_trajectory_kept(traj, t);
+    return set.n == sample->n_kept &&
+           (set.n == 0 ||
+            memcmp(set.ids, sample->kept, (size_t)set.n * sizeof *set.ids) == 0) &&
+           memcmp(&traj->full_logprobs[t], &sample->full_logprob, sizeof(float)) == 0;
 }
 
 /* Reads the log-probs of tokens (out_begin, end] off the hidden rows of positions [out_begin, end).
@@ -125,7 +136,7 @@ static ifl_status replay_read(replay *r, const ifl_weights *weights, const float
         if (r->read[t])
             return ifl_fail(err, IFL_FORMAT, "replay: the KV record samples token %d twice", t);
         replay_compare(r, t, draws ? r->samples[i].logprob : r->logprobs[i].logprob,
-                       !draws || r->samples[i].token == r->targets[i]);
+                       !draws || replay_same_draw(traj, t, &r->samples[i]));
     }
     return IFL_OK;
 }

@@ -1,6 +1,7 @@
 /* Replay: computes a trajectory's log-probs again from its record (tokens, version runs, KV events) and
  * compares 32-bit patterns. Sampling is keyed by (seed, task serial, sample, position), so that under
- * top-k, top-p or greedy sampling the drawn tokens are compared too. */
+ * top-k, top-p or greedy sampling the drawn tokens are compared too, and with them the kept sets and the
+ * log-probs over the full vocabulary. */
 #ifndef IFL_KERNELS_REPLAY_H
 #define IFL_KERNELS_REPLAY_H
 
@@ -13,7 +14,7 @@ typedef const ifl_weights *(*ifl_weights_get_fn)(void *context, int64_t version)
 
 typedef struct ifl_replay_result {
     int64_t n_checked;         /* policy tokens compared */
-    int64_t n_differing;       /* of them, those whose 32 bits (or whose drawn token) differ */
+    int64_t n_differing;       /* of them, those whose 32 bits (or whose draw, see above) differ */
     int64_t n_after_swap;      /* checked tokens that lie after a change of version inside the trajectory */
     int32_t first_differing;   /* position; -1 none */
     float first_recorded, first_replayed; /* nats */

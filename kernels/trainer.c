@@ -229,7 +229,8 @@ ifl_status ifl_trainer_forward(ifl_trainer *tr, const ifl_weights *weights, cons
                             s, pack->seqs[s].pos_begin + pack->seqs[s].n_rows, tr->positions_max);
     IFL_TRY(ifl_forward(tr->ws, weights, tr->kv, &batch, &hidden, err));
     IFL_TRY(ifl_head_logprobs_keeping(tr->ws, weights, hidden, pack->n_targets, pack->target_tokens,
-                                      pack->temperatures, &tr->kept, tr->logprobs, err));
+                                      pack->temperatures, pack->kept, &tr->kept, tr->logprobs,
+                                      err));
     memcpy(out, tr->logprobs, (size_t)pack->n_targets * sizeof *out);
     tr->n_targets = pack->n_targets;
     return IFL_OK;
@@ -655,6 +656,27 @@ typedef struct head_backward {
     bool tempered;        /* already, in the forward */
 } head_backward;
 
+/* A truncated target: the softmax over its kept set is all there is, the others' gradient is 0. */
+static void head_backward_kept(const head_backward *hb, int64_t i, float *x) {
+    const ifl_ops *ops = hb->tr->ws->ops;
+    ifl_kept_set set = hb->pack->kept[i];
+    float temperature = hb->pack->temperatures[i], y[IFL_KEPT_SET_MAX];
+    int32_t first, n = ifl_kept_range(set, hb->begin, hb->begin + hb->n, &first);
+    int64_t target = -1;
+    for (int32_t j = 0; j < n; j++) {
+        int32_t id = set.ids[first + j];
+        y[j] = x[id - hb->begin];
+        if (id == hb->pack->target_tokens[i]) target = j;
+    }
+    memset(x, 0, (size_t)hb->n * sizeof *x);
+    if (n == 0) return;
+    if (temperature != 1.0f && !hb->tempered) ops->temper(y, y, temperature, 0.0f, n);
+    ops->logprob_backward(y, y, hb->coefficients[i] / temperature, hb->tr->logprobs[i].lse, target,
+                          n);
+    for (int32_t j = 0; j < n; j++)
+        x[set.ids[first + j] - hb->begin] = y[j];
+}
+
 static void head_backward_rows(void *context, int64_t begin, int64_t end, int thread) {
     (void)thread;
     const head_backward *hb = context;
@@ -663,6 +685,10 @@ static void head_backward_rows(void *context, int64_t begin, int64_t end, int th
     for (int64_t i = begin; i < end; i++) {
         float *x = hb->logits + i * hb->ld;
         float temperature = hb->pack->temperatures[i];
+        if (hb->pack->kept && hb->pack->kept[i].n > 0) {
+            head_backward_kept(hb, i, x);
+            continue;
+        }
         if (temperature != 1.0f && !hb->tempered) ops->temper(x, x, temperature, 0.0f, hb->n);
         ops->logprob_backward(x, x, hb->coefficients[i] / temperature, hb->tr->logprobs[i].lse,
                               hb->pack->target_tokens[i] - hb->begin, hb->n);

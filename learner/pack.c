@@ -31,6 +31,7 @@ typedef struct pack_storage {
     int32_t *targets_i32; /* five columns of n_targets: rows, tokens, L_i, items, positions */
     float *targets_f32;   /* four columns: temperatures, log mu, advantages, loss weights */
     int64_t *versions;
+    ifl_kept_set *kept; /* NULL: no item is truncated */
 } pack_storage;
 
 int32_t ifl_pack_loss_tokens(const ifl_trajectory *traj) {
@@ -76,7 +77,7 @@ static ifl_status item_measure(item_shape *out, const ifl_trajectory *traj, ifl_
     if (out->n_loss == 0) return IFL_OK;
     if (!(traj->temperature >= 0.0f && isfinite(traj->temperature)))
         return item_fail(traj, first, "temperature out of range", err);
-    if (traj->top_k > 0 || (traj->top_p > 0.0f && traj->top_p < 1.0f))
+    if (ifl_trajectory_is_truncated(traj) && !traj->kept_ends)
         return item_fail(traj, first,
                          "its log-prob is of a truncated distribution (top_k or top_p), whose kept "
                          "set is not recorded",
@@ -215,6 +216,7 @@ static ifl_status pack_targets(ifl_packed *packed, const pack_storage *storage, 
         storage->targets_f32[2 * n + i] = item->advantage;
         storage->targets_f32[3 * n + i] = traj->loss_weights[t];
         storage->versions[i] = traj->runs[run].version;
+        if (storage->kept) storage->kept[i] = ifl_trajectory_kept(traj, t);
         packed->pack.n_targets++;
     }
     return IFL_OK;
@@ -232,6 +234,7 @@ static ifl_status pack_fill(ifl_pack_set *set, int32_t p, const ifl_pack_item *i
     packed->pack.target_rows = storage->targets_i32 + first;
     packed->pack.target_tokens = storage->targets_i32 + n_all + first;
     packed->pack.temperatures = storage->targets_f32 + first;
+    packed->pack.kept = storage->kept ? storage->kept + first : NULL;
     packed->target_items = storage->targets_i32 + 3 * n_all + first;
     packed->target_positions = storage->targets_i32 + 4 * n_all + first;
     packed->n_shared_rows = storage->sizes[p].n_shared;
@@ -274,7 +277,11 @@ static ifl_status pack_fill(ifl_pack_set *set, int32_t p, const ifl_pack_item *i
     return IFL_OK;
 }
 
-static ifl_status packs_allocate(ifl_pack_set *set, pack_storage *storage, ifl_error *err) {
+static ifl_status packs_allocate(ifl_pack_set *set, pack_storage *storage,
+                                 const ifl_pack_item *items, int32_t n, ifl_error *err) {
+    bool keeps_sets = false;
+    for (int32_t i = 0; i < n; i++)
+        keeps_sets |= storage->shapes[i].pack >= 0 && items[i].traj->kept_ends;
     size_t seqs = 0, pages = 0, targets = (size_t)set->n_targets;
     for (int32_t p = 0; p < set->n_packs; p++) {
         seqs += (size_t)storage->sizes[p].n_seqs;
@@ -286,9 +293,11 @@ static ifl_status packs_allocate(ifl_pack_set *set, pack_storage *storage, ifl_e
     storage->targets_i32 = ifl_alloc(targets * 5, sizeof *storage->targets_i32);
     storage->targets_f32 = ifl_alloc(targets * 4, sizeof *storage->targets_f32);
     storage->versions = ifl_alloc(targets, sizeof *storage->versions);
+    if (keeps_sets) storage->kept = ifl_alloc(targets, sizeof *storage->kept);
     set->packs = ifl_alloc((size_t)set->n_packs, sizeof *set->packs);
     if (!storage->rows_i32 || !storage->pages || !storage->seqs || !storage->targets_i32 ||
-        !storage->targets_f32 || !storage->versions || !set->packs)
+        !storage->targets_f32 || !storage->versions || (keeps_sets && !storage->kept) ||
+        !set->packs)
         return ifl_fail(err, IFL_NOMEM, "packing: out of memory for %lld rows and %lld targets",
                         (long long)set->n_rows, (long long)set->n_targets);
     return IFL_OK;
@@ -318,7 +327,7 @@ ifl_status ifl_pack_build(ifl_pack_set **out, const ifl_pack_item *items, int32_
     storage->sizes = ifl_alloc((size_t)set->n_packs, sizeof *storage->sizes);
     if (!storage->sizes) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "packing: out of memory"), done);
     packs_measure(set, storage->shapes, n, storage->sizes);
-    IFL_TRY_GOTO(st, packs_allocate(set, storage, err), done);
+    IFL_TRY_GOTO(st, packs_allocate(set, storage, items, n, err), done);
 
     pack_cursor cursor = {.n_targets = set->n_targets};
     int32_t next = 0;
@@ -342,6 +351,7 @@ void ifl_pack_set_free(ifl_pack_set *set) {
     ifl_free(storage->targets_i32);
     ifl_free(storage->targets_f32);
     ifl_free(storage->versions);
+    ifl_free(storage->kept);
     ifl_free(storage);
     ifl_free(set->packs);
     ifl_free(set);

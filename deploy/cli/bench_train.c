@@ -92,8 +92,14 @@ static ifl_status train_bench_pack(train_bench *t, int32_t n_seqs, uint64_t seri
             t->coefficients[n_targets] = -1.0f / (float)n_rows;
         }
     }
-    ifl_pack pack = {n_rows,  n_seqs,  n_targets,  t->tokens,
-                     t->seqs, t->rows, t->targets, t->temperatures};
+    ifl_pack pack = {.n_rows = n_rows,
+                     .n_seqs = n_seqs,
+                     .n_targets = n_targets,
+                     .tokens = t->tokens,
+                     .seqs = t->seqs,
+                     .target_rows = t->rows,
+                     .target_tokens = t->targets,
+                     .temperatures = t->temperatures};
     IFL_TRY(ifl_trainer_forward(t->trainer, t->weights, &pack, t->logprobs, err));
     return ifl_trainer_backward(t->trainer, t->weights, &pack, t->coefficients, err);
 }

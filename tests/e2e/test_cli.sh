@@ -67,7 +67,7 @@ echo '{"id":"a","prompt":7}' >broken.jsonl
 wrong 65 "broken.jsonl:1" train --config small.yaml data.train.0.path=broken.jsonl
 wrong 65 "give the folder itself" train --config small.yaml model.path=start/config.json
 wrong 65 "rollout.group_size" train --config small.yaml rollout.group_size=1
-wrong 65 "rollout.top_k" train --config small.yaml rollout.top_k=5
+wrong 65 "rollout.top_k" train --config small.yaml rollout.top_p=0.9 rollout.max_new_tokens=5000 actor.kv_tokens=8192 learner.pack_tokens=8192 model.max_positions=8192
 wrong 65 "one trajectory must fit" train --config small.yaml actor.kv_tokens=64
 wrong 65 "memory.limit_gib" train --config small.yaml memory.limit_gib=0.001
 wrong 65 "nowhere" eval --config small.yaml model.path=nowhere

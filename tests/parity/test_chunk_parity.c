@@ -114,7 +114,7 @@ static void test_the_packed_forward_has_the_bits_of_decoding(void **state) {
             ifl_trainer *trainer;
             lane_open(&l, families[f], (ifl_profile)profile, NULL, n, 16);
             ifl_batch_seq seq = {0, n, 0, l.s.iota};
-            ifl_pack pack = {n, 1, n, l.s.tokens, &seq, l.s.iota, l.s.tokens + 1, l.s.ones};
+            ifl_pack pack = {n, 1, n, l.s.tokens, &seq, l.s.iota, l.s.tokens + 1, l.s.ones, NULL};
             assert_ok(
                 ifl_trainer_create(&trainer, l.s.model, n, IFL_ACTIVATION_BYTES, NULL, NULL, &err));
             assert_ok(ifl_trainer_forward(trainer, l.s.weights, &pack, l.got, &err));

@@ -28,7 +28,7 @@ static void results_get(const subject *s, ifl_thread_pool *pool, const ifl_ops *
     seqs[1].pages = pages;
     for (int32_t i = 0; i < N; i++)
         coefficients[i] = (float)(i % 5 - 2);
-    ifl_pack pack = {N, 2, N, s->tokens, seqs, s->iota, s->tokens + 1, s->ones};
+    ifl_pack pack = {N, 2, N, s->tokens, seqs, s->iota, s->tokens + 1, s->ones, NULL};
     memset(out, 0, sizeof *out);
     size_t bytes = (size_t)s->model->n_elements * sizeof(float);
     out->gradients = malloc(bytes);

@@ -254,7 +254,7 @@ static float *gradients_of(const golden *g, const ifl_ops *ops, const int32_t *i
     float *ones = ifl_alloc((size_t)rows_n, sizeof *ones);
     for (int32_t i = 0; i < rows_n; i++)
         ones[i] = 1.0f;
-    ifl_pack pack = {rows_n, cut > 0 ? 2 : 1, rows_n, ids, seqs, rows, ids + 1, ones};
+    ifl_pack pack = {rows_n, cut > 0 ? 2 : 1, rows_n, ids, seqs, rows, ids + 1, ones, NULL};
     ifl_logprob *out = ifl_alloc((size_t)rows_n, sizeof *out);
     OK(ifl_trainer_forward(trainer, g->weights, &pack, out, err));
     OK(ifl_trainer_backward(trainer, g->weights, &pack, coefficients, err));

@@ -69,6 +69,7 @@ enum { N_SAMPLINGS = sizeof samplings / sizeof *samplings };
 static bool same_sample(const ifl_sample *a, const ifl_sample *b) {
     return a->token == b->token && a->n_kept == b->n_kept &&
            memcmp(&a->logprob, &b->logprob, sizeof a->logprob) == 0 &&
+           memcmp(&a->full_logprob, &b->full_logprob, sizeof a->full_logprob) == 0 &&
            memcmp(&a->log_kept, &b->log_kept, sizeof a->log_kept) == 0;
 }
 
@@ -267,12 +268,19 @@ static void test_the_kept_set_is_the_laws(void **state) {
             head_draw(&h, 64, 0, samplings[k], out);
             for (int i = 0; i < 64; i++) {
                 assert_int_equal(out[i].n_kept, exact.n_kept);
+                for (int32_t j = 0; j < out[i].n_kept; j++) {
+                    assert_true(exact.p[out[i].kept[j]] > 0);
+                    assert_true(j == 0 || out[i].kept[j] > out[i].kept[j - 1]);
+                }
                 assert_int_equal(memcmp(&out[i].log_kept, &out[0].log_kept, sizeof(float)), 0);
                 assert_true(exact.p[out[i].token] > 0);
                 /* Sums of up to 1,024 f32 terms, exp within 1 ulp: 1e-5 is some 20 times their
                  * error. */
                 assert_true(fabs((double)out[i].logprob - log(exact.p[out[i].token])) < 1e-5);
                 assert_true(out[i].log_kept < 0);
+                /* Of the full distribution: less what was left out. */
+                assert_true(fabs((double)out[i].full_logprob - (double)out[i].logprob -
+                                 (double)out[i].log_kept) < 1e-5);
             }
             test_free(exact.p);
             head_close(&h);

@@ -171,14 +171,15 @@ static void test_rules_between_keys(void **state) {
     refused("rollout: {max_new_tokens: 256}\n", "model.max_positions");
 }
 
-static void training_refused(const char *override, const char *part) {
-    const char *overrides[] = {"data.train.0.generator=ladder", "data.eval.0.generator=ladder",
-                               "data.eval.0.split=heldout", override};
+static void training_refused_all(const char *const *more, int n_more, const char *part) {
+    const char *overrides[16] = {"data.train.0.generator=ladder", "data.eval.0.generator=ladder",
+                                 "data.eval.0.split=heldout"};
+    for (int i = 0; i < n_more; i++)
+        overrides[3 + i] = more[i];
     ifl_config *c = malloc(sizeof *c);
     ifl_error err = {0};
     assert_non_null(c);
-    if (ifl_config_load(c, NULL, overrides, override ? 4 : 3, &err) != IFL_OK)
-        fail_msg("%s", err.text);
+    if (ifl_config_load(c, NULL, overrides, 3 + n_more, &err) != IFL_OK) fail_msg("%s", err.text);
     ifl_status st = ifl_config_check_training(c, &err);
     free(c);
     if (!part && st != IFL_OK) fail_msg("%s", err.text);
@@ -186,11 +187,21 @@ static void training_refused(const char *override, const char *part) {
         fail_msg("wanted \"%s\", got %s", part, err.text);
 }
 
+static void training_refused(const char *override, const char *part) {
+    training_refused_all(&override, override ? 1 : 0, part);
+}
+
 static void test_training_refuses_what_it_cannot_train_on(void **state) {
     (void)state;
     training_refused(NULL, NULL);
-    training_refused("rollout.top_p=0.9", "not recorded");
-    training_refused("rollout.top_k=5", "not recorded");
+    training_refused("rollout.top_p=0.9", NULL); /* what was left out is on record */
+    training_refused("rollout.top_k=5", NULL);
+    static const char *const longest[] = {"rollout.top_p=0.9", "rollout.max_new_tokens=4097",
+                                          "model.max_positions=8192", "actor.kv_tokens=8192",
+                                          "learner.pack_tokens=8192", "rollout.top_k=1023"};
+    training_refused_all(longest, 5, "key rollout.top_k: got 0 with rollout.top_p 0.9, wanted 1 to 1023");
+    training_refused_all(longest, 6, NULL);
+    training_refused_all(longest + 1, 4, NULL); /* nothing is left out */
     training_refused("rollout.temperature=0", "greedy");
     training_refused("rollout.group_size=1", "2 or more");
     training_refused("learner.pack_tokens=100", "never split");

@@ -174,6 +174,9 @@ static void answer_with(ifl_client *client, const ifl_wire_lease *lease, int32_t
     ifl_trajectory *t = NULL;
     must(ifl_trajectory_create(&t, lease->prompt, lease->n_prompt, &err), &err);
     int32_t at = t->n_tokens;
+    t->top_k = says.top_k;
+    t->top_p = says.top_p;
+    if (ifl_trajectory_is_truncated(t)) must(ifl_trajectory_keep_sets(t, &err), &err);
     must(ifl_trajectory_kv_event(t, (ifl_kv_event){at, 0, at, version, IFL_KV_BUILT}, &err), &err);
     must(ifl_trajectory_append(t, 3, -0.5f, version, &err), &err);
     t->task_serial = lease->task_serial;
@@ -182,8 +185,6 @@ static void answer_with(ifl_client *client, const ifl_wire_lease *lease, int32_t
     t->lease_id = lease->lease_id;
     t->seed = seed;
     t->temperature = says.temperature;
-    t->top_k = says.top_k;
-    t->top_p = says.top_p;
     t->profile = says.profile;
     t->max_new_tokens = lease->max_new_tokens;
     t->finish = IFL_FINISH_EOS;

@@ -29,8 +29,8 @@ static ifl_trajectory *make_trajectory(void) {
     t->lease_id = UINT64_MAX;
     t->seed = 0xfedcba9876543210u;
     t->temperature = 0.7f;
-    t->top_k = 40;
-    t->top_p = 0.95f;
+    t->top_k = 0;
+    t->top_p = 1.0f;
     t->max_new_tokens = 16;
     t->profile = (ifl_hash){1, 2};
     t->started_ms = 1700000000000;
@@ -55,6 +55,196 @@ static ifl_trajectory *make_trajectory(void) {
     t->reward.components[0].value = 0.5f;
     strcpy(t->reward.checker, "numeric/1");
     return t;
+}
+
+/* The same with top-k 3: what the sampled tokens were drawn from. */
+static ifl_trajectory *make_truncated(void) {
+    static const int32_t sets[][3] = {{1, 10, 99}, {0, 2, 11}, {12}};
+    ifl_trajectory *t;
+    ifl_error err = {0};
+    int32_t prompt[3] = {1, 2, 3}, environment[2] = {50, 51};
+    assert_int_equal(ifl_trajectory_create(&t, prompt, 3, &err), IFL_OK);
+    t->task_serial = 77;
+    t->group_size = 8;
+    t->top_k = 3;
+    assert_int_equal(ifl_trajectory_keep_sets(t, &err), IFL_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ifl_trajectory_append_kept(t, 10 + i, -0.25f, -0.5f,
+                                                    (ifl_kept_set){sets[i], i < 2 ? 3 : 1}, 4,
+                                                    &err),
+                         IFL_OK);
+    assert_int_equal(ifl_trajectory_append_environment(t, environment, 2, &err), IFL_OK);
+    assert_int_equal(
+        ifl_trajectory_append_kept(t, 13, -1.0f, -1.0f, (ifl_kept_set){NULL, 0}, 5, &err), IFL_OK);
+    t->finish = IFL_FINISH_EOS;
+    return t;
+}
+
+static void test_kept_sets_lie_beside_their_tokens(void **state) {
+    (void)state;
+    ifl_trajectory *t = make_truncated();
+    ifl_error err = {0};
+    static const int32_t sizes[9] = {0, 0, 0, 3, 3, 1, 0, 0, 0};
+    assert_int_equal(t->n_tokens, 9);
+    for (int32_t i = 0; i < 9; i++)
+        assert_int_equal(ifl_trajectory_kept(t, i).n, sizes[i]);
+    assert_int_equal(ifl_trajectory_kept(t, 4).ids[1], 2);
+    assert_int_equal(ifl_trajectory_kept(t, 5).ids[0], 12);
+    assert_int_equal(t->n_kept_ids, 7);
+    assert_int_equal(ifl_trajectory_check(t, VOCAB, &err), IFL_OK);
+    /* The bound of all sets together. */
+    int32_t ids[IFL_KEPT_SET_MAX];
+    for (int32_t i = 0; i < IFL_KEPT_SET_MAX; i++)
+        ids[i] = i;
+    ifl_kept_set large = {ids, IFL_KEPT_SET_MAX};
+    ifl_status st;
+    while ((st = ifl_trajectory_append_kept(t, 5, -1.0f, -1.0f, large, 5, &err)) == IFL_OK)
+        ;
+    assert_int_equal(st, IFL_LIMIT);
+    assert_int_equal(t->n_tokens, 9 + IFL_KEPT_IDS_MAX / IFL_KEPT_SET_MAX - 1);
+    assert_int_equal(t->n_kept_ids, IFL_KEPT_IDS_MAX - IFL_KEPT_SET_MAX + 7);
+    ifl_trajectory_free(t);
+}
+
+static void test_check_refuses_kept_sets_that_do_not_fit(void **state) {
+    (void)state;
+    for (int mutant = 0;; mutant++) {
+        ifl_trajectory *t = make_truncated();
+        ifl_error err = {0};
+        float *full = t->full_logprobs;
+        int32_t *ends = t->kept_ends;
+        bool known = true;
+        switch (mutant) {
+        case 0:
+            t->kept_ids[1] = 11; /* without the token */
+            break;
+        case 1:
+            t->kept_ids[2] = VOCAB;
+            break;
+        case 2:
+            t->kept_ids[0] = -1;
+            break;
+        case 3:
+            t->kept_ids[0] = 10; /* twice */
+            break;
+        case 4:
+            t->kept_ids[0] = 98; /* not ascending */
+            break;
+        case 5:
+            t->kept_ends[2] = 1; /* a prompt token's */
+            break;
+        case 6:
+            t->kept_ends[4] = 2; /* goes back */
+            break;
+        case 7:
+            t->kept_ends[4] = 8; /* past the end */
+            break;
+        case 8:
+            t->n_kept_ids = 6;
+            break;
+        case 9:
+            t->n_kept_ids = -1;
+            break;
+        case 10:
+            t->full_logprobs[3] = -0.1f; /* likelier among all than among three */
+            break;
+        case 11:
+            t->full_logprobs[3] = NAN;
+            break;
+        case 12:
+            t->full_logprobs[0] = -0.5f;
+            break;
+        case 13:
+            t->top_k = 0; /* sets without truncation */
+            break;
+        case 14:
+            t->temperature = 0;
+            break;
+        case 15:
+            t->kept_ends = NULL;
+            break;
+        case 16:
+            t->full_logprobs = NULL;
+            break;
+        case 17:
+            t->kept_ends = NULL; /* truncation without sets */
+            t->full_logprobs = NULL;
+            break;
+        default:
+            known = false;
+        }
+        ifl_status st = ifl_trajectory_check(t, VOCAB, &err);
+        if (known == (st == IFL_OK)) fail_msg("mutant %d: %s", mutant, err.text);
+        t->kept_ends = ends;
+        t->full_logprobs = full;
+        ifl_trajectory_free(t);
+        if (!known) break;
+    }
+}
+
+static void test_kept_sets_survive_the_codec(void **state) {
+    (void)state;
+    ifl_trajectory *t = make_truncated(), *u, *plain = make_trajectory();
+    ifl_error err = {0};
+    uint8_t *meta, *payload;
+    size_t n_meta, n_payload, n_plain;
+    /* Without truncation: the bytes of format 1, and not one more. */
+    assert_int_equal(ifl_trajectory_encode(plain, &meta, &n_meta, &payload, &n_plain, &err), IFL_OK);
+    assert_int_equal(n_plain, 10 * 12 + 4 * 12 + 3 * 16 + 2 * 24);
+    assert_int_equal(meta[meta[0] >= 0xde ? 4 : 2], 1); /* [0]: format */
+    free(meta);
+    free(payload);
+    ifl_trajectory_free(plain);
+    assert_int_equal(ifl_trajectory_encode(t, &meta, &n_meta, &payload, &n_payload, &err), IFL_OK);
+    assert_int_equal(meta[meta[0] >= 0xde ? 4 : 2], 2);
+    assert_int_equal(ifl_trajectory_decode(&u, meta, n_meta, payload, n_payload, &err), IFL_OK);
+    assert_int_equal(u->n_kept_ids, t->n_kept_ids);
+    assert_memory_equal(u->kept_ids, t->kept_ids, 7 * 4);
+    assert_memory_equal(u->kept_ends, t->kept_ends, 9 * 4);
+    assert_memory_equal(u->full_logprobs, t->full_logprobs, 9 * 4);
+    assert_int_equal(ifl_trajectory_check(u, VOCAB, &err), IFL_OK);
+    const int32_t one[] = {5};
+    assert_int_equal(
+        ifl_trajectory_append_kept(u, 5, 0.0f, -1.0f, (ifl_kept_set){one, 1}, 6, &err), IFL_OK);
+    assert_int_equal(ifl_trajectory_check(u, VOCAB, &err), IFL_OK);
+    ifl_trajectory_free(u);
+    /* The numbers of the sets, damaged behind a hash that agrees: no, or a sound trajectory. */
+    size_t kept = n_payload - (9 + 7); /* nine counts and seven ids of one byte each */
+    uint8_t hash[16];
+    ifl_hash was = ifl_hash_bytes(payload, n_payload);
+    uint8_t *at = NULL;
+    for (int i = 0; i < 8; i++) {
+        hash[i] = (uint8_t)(was.low >> (8 * i));
+        hash[8 + i] = (uint8_t)(was.high >> (8 * i));
+    }
+    for (size_t i = 0; i + 16 <= n_meta && !at; i++)
+        if (memcmp(meta + i, hash, 16) == 0) at = meta + i;
+    assert_non_null(at);
+    ifl_rng_key key = {5, 1, IFL_RNG_TEST};
+    int n_decoded = 0;
+    for (uint64_t i = 0; i < 20000; i++) {
+        uint8_t *p = malloc(n_payload);
+        memcpy(p, payload, n_payload);
+        for (uint32_t e = 0; e < 1 + i % 3; e++)
+            p[kept + ifl_rng_below(&key, i, 2 * e, 16)] = (uint8_t)ifl_rng_u64(&key, i, 1 + 2 * e);
+        ifl_hash now = ifl_hash_bytes(p, n_payload);
+        for (int b = 0; b < 8; b++) {
+            at[b] = (uint8_t)(now.low >> (8 * b));
+            at[8 + b] = (uint8_t)(now.high >> (8 * b));
+        }
+        if (ifl_trajectory_decode(&u, meta, n_meta, p, n_payload, &err) == IFL_OK) {
+            n_decoded++;
+            (void)ifl_trajectory_check(u, VOCAB, &err);
+            ifl_trajectory_free(u);
+        } else if (!strstr(err.text, "kept set")) {
+            fail_msg("%s", err.text);
+        }
+        free(p);
+    }
+    assert_in_range(n_decoded, 100, 19000);
+    free(meta);
+    free(payload);
+    ifl_trajectory_free(t);
 }
 
 static void test_append_makes_spans_runs_and_merged_kv_events(void **state) {
@@ -338,6 +528,9 @@ int main(void) {
         cmocka_unit_test(test_check_refuses_each_broken_invariant),
         cmocka_unit_test(test_encode_decode_gives_the_same_trajectory),
         cmocka_unit_test(test_fuzzed_trajectories_do_no_harm),
+        cmocka_unit_test(test_kept_sets_lie_beside_their_tokens),
+        cmocka_unit_test(test_check_refuses_kept_sets_that_do_not_fit),
+        cmocka_unit_test(test_kept_sets_survive_the_codec),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
