@@ -271,7 +271,8 @@ static ifl_status sequence_create(ifl_engine *e, engine_sequence **out, const if
     t->profile = e->model->profile;
     t->reward.status = IFL_REWARD_NONE;
     if (ifl_trajectory_is_truncated(t) &&
-        ifl_kept_ids_bound(t->max_new_tokens, t->top_k, (double)t->top_p) <= IFL_KEPT_IDS_MAX)
+        ifl_kept_ids_bound(t->max_new_tokens, t->top_k, (double)t->top_p,
+                           e->model->config.vocab_size) <= IFL_KEPT_IDS_MAX)
         IFL_TRY_GOTO(st, ifl_trajectory_keep_sets(t, err), done);
     s->key = (ifl_rng_key){t->seed, ifl_trajectory_stream(t->task_serial, sample, t->purpose),
                            IFL_RNG_SAMPLE_TOKEN};
@@ -459,9 +460,9 @@ static ifl_status sequence_append(ifl_engine *e, engine_sequence *s, const ifl_w
     IFL_TRY(ifl_trajectory_kv_event(t, own, err));
     int32_t n_runs = t->n_runs;
     if (t->kept_ends)
-        IFL_TRY(ifl_trajectory_append_kept(
-            t, sample->token, sample->logprob, sample->full_logprob,
-            (ifl_kept_set){sample->kept, sample->n_kept}, work->version, err));
+        IFL_TRY(ifl_trajectory_append_kept(t, sample->token, sample->logprob, sample->full_logprob,
+                                           (ifl_kept_set){sample->kept, sample->n_kept},
+                                           work->version, err));
     else
         IFL_TRY(ifl_trajectory_append(t, sample->token, sample->logprob, work->version, err));
     if (n_runs == 1 && t->n_runs == 2) e->stats.sequences_swapped++;

@@ -54,8 +54,7 @@ static ifl_status pack_make(parity *p, parity_pack *k, ifl_error *err) {
     k->seqs[1] = (ifl_batch_seq){8, shared, 0, own};
     k->seqs[2] = (ifl_batch_seq){8 + shared, 4, shared, other};
     k->seqs[3] = (ifl_batch_seq){12 + shared, n - shared, shared, own};
-    k->pack = (ifl_pack){n_rows, 4, n, k->tokens, k->seqs, k->rows, p->tokens + 1, p->ones,
-                         NULL};
+    k->pack = (ifl_pack){n_rows, 4, n, k->tokens, k->seqs, k->rows, p->tokens + 1, p->ones, NULL};
     return IFL_OK;
 }
 

@@ -148,7 +148,7 @@ ifl_status ifl_config_check_training(const ifl_config *config, ifl_error *err) {
                         "key rollout.temperature: got 0 (greedy), wanted more: a "
                         "group of equal answers teaches nothing");
     int64_t n_kept = ifl_kept_ids_bound(config->rollout.max_new_tokens, config->rollout.top_k,
-                                        config->rollout.top_p);
+                                        config->rollout.top_p, IFL_KEPT_SET_MAX);
     if (n_kept > IFL_KEPT_IDS_MAX)
         return ifl_fail(err, IFL_FORMAT,
                         "key rollout.top_k: got %d with rollout.top_p %g, wanted 1 to %d: a token "

@@ -14,9 +14,11 @@ typedef struct ifl_kept_set {
 } ifl_kept_set;
 
 /* Tokens that the sets of one answer can hold at most. */
-static inline int64_t ifl_kept_ids_bound(int32_t max_new_tokens, int32_t top_k, double top_p) {
+static inline int64_t ifl_kept_ids_bound(int32_t max_new_tokens, int32_t top_k, double top_p,
+                                         int32_t vocab_size) {
     if (top_k <= 0 && !(top_p < 1.0)) return 0;
     int32_t each = top_k > 0 && top_k < IFL_KEPT_SET_MAX ? top_k : IFL_KEPT_SET_MAX;
+    if (vocab_size < each) each = vocab_size;
     return (int64_t)max_new_tokens * each;
 }
 

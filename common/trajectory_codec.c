@@ -1,13 +1,14 @@
 /* The serialised trajectory. Meta: integer keys below (also in common/WIRE.md). Payload,
  * little-endian, without padding, in this order: tokens i32[n] | log-probs f32[n] | loss weights
  * f32[n] | spans {begin i32, n i32, source u32}[n_spans] | runs {begin i32, n i32, version
- * i64}[n_runs] | KV events {at i32, from i32, to i32, kind u32, version i64}[n_kv_events]. Lists lie
- * in the payload because meta is bounded to 4,096 elements and a long trajectory has more events.
+ * i64}[n_runs] | KV events {at i32, from i32, to i32, kind u32, version i64}[n_kv_events]. Lists
+ * lie in the payload because meta is bounded to 4,096 elements and a long trajectory has more
+ * events.
  *
  * Format 2, of truncated sampling alone, goes on with: full log-probs f32[n] | per token the number
- * of its kept set's ids, then the ids: the first, then each one's distance to the one before less 1.
- * These are LEB128 numbers of at most 5 bytes, the shortest form only. An old reader refuses the
- * format; without truncation the bytes are those of format 1. */
+ * of its kept set's ids, then the ids: the first, then each one's distance to the one before
+ * less 1. These are LEB128 numbers of at most 5 bytes, the shortest form only. An old reader
+ * refuses the format; without truncation the bytes are those of format 1. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -415,8 +416,7 @@ ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size
     IFL_TRY_GOTO(st, ifl_meta_close(&r), done);
     size_t plain =
         codec_payload_bytes(traj->n_tokens, traj->n_spans, traj->n_runs, traj->n_kv_events);
-    size_t want =
-        plain + (kept.has ? (size_t)traj->n_tokens * 4 + (size_t)kept.n_bytes : 0);
+    size_t want = plain + (kept.has ? (size_t)traj->n_tokens * 4 + (size_t)kept.n_bytes : 0);
     if (n_payload != want) {
         st = ifl_fail(err, IFL_FORMAT, "TRAJ: payload of %zu bytes, its counts ask for %zu",
                       n_payload, want);
@@ -428,8 +428,8 @@ ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size
     }
     IFL_TRY_GOTO(st, decode_columns(traj, payload, err), done);
     if (kept.has)
-        IFL_TRY_GOTO(
-            st, decode_kept(traj, kept.n_ids, payload + plain, (size_t)kept.n_bytes, err), done);
+        IFL_TRY_GOTO(st, decode_kept(traj, kept.n_ids, payload + plain, (size_t)kept.n_bytes, err),
+                     done);
     *out = traj;
     traj = NULL; /* the caller owns it now */
 done:

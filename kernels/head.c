@@ -459,7 +459,8 @@ static void head_sample_truncated(const head_pass *hp, int32_t row, ifl_lse lse,
     ops->log(&log_kept, &set.sum, 1);
     ops->log(&log_full, &lse.sum, 1);
     out->logprob = logprob_of(ops, drawn.x, set);
-    out->log_kept = log_kept - log_full; /* the best token is kept: both sums are over one maximum */
+    out->log_kept =
+        log_kept - log_full; /* the best token is kept: both sums are over one maximum */
     out->n_kept = n_kept;
     out->kept = ids;
 }

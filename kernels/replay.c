@@ -103,8 +103,7 @@ static bool replay_same_draw(const ifl_trajectory *traj, int32_t t, const ifl_sa
     if (!traj->kept_ends) return true;
     ifl_kept_set set = ifl_trajectory_kept(traj, t);
     return set.n == sample->n_kept &&
-           (set.n == 0 ||
-            memcmp(set.ids, sample->kept, (size_t)set.n * sizeof *set.ids) == 0) &&
+           (set.n == 0 || memcmp(set.ids, sample->kept, (size_t)set.n * sizeof *set.ids) == 0) &&
            memcmp(&traj->full_logprobs[t], &sample->full_logprob, sizeof(float)) == 0;
 }
 

@@ -554,6 +554,8 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
     int64_t version = ifl_version_bytes(model), ring = version * config->parity.versions_kept;
     int64_t bound = (int64_t)(config->parity.versions_gib * 1073741824.0);
     if (ring > bound) ring = bound > version ? bound : version;
+    int64_t groups = config->rollout.prompts_per_step;
+    if (config->learner.groups_in_flight > groups) groups = config->learner.groups_in_flight;
     return (ifl_learner_plan){
         .optimizer = ifl_optimizer_bytes(model),
         .trainer = ifl_stepper_bytes(config, model, n_threads),
@@ -564,5 +566,8 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
                            ifl_kv_store_bytes(model, model->config.max_positions, 1)
                      : 0,
         .reference = config->kl.coef > 0.0 ? version : 0,
+        .kept = groups * config->rollout.group_size * 4 *
+                ifl_kept_ids_bound(config->rollout.max_new_tokens, config->rollout.top_k,
+                                   config->rollout.top_p, model->config.vocab_size),
     };
 }

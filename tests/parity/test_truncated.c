@@ -81,8 +81,8 @@ static int64_t differing(const subject *s, const ifl_ops *ops, int n_threads,
     return n;
 }
 
-static const ifl_sampling samplings[] = {
-    {1, 20, 1}, {1, 0, 0.8f}, {0.7f, 40, 0.9f}, {1, 1, 1}, {1, 1024, 1}, {0.8f, 0, 1}};
+static const ifl_sampling samplings[] = {{1, 20, 1}, {1, 0, 0.8f}, {0.7f, 40, 0.9f},
+                                         {1, 1, 1},  {1, 1024, 1}, {0.8f, 0, 1}};
 enum { N_SAMPLINGS = sizeof samplings / sizeof *samplings };
 
 static void test_the_learner_gives_the_recorded_bits(void **state) {
@@ -164,9 +164,9 @@ static void test_a_set_that_indexes_elsewhere_is_refused(void **state) {
 /* --- Across blocks
  * ----------------------------------------------------------------------------------- */
 
-/* d log p_S(a) = d log p(a) - sum over j in S of q_j d log p(j), q the softmax over S: what the full
- * softmax adds is the same on both sides. So plain targets, many to a row, give the gradient of a
- * kept one. */
+/* d log p_S(a) = d log p(a) - sum over j in S of q_j d log p(j), q the softmax over S: what the
+ * full softmax adds is the same on both sides. So plain targets, many to a row, give the gradient
+ * of a kept one. */
 static void test_a_set_across_blocks_has_the_gradient_of_plain_targets(void **state) {
     (void)state;
     enum { N = 6, IN_SET = 7 };
@@ -198,8 +198,8 @@ static void test_a_set_across_blocks_has_the_gradient_of_plain_targets(void **st
     ifl_batch_seq seq = {0, N, 0, rows};
     ifl_pack pack = {N, 1, N, tokens, &seq, rows, targets, temperatures, sets};
     for (int budget = 0; budget < 2; budget++) { /* with the forward's logits, and made again */
-        assert_ok(ifl_trainer_create(&trainer, model, N * IN_SET,
-                                     budget ? INT64_C(1) << 30 : 0, NULL, NULL, &err));
+        assert_ok(ifl_trainer_create(&trainer, model, N * IN_SET, budget ? INT64_C(1) << 30 : 0,
+                                     NULL, NULL, &err));
         assert_ok(ifl_trainer_forward(trainer, weights, &pack, kept, &err));
         assert_ok(ifl_trainer_backward(trainer, weights, &pack, coefficients, &err));
         memcpy(kept_gradient[budget], ifl_trainer_gradients(trainer), bytes);
@@ -210,8 +210,7 @@ static void test_a_set_across_blocks_has_the_gradient_of_plain_targets(void **st
     /* The same from plain targets. */
     float all_temperatures[N * IN_SET], all_coefficients[N * IN_SET];
     int32_t n = 0;
-    assert_ok(
-        ifl_trainer_create(&trainer, model, N * IN_SET, INT64_C(1) << 30, NULL, NULL, &err));
+    assert_ok(ifl_trainer_create(&trainer, model, N * IN_SET, INT64_C(1) << 30, NULL, NULL, &err));
     for (int32_t i = 0; i < N; i++)
         for (int j = 0; j < IN_SET; j++) {
             targets[n] = ids[i][j];
@@ -302,8 +301,8 @@ static ifl_trajectory *read_trajectory(FILE *f, int32_t sample, int32_t top_k, d
                                        float *advantage, golden_target *want) {
     int32_t n_prompt, n_answer, ids[GOLDEN_TOKENS], set[IFL_KEPT_SET_MAX];
     double temperature, a;
-    assert_int_equal(
-        fscanf(f, " trajectory %d %d %lf %lf", &n_prompt, &n_answer, &temperature, &a), 4);
+    assert_int_equal(fscanf(f, " trajectory %d %d %lf %lf", &n_prompt, &n_answer, &temperature, &a),
+                     4);
     assert_true(n_prompt + n_answer <= GOLDEN_TOKENS);
     *advantage = (float)a;
     for (int32_t i = 0; i < n_prompt + n_answer; i++)
@@ -326,8 +325,8 @@ static ifl_trajectory *read_trajectory(FILE *f, int32_t sample, int32_t top_k, d
             fscanf(f, "%lf %lf %lf %lf", &mu, &want[i].logprob, &want[i].full, &want[i].entropy),
             4);
         assert_ok(ifl_trajectory_append_kept(t, ids[n_prompt + i], (float)mu,
-                                             (float)fmin(mu, want[i].full),
-                                             (ifl_kept_set){set, n}, 0, &err));
+                                             (float)fmin(mu, want[i].full), (ifl_kept_set){set, n},
+                                             0, &err));
     }
     return t;
 }
@@ -354,8 +353,7 @@ static void test_loss_and_gradient_are_pytorchs(void **state) {
         ifl_packed *k = &set->packs[0];
         assert_true(k->n_shared_rows > 0);
         static ifl_logprob got[128];
-        assert_ok(
-            ifl_trainer_create(&trainer, model, 128, IFL_ACTIVATION_BYTES, NULL, NULL, &err));
+        assert_ok(ifl_trainer_create(&trainer, model, 128, IFL_ACTIVATION_BYTES, NULL, NULL, &err));
         assert_ok(ifl_trainer_forward(trainer, weights, &k->pack, got, &err));
         double worst = 0;
         for (int32_t i = 0; i < k->pack.n_targets; i++) {

@@ -196,10 +196,11 @@ static void test_training_refuses_what_it_cannot_train_on(void **state) {
     training_refused(NULL, NULL);
     training_refused("rollout.top_p=0.9", NULL); /* what was left out is on record */
     training_refused("rollout.top_k=5", NULL);
-    static const char *const longest[] = {"rollout.top_p=0.9", "rollout.max_new_tokens=4097",
+    static const char *const longest[] = {"rollout.top_p=0.9",        "rollout.max_new_tokens=4097",
                                           "model.max_positions=8192", "actor.kv_tokens=8192",
                                           "learner.pack_tokens=8192", "rollout.top_k=1023"};
-    training_refused_all(longest, 5, "key rollout.top_k: got 0 with rollout.top_p 0.9, wanted 1 to 1023");
+    training_refused_all(longest, 5,
+                         "key rollout.top_k: got 0 with rollout.top_p 0.9, wanted 1 to 1023");
     training_refused_all(longest, 6, NULL);
     training_refused_all(longest + 1, 4, NULL); /* nothing is left out */
     training_refused("rollout.temperature=0", "greedy");

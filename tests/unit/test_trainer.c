@@ -66,8 +66,7 @@ static void results_get(const subject *s, int64_t activation_bytes, results *out
         for (int32_t t = 0; t < N_SHARED + N_SECOND; t++)
             pages[t] = t < N_SHARED ? t : N_FIRST + t - N_SHARED;
         ifl_batch_seq seqs[2] = {{0, N_FIRST, 0, rows}, {N_FIRST, N_SECOND, N_SHARED, pages}};
-        ifl_pack p = {N_ROWS, 2, n_targets, tokens, seqs, rows, targets, temperatures,
-                      NULL};
+        ifl_pack p = {N_ROWS, 2, n_targets, tokens, seqs, rows, targets, temperatures, NULL};
         memset(out->logprobs[pack], 0, sizeof out->logprobs[pack]);
         OK(ifl_trainer_forward(trainer, s->weights, &p, out->logprobs[pack], &err));
         OK(ifl_trainer_backward(trainer, s->weights, &p, coefficients, &err));

@@ -189,7 +189,8 @@ static void test_kept_sets_survive_the_codec(void **state) {
     uint8_t *meta, *payload;
     size_t n_meta, n_payload, n_plain;
     /* Without truncation: the bytes of format 1, and not one more. */
-    assert_int_equal(ifl_trajectory_encode(plain, &meta, &n_meta, &payload, &n_plain, &err), IFL_OK);
+    assert_int_equal(ifl_trajectory_encode(plain, &meta, &n_meta, &payload, &n_plain, &err),
+                     IFL_OK);
     assert_int_equal(n_plain, 10 * 12 + 4 * 12 + 3 * 16 + 2 * 24);
     assert_int_equal(meta[meta[0] >= 0xde ? 4 : 2], 1); /* [0]: format */
     free(meta);
@@ -204,8 +205,8 @@ static void test_kept_sets_survive_the_codec(void **state) {
     assert_memory_equal(u->full_logprobs, t->full_logprobs, 9 * 4);
     assert_int_equal(ifl_trajectory_check(u, VOCAB, &err), IFL_OK);
     const int32_t one[] = {5};
-    assert_int_equal(
-        ifl_trajectory_append_kept(u, 5, 0.0f, -1.0f, (ifl_kept_set){one, 1}, 6, &err), IFL_OK);
+    assert_int_equal(ifl_trajectory_append_kept(u, 5, 0.0f, -1.0f, (ifl_kept_set){one, 1}, 6, &err),
+                     IFL_OK);
     assert_int_equal(ifl_trajectory_check(u, VOCAB, &err), IFL_OK);
     ifl_trajectory_free(u);
     /* The numbers of the sets, damaged behind a hash that agrees: no, or a sound trajectory. */
