@@ -22,6 +22,8 @@ typedef struct actor_lease {
     ifl_message message; /* owned; .lease */
     int32_t n_left;
     bool submitted; /* to the engine; false while it waits for its version */
+    /* [n_samples] what another actor has begun of it, NULL where nothing; NULL: nothing at all */
+    ifl_trajectory **begun;
     struct actor_lease *next;
 } actor_lease;
 
@@ -51,10 +53,14 @@ typedef struct actor {
     actor_answer **answers_end;
     uint64_t next_answer, n_progress;
     bool done;
+    bool draining;          /* asked to stop: nothing new is begun */
+    ifl_trajectory **begun; /* [n_begun] from other actors, for the lease that comes next */
+    size_t n_begun, begun_cap;
     /* The learner process whose versions `current` is one of; "" before the first. */
     char run_uuid[33];
     uint64_t run_epoch;
     bool outdated; /* `current` is of an earlier one: nothing starts before new weights are here */
+    int32_t minor; /* of the protocol, spoken by both sides */
     bool directed; /* versions up to `allowed` may be taken into use, others must wait */
     int64_t allowed;
     int64_t n_refused; /* answers, since the last line about them */
@@ -79,7 +85,44 @@ static bool actor_has_pinned(const actor *a) {
     return false;
 }
 
+static void actor_forget_begun(actor *a) {
+    while (a->n_begun > 0)
+        ifl_trajectory_free(a->begun[--a->n_begun]);
+}
+
+static ifl_status actor_begun_in(actor *a, ifl_message *message, ifl_error *err) {
+    void *grown = a->begun;
+    ifl_status st = ifl_grow(&grown, &a->begun_cap, a->n_begun + 1, sizeof *a->begun, err);
+    a->begun = grown;
+    IFL_TRY(st);
+    a->begun[a->n_begun++] = message->traj.trajectory;
+    message->traj.trajectory = NULL; /* owned here now */
+    return IFL_OK;
+}
+
+/* Beginnings come right ahead of the lease that they belong to. */
+static ifl_status lease_claim_begun(actor *a, actor_lease *lease, ifl_error *err) {
+    const ifl_wire_lease *w = &lease->message.lease;
+    if (a->n_begun == 0) return IFL_OK;
+    lease->begun = calloc((size_t)w->n_samples, sizeof *lease->begun);
+    if (!lease->begun) return ifl_fail(err, IFL_NOMEM, "actor: out of memory for a lease");
+    for (size_t b = 0; b < a->n_begun; b++)
+        for (int32_t i = 0; i < w->n_samples; i++) {
+            const ifl_trajectory *t = a->begun[b];
+            if (!t || t->task_serial != w->task_serial || t->purpose != w->purpose ||
+                t->sample != w->samples[i] || lease->begun[i])
+                continue;
+            lease->begun[i] = a->begun[b];
+            a->begun[b] = NULL;
+        }
+    actor_forget_begun(a);
+    return IFL_OK;
+}
+
 static void lease_free(actor_lease *lease) {
+    for (int32_t i = 0; lease->begun && i < lease->message.lease.n_samples; i++)
+        ifl_trajectory_free(lease->begun[i]);
+    free(lease->begun);
     ifl_message_clear(&lease->message);
     free(lease);
 }
@@ -105,11 +148,36 @@ static void actor_return(actor *a, const ifl_wire_lease *lease, ifl_return_reaso
                     NULL); /* without a link the learner leases it again anyway */
 }
 
+/* The newest version that a beginning of the lease has tokens of; -1 without. */
+static int64_t lease_begun_version(const actor_lease *lease) {
+    int64_t newest = -1;
+    for (int32_t i = 0; lease->begun && i < lease->message.lease.n_samples; i++) {
+        const ifl_trajectory *t = lease->begun[i];
+        if (t && t->n_runs > 0 && t->runs[t->n_runs - 1].version > newest)
+            newest = t->runs[t->n_runs - 1].version;
+    }
+    return newest;
+}
+
+/* What cannot go on here begins anew. */
+static void lease_check_begun(actor *a, actor_lease *lease, const ifl_engine_request *request) {
+    for (int32_t i = 0; lease->begun && i < lease->message.lease.n_samples; i++) {
+        ifl_error why = {0};
+        if (!lease->begun[i] ||
+            ifl_engine_check_begun(a->engine, request, lease->message.lease.samples[i],
+                                   lease->begun[i], &why) == IFL_OK)
+            continue;
+        ifl_warn("%s: generated from its start", why.text);
+        ifl_trajectory_free(lease->begun[i]);
+        lease->begun[i] = NULL;
+    }
+}
+
 /* Gives the lease to the engine when its version is there. Returns false when the lease is gone. */
 static bool lease_submit(actor *a, actor_lease *lease) {
     const ifl_wire_lease *w = &lease->message.lease;
     int64_t version = ifl_engine_version(a->engine);
-    if (a->outdated) return true;
+    if (a->outdated || a->draining || lease_begun_version(lease) > version) return true;
     if (w->required_version >= 0 && w->required_version != version) {
         if (w->required_version > version) return true;
         actor_return(a, w, IFL_RETURN_VERSION, "the required policy version has been replaced");
@@ -135,7 +203,9 @@ static bool lease_submit(actor *a, actor_lease *lease) {
         .n_stops = w->n_stops,
         .stops = stops,
         .user = lease,
+        .begun = lease->begun,
     };
+    lease_check_begun(a, lease, &request);
     ifl_error err = {0};
     if (ifl_engine_submit(a->engine, &request, &err) != IFL_OK) {
         ifl_warn("lease %llu handed back: %s", (unsigned long long)w->lease_id, err.text);
@@ -165,6 +235,11 @@ static ifl_status actor_lease_in(actor *a, ifl_message *message, ifl_error *err)
     lease->message = *message;
     *message = (ifl_message){0}; /* the lease owns it now */
     lease->n_left = lease->message.lease.n_samples;
+    ifl_status st = lease_claim_begun(a, lease, err);
+    if (st != IFL_OK) {
+        lease_free(lease);
+        return st;
+    }
     actor_lease **end = &a->leases;
     while (*end)
         end = &(*end)->next;
@@ -359,7 +434,7 @@ static void actor_send_credit(actor *a) {
      */
     int32_t ahead = a->config->rollout.group_size;
     ifl_message message = ifl_message_make(IFL_WIRE_CREDIT);
-    message.credit.n_sequences = a->config->actor.sequences_max + ahead;
+    message.credit.n_sequences = a->draining ? 0 : a->config->actor.sequences_max + ahead;
     ifl_client_send(a->client, &message, NULL); /* sent again at the next connect */
 }
 
@@ -411,6 +486,7 @@ static void actor_clear_work(actor *a) {
         a->answers = next;
     }
     a->answers_end = &a->answers;
+    actor_forget_begun(a);
     while (a->leases) {
         actor_lease *next = a->leases->next;
         lease_free(a->leases);
@@ -443,6 +519,8 @@ static ifl_status actor_connected(actor *a, const ifl_wire_welcome *welcome, ifl
     ifl_info("connected to run %.8s", welcome->run_uuid);
     ifl_weight_receiver_follow(a->receiver, welcome);
     a->directed = (welcome->caps & IFL_WIRE_CAP_DIRECTED) != 0;
+    a->minor = welcome->minor;
+    actor_forget_begun(a); /* its lease has not come, and is another session's */
     if (welcome->caps & IFL_WIRE_CAP_FOREIGN)
         ifl_warn(
             "the learner computes under another numerics profile than %s here: what this actor "
@@ -503,6 +581,7 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
             break;
         case IFL_CLIENT_MESSAGE:
             if (event.message.type == IFL_WIRE_LEASE) st = actor_lease_in(a, &event.message, err);
+            if (event.message.type == IFL_WIRE_TRAJ) st = actor_begun_in(a, &event.message, err);
             if (event.message.type == IFL_WIRE_BYE) a->done = true;
             if (event.message.type == IFL_WIRE_NACK) actor_nack(a, &event.message.nack);
             if (event.message.type == IFL_WIRE_WSET && event.message.wset.version > a->allowed)
@@ -518,17 +597,62 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
 /* --- Loop
  * ------------------------------------------------------------------------------------------- */
 
+/* Takes what is under way out of the engine, and sends it as far as it has come: others go on from
+ * there. */
+static ifl_status actor_take_begun(actor *a, int32_t *n, int64_t *n_tokens, ifl_error *err) {
+    void *user;
+    ifl_trajectory *traj;
+    while ((traj = ifl_engine_take_live(a->engine, &user)) != NULL) {
+        int32_t n_policy = ifl_trajectory_n_policy(traj);
+        actor_answer *answer = n_policy > 0 && a->minor >= 3 ? calloc(1, sizeof *answer) : NULL;
+        if (!answer) {
+            ifl_trajectory_free(traj);
+            continue;
+        }
+        *n += 1;
+        *n_tokens += n_policy;
+        answer->traj = traj;
+        answer->lease = user;
+        answer->id = a->next_answer++;
+        answer->state = ANSWER_SCORED; /* there is nothing to judge yet */
+        snprintf(traj->actor, sizeof traj->actor, "%s", a->options->name);
+        *a->answers_end = answer;
+        a->answers_end = &answer->next;
+    }
+    return actor_rewards(a, err);
+}
+
+/* Asked to stop: what is finished is judged and handed over, what is begun is handed over as it is,
+ * and then the leases are given back. */
 static void actor_drain(actor *a) {
+    double end_s = ifl_clock_s() + a->config->actor.drain_s;
+    int32_t n_begun = 0, n_left = 1;
+    int64_t n_tokens = 0;
+    ifl_error err = {0};
+    a->draining = true;
+    actor_send_credit(a);
+    for (actor_lease *l = a->leases; l; l = l->next)
+        l->n_left++; /* to be given back in the end, whatever has been sent of it */
+    ifl_status st = actor_collect_finished(a, &err);
+    if (st == IFL_OK) st = actor_take_begun(a, &n_begun, &n_tokens, &err);
+    /* Without a link nobody takes anything. */
+    while (st == IFL_OK && !a->done && ifl_client_connected(a->client) && ifl_clock_s() < end_s) {
+        ifl_client_outbox(a->client, &n_left, NULL);
+        if (n_left == 0 && !a->answers) break;
+        ifl_client_progress(a->client, ++a->n_progress, 0, 0);
+        st = actor_events(a, 10, &err);
+        if (st == IFL_OK) st = actor_rewards(a, &err);
+    }
+    if (a->done) return;
+    if (st == IFL_OK && n_left == 0 && !a->answers)
+        ifl_info("asked to stop: all answers are handed over, %d of them begun (%lld tokens)",
+                 n_begun, (long long)n_tokens);
+    else
+        ifl_warn(
+            "asked to stop, and not all answers could be handed over in actor.drain_s = %d%s%s",
+            a->config->actor.drain_s, err.text[0] ? ": " : "", err.text);
     for (actor_lease *l = a->leases; l; l = l->next)
         actor_return(a, &l->message.lease, IFL_RETURN_DRAIN, "the actor was asked to stop");
-    /* What is finished is still handed over, for at most two seconds. */
-    for (int i = 0; i < 200; i++) {
-        int32_t n;
-        ifl_client_outbox(a->client, &n, NULL);
-        if (n == 0) return;
-        ifl_error err = {0};
-        if (actor_events(a, 10, &err) != IFL_OK || a->done) return;
-    }
 }
 
 /* A device that has failed may have touched anything that is under way there: none of it is sent.
@@ -599,6 +723,7 @@ static void actor_clear(actor *a) {
     ifl_weights_free(a->buffers[0]);
     ifl_weights_free(a->buffers[1]);
     actor_clear_work(a);
+    free(a->begun);
 }
 
 static ifl_engine_options actor_engine_options(const ifl_config *c) {

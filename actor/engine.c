@@ -246,13 +246,60 @@ static ifl_status request_check(const ifl_engine *e, const ifl_engine_request *r
     return IFL_OK;
 }
 
+static bool same_sampling(const ifl_trajectory *t, const ifl_sampling *s) {
+    return memcmp(&t->temperature, &s->temperature, sizeof t->temperature) == 0 &&
+           memcmp(&t->top_p, &s->top_p, sizeof t->top_p) == 0 && t->top_k == s->top_k;
+}
+
+ifl_status ifl_engine_check_begun(const ifl_engine *e, const ifl_engine_request *r, int32_t sample,
+                                  const ifl_trajectory *t, ifl_error *err) {
+    IFL_TRY(ifl_trajectory_check(t, e->model->config.vocab_size, err));
+    int32_t n_policy = ifl_trajectory_n_policy(t);
+    const char *wrong = NULL;
+    if (t->task_serial != r->task_serial || t->sample != sample || t->purpose != r->purpose ||
+        t->group_size != r->n_samples || t->seed != e->options.seed)
+        wrong = "is of another trajectory";
+    else if (t->n_spans > 2 || t->spans[0].n_tokens != r->n_prompt ||
+             memcmp(t->tokens, r->prompt, (size_t)r->n_prompt * sizeof *t->tokens) != 0)
+        wrong = "has another prompt";
+    else if (!same_sampling(t, &r->sampling))
+        wrong = "was sampled in another way";
+    else if (!ifl_hash_equal(t->profile, e->model->profile))
+        wrong = "was computed under another numerics profile";
+    else if (n_policy < 1 || n_policy >= r->max_new_tokens)
+        wrong = "has no token, or all that it may have";
+    else if (t->runs[t->n_runs - 1].version > ifl_engine_version(e))
+        wrong = "has tokens of a version that is not in use here yet";
+    if (!wrong) return IFL_OK;
+    return ifl_fail(err, IFL_MISMATCH, "the beginning of trajectory %llu/%d %s",
+                    (unsigned long long)t->task_serial, t->sample, wrong);
+}
+
+/* What a sequence knows between two steps, from the tokens that it has. */
+static ifl_status sequence_go_on(engine_sequence *s, ifl_error *err) {
+    ifl_trajectory *t = s->traj;
+    s->n_new = ifl_trajectory_n_policy(t);
+    t->finish = IFL_FINISH_NONE;
+    bool stopped = false;
+    for (int32_t i = t->n_tokens - s->n_new; s->stop && i < t->n_tokens; i++)
+        IFL_TRY(ifl_stop_matcher_add(s->stop, t->tokens[i], &stopped, err));
+    return IFL_OK;
+}
+
+/* `begun`: NULL, or the sequence's beginning, which it takes over; freed on failure. */
 static ifl_status sequence_create(ifl_engine *e, engine_sequence **out, const ifl_engine_request *r,
-                                  engine_group *group, int32_t sample, ifl_error *err) {
+                                  engine_group *group, int32_t sample, ifl_trajectory *begun,
+                                  ifl_error *err) {
     *out = NULL;
     engine_sequence *s = ifl_alloc(1, sizeof *s);
-    if (!s) return ifl_fail(err, IFL_NOMEM, "engine: out of memory for a sequence");
+    if (!s) {
+        ifl_trajectory_free(begun);
+        return ifl_fail(err, IFL_NOMEM, "engine: out of memory for a sequence");
+    }
     ifl_status st;
-    IFL_TRY_GOTO(st, ifl_trajectory_create(&s->traj, r->prompt, r->n_prompt, err), done);
+    s->traj = begun;
+    if (!begun)
+        IFL_TRY_GOTO(st, ifl_trajectory_create(&s->traj, r->prompt, r->n_prompt, err), done);
     if (r->n_stops > 0)
         IFL_TRY_GOTO(st, ifl_stop_matcher_create(&s->stop, e->tokenizer, r->stops, r->n_stops, err),
                      done);
@@ -270,12 +317,13 @@ static ifl_status sequence_create(ifl_engine *e, engine_sequence **out, const if
     t->max_new_tokens = r->max_new_tokens;
     t->profile = e->model->profile;
     t->reward.status = IFL_REWARD_NONE;
-    if (ifl_trajectory_is_truncated(t) &&
+    if (!begun && ifl_trajectory_is_truncated(t) &&
         ifl_kept_ids_bound(t->max_new_tokens, t->top_k, (double)t->top_p,
                            e->model->config.vocab_size) <= IFL_KEPT_IDS_MAX)
         IFL_TRY_GOTO(st, ifl_trajectory_keep_sets(t, err), done);
     s->key = (ifl_rng_key){t->seed, ifl_trajectory_stream(t->task_serial, sample, t->purpose),
                            IFL_RNG_SAMPLE_TOKEN};
+    if (begun) IFL_TRY_GOTO(st, sequence_go_on(s, err), done);
     s->group = group;
     s->user = r->user;
     s->seq.owner = s;
@@ -308,7 +356,11 @@ ifl_status ifl_engine_submit(ifl_engine *e, const ifl_engine_request *r, ifl_err
     memcpy(g->prompt, r->prompt, (size_t)r->n_prompt * sizeof *g->prompt);
     for (int32_t i = n_now - 1; i >= 0; i--) {
         engine_sequence *s;
-        IFL_TRY_GOTO(st, sequence_create(e, &s, r, g, r->samples ? r->samples[i] : i, err), done);
+        int32_t sample = r->samples ? r->samples[i] : i;
+        ifl_trajectory *begun = r->begun ? r->begun[i] : NULL;
+        if (begun) IFL_TRY_GOTO(st, ifl_engine_check_begun(e, r, sample, begun, err), done);
+        if (begun) r->begun[i] = NULL;
+        IFL_TRY_GOTO(st, sequence_create(e, &s, r, g, sample, begun, err), done);
         s->next = made;
         made = s;
     }
@@ -319,6 +371,7 @@ ifl_status ifl_engine_submit(ifl_engine *e, const ifl_engine_request *r, ifl_err
         made = s->next;
         list_add(&e->live, s);
         ifl_scheduler_submit(e->scheduler, sg, &s->seq);
+        s->seq.n_tokens = s->traj->n_tokens; /* as after a preemption */
     }
 done:
     while (made) {
@@ -328,6 +381,18 @@ done:
     }
     group_free(g);
     return st;
+}
+
+ifl_trajectory *ifl_engine_take_live(ifl_engine *e, void **user) {
+    engine_sequence *s = e->live;
+    if (!s) return NULL;
+    ifl_trajectory *traj = s->traj;
+    s->traj = NULL;
+    traj->finish = IFL_FINISH_ABORTED;
+    if (user) *user = s->user;
+    sequence_detach(e, s);
+    sequence_free(s);
+    return traj;
 }
 
 int32_t ifl_engine_cancel(ifl_engine *e, uint64_t lease_id) {

@@ -43,7 +43,17 @@ typedef struct ifl_engine_request {
     const char *const *stops;     /* stop strings */
     bool ignore_eos;
     void *user;                   /* given back with each finished trajectory */
+    /* [n_samples_now], NULL without: the beginnings of samples that another engine has handed back
+     * (ifl_engine_take_live). They go on from where they are, on KV that is rebuilt here, and end with the
+     * tokens and log-probs that they would have had there. Those taken over are set to NULL. */
+    ifl_trajectory **begun;
 } ifl_engine_request;
+
+/* Whether a beginning can go on here as `sample` of this request: its prompt, sampling and seed are the
+ * request's, it has sampled something and may sample more, of no version newer than the engine's.
+ * IFL_MISMATCH says what is wrong. */
+ifl_status ifl_engine_check_begun(const ifl_engine *engine, const ifl_engine_request *request, int32_t sample,
+                                  const ifl_trajectory *begun, ifl_error *err);
 
 /* Queues a group. Truncated sampling (top-k, top-p) records what each token was drawn from (trajectory.h), unless
  * max_new_tokens times the largest set is above IFL_KEPT_IDS_MAX: such answers can be read, not trained on, and
@@ -70,6 +80,10 @@ ifl_status ifl_engine_step(ifl_engine *engine, int32_t *n_decoded, ifl_error *er
 
 /* Takes one finished trajectory (owned by the caller) or NULL. */
 ifl_trajectory *ifl_engine_take_finished(ifl_engine *engine, void **user);
+
+/* Takes a sequence that is not finished out of the engine, as far as it has come (finish ABORTED; owned by
+ * the caller; perhaps without one sampled token), or NULL when there is none. Between two steps. */
+ifl_trajectory *ifl_engine_take_live(ifl_engine *engine, void **user);
 
 /* A view of a live sequence, NULL when there is none; valid until the next call on this engine. */
 const ifl_trajectory *ifl_engine_peek(const ifl_engine *engine, uint64_t task_serial, int32_t sample);

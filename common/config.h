@@ -103,6 +103,7 @@ typedef struct ifl_config {
         int32_t count;            /* local actor processes that `train` starts */
         int32_t threads;          /* per actor; 0 = all CPUs it may use */
         int32_t sequences_max;    /* decoded together */
+        int32_t drain_s;
         int32_t kv_tokens;        /* capacity of the KV cache, tokens */
         int32_t page_tokens;      /* 1 .. 1024, a power of two */
         int32_t prefill_chunk_tokens; /* most prompt or rebuild rows of one decode step */

@@ -98,6 +98,8 @@ const ifl_config_row ifl_config_rows[] = {
           "most prompt or rebuild rows of one decode step"),
     ENUM("actor.kv", actor.kv, "keep", "keep|recompute",
          "KV at a swap: goes on as it is | is rebuilt under the new weights"),
+    INT32("actor.drain_s", actor.drain_s, 0, 3600, "10", "seconds",
+          "how long an actor that is asked to stop may take to hand over what it has"),
     TEXT("actor.cpus", actor.cpus, "",
          "CPUs to pin actors to, e.g. 1-3; with ; between, one list for each, e.g. 1;2; empty: "
          "none"),

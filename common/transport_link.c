@@ -356,6 +356,7 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         }
         return;
     case IFL_WIRE_LEASE:
+    case IFL_WIRE_TRAJ: /* what another actor has begun, before its lease */
     case IFL_WIRE_WSET:
     case IFL_WIRE_CREDIT:
     case IFL_WIRE_DRAIN:

@@ -301,6 +301,7 @@ ifl_status ifl_server_send(ifl_server *s, uint64_t session, const ifl_message *m
                            ifl_error *err) {
     switch (message->type) {
     case IFL_WIRE_LEASE:
+    case IFL_WIRE_TRAJ: /* what another actor has begun, before its lease */
     case IFL_WIRE_TRAJ_ACK:
     case IFL_WIRE_NACK:
     case IFL_WIRE_WSET:

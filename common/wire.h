@@ -14,7 +14,7 @@
 #define IFL_WIRE_MAGIC 0x314c4649u /* the bytes "IFL1" */
 #define IFL_WIRE_MAJOR 1
 /* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. */
-#define IFL_WIRE_MINOR 2
+#define IFL_WIRE_MINOR 3
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
 #define IFL_WIRE_PAYLOAD_MAX (16 * 1024 * 1024)
@@ -198,7 +198,11 @@ static inline bool ifl_trajectory_key_equal(ifl_trajectory_key a, ifl_trajectory
     return a.task_serial == b.task_serial && a.sample == b.sample && a.purpose == b.purpose;
 }
 
-typedef enum { IFL_ACK_STORED = 1, IFL_ACK_DUPLICATE = 2 } ifl_ack_status;
+typedef enum {
+    IFL_ACK_STORED = 1,
+    IFL_ACK_DUPLICATE = 2,
+    IFL_ACK_BEGUN = 3, /* an unfinished one (IFL_FINISH_ABORTED): kept in memory, for who goes on */
+} ifl_ack_status;
 
 typedef struct ifl_wire_traj_ack {
     ifl_trajectory_key key;

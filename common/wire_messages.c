@@ -579,7 +579,7 @@ static void encode_fields(const ifl_message *m, ifl_meta_writer *w, ifl_wire_fra
     case IFL_WIRE_TRAJ_ACK:
         put_key(w, &m->traj_ack.key);
         ifl_meta_put_u64(w, 4, m->traj_ack.lease_id);
-        put_range(w, 5, "status", m->traj_ack.status, IFL_ACK_STORED, IFL_ACK_DUPLICATE);
+        put_range(w, 5, "status", m->traj_ack.status, IFL_ACK_STORED, IFL_ACK_BEGUN);
         break;
     case IFL_WIRE_NACK:
         put_key(w, &m->nack.key);
@@ -695,7 +695,7 @@ static void decode_fields(ifl_meta_reader *r, ifl_message *m, const uint8_t *pay
     case IFL_WIRE_TRAJ_ACK:
         get_key(r, &m->traj_ack.key);
         ifl_meta_get_u64(r, 4, "lease_id", &m->traj_ack.lease_id);
-        ifl_meta_get_i32(r, 5, "status", IFL_ACK_STORED, IFL_ACK_DUPLICATE, &m->traj_ack.status);
+        ifl_meta_get_i32(r, 5, "status", IFL_ACK_STORED, IFL_ACK_BEGUN, &m->traj_ack.status);
         break;
     case IFL_WIRE_NACK:
         get_key(r, &m->nack.key);

@@ -61,14 +61,22 @@ static int32_t desk_not_taken(ifl_dispatch *d) {
 /* --- Ages
  * ------------------------------------------------------------------------------------------- */
 
+/* Some of it is leased or here, or an actor has handed back the beginning of some. */
+static bool desk_is_begun(const ifl_group *group) {
+    if (group->n_pending < group->n_members) return true;
+    for (int32_t i = 0; i < group->n_members; i++)
+        if (group->members[i].begun) return true;
+    return false;
+}
+
 static int64_t desk_oldest(const ifl_dispatch *d, const ifl_group *group) {
     const desk_work *work = group->user;
     int64_t oldest = INT64_MAX;
     if (group->n_leased > 0) oldest = work->version_leased;
     for (int32_t i = 0; i < group->n_members; i++) {
         const ifl_member *m = &group->members[i];
-        int64_t version =
-            m->state == IFL_MEMBER_STORED ? ifl_trajectory_version_oldest(m->traj) : -1;
+        const ifl_trajectory *traj = m->state == IFL_MEMBER_STORED ? m->traj : m->begun;
+        int64_t version = traj ? ifl_trajectory_version_oldest(traj) : -1;
         if (version >= 0 && version < oldest) oldest = version;
     }
     return oldest == INT64_MAX ? d->version : oldest;
@@ -79,8 +87,7 @@ int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups) {
     int32_t n = 0;
     for (ifl_group *g; (g = ifl_groups_next(d->train, serial)) != NULL;) {
         serial = g->task_serial + 1;
-        bool begun = g->n_pending < g->n_members;
-        if (g->taken || !begun) continue;
+        if (g->taken || !desk_is_begun(g)) continue;
         groups[n] = g;
         ages[n++] = (ifl_stale_group){desk_oldest(d, g), g->completed};
     }
@@ -93,7 +100,7 @@ static int64_t desk_admits_from(ifl_dispatch *d, const ifl_group *group) {
     const ifl_config *c = d->config;
     int32_t max = c->staleness.max_versions;
     if (max == 0 || strcmp(c->staleness.policy, "wait") != 0) return INT64_MIN;
-    if (group->n_pending < group->n_members) return INT64_MIN; /* begun: others wait for it */
+    if (desk_is_begun(group)) return INT64_MIN; /* others wait for it */
     int32_t open = ifl_groups_n_open(d->train), left = c->rollout.prompts_per_step;
     ifl_stale_group *ages = malloc(sizeof *ages * (size_t)(open + 1));
     ifl_group **groups = malloc(sizeof *groups * (size_t)(open + 1));
@@ -147,6 +154,20 @@ static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t versio
     return best;
 }
 
+/* What another actor has begun of a lease goes ahead of it. */
+static ifl_status desk_send_begun(ifl_dispatch *d, const desk_peer *peer, const ifl_group *group,
+                                  int32_t n, ifl_error *err) {
+    if (peer->minor < 3) return IFL_OK; /* it begins anew */
+    for (int32_t i = 0; i < n; i++) {
+        const ifl_member *m = &group->members[d->samples[i]];
+        if (!m->begun) continue;
+        ifl_message message = ifl_message_make(IFL_WIRE_TRAJ);
+        message.traj.trajectory = m->begun;
+        IFL_TRY(ifl_server_send(d->server, peer->peer, &message, err));
+    }
+    return IFL_OK;
+}
+
 /* Leases pending work of one table until there is none or no actor has room for it. */
 static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t purpose,
                                    int32_t need, ifl_error *err) {
@@ -197,7 +218,8 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         lease->seed = (uint64_t)c->run.seed;
         lease->required_version = work->required_version;
         ifl_error send_error = {0};
-        ifl_status st = ifl_server_send(d->server, peer->peer, &message, &send_error);
+        ifl_status st = desk_send_begun(d, peer, group, n, &send_error);
+        if (st == IFL_OK) st = ifl_server_send(d->server, peer->peer, &message, &send_error);
         if (st == IFL_PEER || st == IFL_FULL) {
             /* Its LOST event is on the way, or its queue will empty: the work goes back. Not as
              * a failed attempt, or a link that is full for a moment would use all of them up. */
@@ -317,7 +339,10 @@ static void desk_peer_gone(ifl_dispatch *d, uint64_t id, const char *why) {
     if (!p) return;
     if (d->leasing)
         ifl_warn("%s is gone (%s); %d of its trajectories are leased again", p->name, why,
-                 requeued);
+                 requeued + p->n_handed_back);
+    if (p->n_begun > 0)
+        ifl_info("%s had begun %d of them: others go on from its %lld tokens", p->name, p->n_begun,
+                 (long long)p->tokens_begun);
     d->totals.swaps += p->swaps;
     d->totals.sequences_swapped += p->sequences_swapped;
     d->totals.tokens_rebuilt += p->tokens_rebuilt;
@@ -446,8 +471,43 @@ static void desk_report_late(ifl_dispatch *d) {
     d->n_late = 0;
 }
 
+/* How far an actor has come that hands its work back: kept in memory, since whoever loses it can
+ * generate it again. */
+static void desk_begun(ifl_dispatch *d, uint64_t from, ifl_message *message) {
+    ifl_trajectory *traj = message->traj.trajectory;
+    ifl_trajectory_key key = ifl_trajectory_key_of(traj);
+    uint64_t lease_id = traj->lease_id;
+    int32_t n_policy = ifl_trajectory_n_policy(traj);
+    ifl_groups *groups = traj->purpose == IFL_PURPOSE_TRAIN ? d->train : d->eval;
+    ifl_group *group = ifl_groups_find(groups, traj->task_serial);
+    ifl_error refused = {0};
+    ifl_status st = desk_check(d, group, traj, &refused);
+    ifl_message answer;
+    if (st == IFL_OK && group && ifl_groups_keep_begun(groups, from, traj)) {
+        message->traj.trajectory = NULL; /* the table owns it now */
+        desk_peer *peer = desk_find_peer(d, from);
+        if (peer) {
+            peer->n_begun++;
+            peer->tokens_begun += n_policy;
+        }
+        answer = ifl_message_make(IFL_WIRE_TRAJ_ACK);
+        answer.traj_ack = (ifl_wire_traj_ack){key, lease_id, IFL_ACK_BEGUN};
+    } else {
+        answer = ifl_message_make(IFL_WIRE_NACK);
+        answer.nack = (ifl_wire_nack){.key = key, .lease_id = lease_id, .code = IFL_NACK_STALE};
+        snprintf(answer.nack.text, sizeof answer.nack.text, "%.500s",
+                 st != IFL_OK ? refused.text : "its lease is not this actor's any more");
+        desk_note_late(d, answer.nack.text);
+    }
+    d->answers[d->n_answers++] = (desk_answer){from, answer};
+}
+
 static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *message,
                                   ifl_error *err) {
+    if (message->traj.trajectory->finish == IFL_FINISH_ABORTED) {
+        desk_begun(d, from, message);
+        return IFL_OK;
+    }
     ifl_trajectory *traj = message->traj.trajectory;
     ifl_trajectory_key key = ifl_trajectory_key_of(traj);
     uint64_t lease_id = traj->lease_id;
@@ -569,6 +629,11 @@ static ifl_status desk_returned(ifl_dispatch *d, uint64_t from, const ifl_wire_r
     desk_peer *peer = desk_find_peer(d, from);
     if (!peer || !desk_is_lease_of(d, peer, r->lease_id)) return IFL_OK; /* leased again already */
     peer->outstanding -= r->n_samples < peer->outstanding ? r->n_samples : peer->outstanding;
+    if (r->reason == IFL_RETURN_DRAIN) {
+        peer->n_handed_back += ifl_groups_hand_back(d->train, r->lease_id) +
+                               ifl_groups_hand_back(d->eval, r->lease_id);
+        return IFL_OK;
+    }
     ifl_groups_return_lease(d->train, r->lease_id);
     ifl_groups_return_lease(d->eval, r->lease_id);
     if (r->reason != IFL_RETURN_CAPACITY) return IFL_OK;
@@ -609,6 +674,7 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
         d->peers[d->n_peers++] = (desk_peer){.peer = event->peer,
                                              .version_done = -1,
                                              .version_told = -1,
+                                             .minor = event->message.hello.minor_max,
                                              .first_lease = d->next_lease};
         snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
         ifl_info("%s joined", event->name);

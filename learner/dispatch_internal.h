@@ -16,11 +16,14 @@
 typedef struct desk_peer {
     uint64_t peer;
     char name[IFL_WIRE_NAME_MAX];
-    int32_t capacity, outstanding; /* sequences */
-    int64_t version_done;          /* in use there; -1 = not known yet */
-    int64_t version_told;          /* that it may go on to (lock-step modes) */
-    uint64_t first_lease;          /* of this session: earlier ones are not its own any more */
-    bool too_small;                /* it has handed back work that can never fit there */
+    int32_t capacity, outstanding;  /* sequences */
+    int64_t version_done;           /* in use there; -1 = not known yet */
+    int64_t version_told;           /* that it may go on to (lock-step modes) */
+    uint64_t first_lease;           /* of this session: earlier ones are not its own any more */
+    bool too_small;                 /* it has handed back work that can never fit there */
+    int32_t minor;                  /* of the protocol that it speaks at most */
+    int32_t n_handed_back, n_begun; /* answers that it gave up in order; those with a beginning */
+    int64_t tokens_begun;
     double tokens_per_s, step_ms_p50, pages_used;
     int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
 } desk_peer;

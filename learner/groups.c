@@ -61,7 +61,8 @@ ifl_status ifl_groups_create(ifl_groups **out, int32_t groups_max, int32_t group
 static void group_free_trajectories(ifl_group *group) {
     for (int32_t i = 0; i < group->n_members; i++) {
         ifl_trajectory_free(group->members[i].traj);
-        group->members[i].traj = NULL;
+        ifl_trajectory_free(group->members[i].begun);
+        group->members[i].traj = group->members[i].begun = NULL;
     }
 }
 
@@ -165,7 +166,8 @@ static void member_move(ifl_groups *groups, ifl_group *group, ifl_member *member
 static void member_drop(ifl_groups *groups, ifl_group *group, ifl_member *member,
                         ifl_drop_reason reason) {
     ifl_trajectory_free(member->traj);
-    member->traj = NULL;
+    ifl_trajectory_free(member->begun);
+    member->traj = member->begun = NULL;
     member->drop_reason = (uint8_t)reason; /* before the move, which counts by it */
     member_move(groups, group, member, IFL_MEMBER_DROPPED);
 }
@@ -204,7 +206,7 @@ ifl_group *ifl_groups_assign(ifl_groups *groups, uint64_t actor, uint64_t lease_
     return group;
 }
 
-static int32_t groups_requeue(ifl_groups *groups, bool by_actor, uint64_t id) {
+static int32_t groups_requeue(ifl_groups *groups, bool by_actor, uint64_t id, bool in_order) {
     int32_t n = 0;
     for (int32_t g = 0; g < groups->n_open; g++) {
         ifl_group *group = groups->open[g];
@@ -213,7 +215,9 @@ static int32_t groups_requeue(ifl_groups *groups, bool by_actor, uint64_t id) {
             if (member->state != IFL_MEMBER_LEASED) continue;
             if ((by_actor ? member->actor : member->lease_id) != id) continue;
             n++;
-            if (groups->attempts_max > 0 && member->n_attempts >= groups->attempts_max) {
+            if (in_order) member->n_attempts--;
+            if (!in_order && groups->attempts_max > 0 &&
+                member->n_attempts >= groups->attempts_max) {
                 member_drop(groups, group, member, IFL_DROP_ATTEMPTS);
                 continue;
             }
@@ -225,11 +229,27 @@ static int32_t groups_requeue(ifl_groups *groups, bool by_actor, uint64_t id) {
 }
 
 int32_t ifl_groups_lose_actor(ifl_groups *groups, uint64_t actor) {
-    return groups_requeue(groups, true, actor);
+    return groups_requeue(groups, true, actor, false);
 }
 
 int32_t ifl_groups_return_lease(ifl_groups *groups, uint64_t lease_id) {
-    return groups_requeue(groups, false, lease_id);
+    return groups_requeue(groups, false, lease_id, false);
+}
+
+int32_t ifl_groups_hand_back(ifl_groups *groups, uint64_t lease_id) {
+    return groups_requeue(groups, false, lease_id, true);
+}
+
+bool ifl_groups_keep_begun(ifl_groups *groups, uint64_t actor, ifl_trajectory *traj) {
+    ifl_group *group = ifl_groups_find(groups, traj->task_serial);
+    if (!group || traj->sample < 0 || traj->sample >= group->n_members) return false;
+    ifl_member *member = &group->members[traj->sample];
+    if (member->state != IFL_MEMBER_LEASED || member->actor != actor ||
+        member->lease_id != traj->lease_id)
+        return false;
+    ifl_trajectory_free(member->begun);
+    member->begun = traj;
+    return true;
 }
 
 void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id) {
@@ -254,6 +274,8 @@ ifl_store_result ifl_groups_store(ifl_groups *groups, ifl_trajectory *traj) {
         groups->counts.duplicates++;
         return IFL_STORE_DUPLICATE;
     }
+    ifl_trajectory_free(member->begun);
+    member->begun = NULL;
     member->traj = traj;
     member_move(groups, group, member, IFL_MEMBER_STORED);
     return IFL_STORE_STORED;

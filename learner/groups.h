@@ -42,7 +42,8 @@ typedef struct ifl_member {
     int32_t n_attempts;  /* leases given out so far */
     uint64_t actor;      /* when leased or stored: who has or had it */
     uint64_t lease_id;
-    ifl_trajectory *traj; /* when stored; owned by the table */
+    ifl_trajectory *traj;  /* when stored; owned by the table */
+    ifl_trajectory *begun; /* before that: as far as an actor came that has handed it back; owned */
 } ifl_member;
 
 typedef struct ifl_group {
@@ -95,6 +96,13 @@ ifl_group *ifl_groups_assign(ifl_groups *groups, uint64_t actor, uint64_t lease_
  * lease. Stored members stay. Return how many members were no longer leased after the call. */
 int32_t ifl_groups_lose_actor(ifl_groups *groups, uint64_t actor);
 int32_t ifl_groups_return_lease(ifl_groups *groups, uint64_t lease_id);
+
+/* The same for an actor that has handed the lease back in order: no attempt is counted. */
+int32_t ifl_groups_hand_back(ifl_groups *groups, uint64_t lease_id);
+
+/* Keeps the beginning of a member that `actor` has leased under traj->lease_id; it replaces an
+ * earlier one. False when that member is not leased so: the caller still owns traj. */
+bool ifl_groups_keep_begun(ifl_groups *groups, uint64_t actor, ifl_trajectory *traj);
 
 /* Takes back a lease that never left this process: pending again, and no attempt is counted. */
 void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id);

@@ -544,6 +544,107 @@ static void test_parked_sequence_resumes_under_current_weights(void **state) {
     ifl_trajectory_free(t);
 }
 
+/* An actor goes in the middle of a group, and another one does the rest of it. */
+static void test_begun_sequences_go_on_elsewhere(void **state) {
+    (void)state;
+    enum { NEW = 24, SAMPLES = 3 };
+    for (int stops = 0; stops <= 1; stops++)
+        for (int swap = 0; swap <= 1; swap++) {
+            ifl_engine *first = engine_make(IFL_KV_MODE_KEEP, 1024);
+            ifl_engine_request r = request_make(11, 13, NEW, SAMPLES);
+            /* Never complete, but their matchers have to follow every token. */
+            const char *const never[1] = {"no such text"};
+            if (stops) {
+                r.n_stops = 1;
+                r.stops = never;
+            }
+            int32_t samples[SAMPLES];
+            ifl_trajectory *begun[SAMPLES];
+            assert_ok(ifl_engine_submit(first, &r, &err));
+            engine_steps(first, 12);
+            int32_t n = 0;
+            for (ifl_trajectory *t; (t = ifl_engine_take_live(first, NULL)) != NULL; n++) {
+                assert_int_equal(t->finish, IFL_FINISH_ABORTED);
+                assert_in_range(ifl_trajectory_n_policy(t), 1, NEW - 1);
+                assert_in_range(n, 0, SAMPLES - 1);
+                begun[n] = t;
+                samples[n] = t->sample;
+            }
+            assert_int_equal(n, SAMPLES);
+            assert_true(ifl_engine_idle(first));
+            ifl_engine_free(first);
+
+            ifl_engine *second = engine_make(IFL_KV_MODE_KEEP, 1024);
+            if (swap) assert_ok(ifl_engine_swap(second, versions[1], &err));
+            r.begun = begun;
+            r.samples = samples;
+            r.n_samples_now = SAMPLES;
+            r.lease_id = 99;
+            assert_ok(ifl_engine_submit(second, &r, &err));
+            engine_drain(second);
+            for (ifl_trajectory *t; (t = ifl_engine_take_finished(second, NULL)) != NULL; n--) {
+                assert_ok(ifl_trajectory_check(t, VOCAB, &err));
+                assert_int_equal(ifl_trajectory_n_policy(t), NEW);
+                assert_int_equal(t->lease_id, 99);
+                ifl_replay_result result = replay(t);
+                assert_int_equal(result.n_checked, NEW);
+                assert_int_equal(result.n_differing, 0);
+                assert_true(count_events(t, IFL_KV_REBUILT) > 0);
+                assert_int_equal(t->n_runs, 1 + swap);
+                if (!swap) {
+                    ifl_trajectory *whole = generate_alone(11, 13, NEW, SAMPLES, t->sample);
+                    assert_same_trajectory(t, whole);
+                    ifl_trajectory_free(whole);
+                }
+                ifl_trajectory_free(t);
+            }
+            assert_int_equal(n, 0);
+            for (int i = 0; i < SAMPLES; i++)
+                assert_null(begun[i]);
+            ifl_engine_free(second);
+        }
+}
+
+static void test_beginnings_that_do_not_fit_are_refused(void **state) {
+    (void)state;
+    ifl_engine *engine = engine_make(IFL_KV_MODE_KEEP, 1024);
+    ifl_engine_request r = request_make(11, 13, 24, 1);
+    assert_ok(ifl_engine_submit(engine, &r, &err));
+    engine_steps(engine, 12);
+    ifl_trajectory *t = ifl_engine_take_live(engine, NULL);
+    assert_non_null(t);
+    assert_ok(ifl_engine_check_begun(engine, &r, 0, t, &err));
+    struct {
+        const char *text;
+        int which;
+    } const wrong[] = {{"another trajectory", 0},  {"another prompt", 1},
+                       {"in another way", 2},      {"all that it may have", 3},
+                       {"not in use here yet", 4}, {"lies outside the vocabulary", 5}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        ifl_engine_request other = r;
+        int32_t token = t->tokens[15];
+        t->task_serial += wrong[i].which == 0;
+        if (wrong[i].which == 1) other.prompt = prompt + 1;
+        if (wrong[i].which == 2) other.sampling.temperature = 0.5f;
+        if (wrong[i].which == 3) other.max_new_tokens = ifl_trajectory_n_policy(t);
+        t->runs[0].version += wrong[i].which == 4;
+        if (wrong[i].which == 5) t->tokens[15] = VOCAB;
+        assert_true(ifl_engine_check_begun(engine, &other, 0, t, &err) != IFL_OK);
+        if (!strstr(err.text, wrong[i].text)) fail_msg("%s", err.text);
+        t->task_serial = 11;
+        t->runs[0].version = 0;
+        t->tokens[15] = token;
+    }
+    /* A request with such a beginning is refused whole. */
+    t->runs[0].version = 7;
+    r.begun = &t;
+    assert_true(ifl_engine_submit(engine, &r, &err) != IFL_OK);
+    assert_non_null(t);
+    assert_true(ifl_engine_idle(engine));
+    ifl_trajectory_free(t);
+    ifl_engine_free(engine);
+}
+
 static void test_swap_to_identical_bytes_changes_no_bit(void **state) {
     (void)state;
     ifl_trajectory *plain = generate_alone(9, 21, 60, 1, 0);
@@ -666,6 +767,8 @@ int main(void) {
         cmocka_unit_test(test_recompute_in_place_when_pages_are_short),
         cmocka_unit_test(test_group_may_end_while_its_prompt_is_rebuilt),
         cmocka_unit_test(test_parked_sequence_resumes_under_current_weights),
+        cmocka_unit_test(test_begun_sequences_go_on_elsewhere),
+        cmocka_unit_test(test_beginnings_that_do_not_fit_are_refused),
         cmocka_unit_test(test_swap_to_identical_bytes_changes_no_bit),
         cmocka_unit_test(test_third_version_waits_for_the_first_to_end),
         cmocka_unit_test(test_replay_finds_one_flipped_bit),
