@@ -153,7 +153,7 @@ static void hand_back(desk *k, const ifl_wire_lease *lease) {
     ifl_error err = {0};
     ifl_message m = ifl_message_make(IFL_WIRE_RETURN);
     m.returned = (ifl_wire_return){.lease_id = lease->lease_id,
-                                   .reason = IFL_RETURN_DRAIN,
+                                   .reason = IFL_RETURN_FAILED,
                                    .n_samples = lease->n_samples,
                                    .samples = lease->samples};
     must(ifl_client_send(k->client, &m, &err), &err);
