@@ -83,9 +83,16 @@ void transport_server_drop(ifl_server *s, server_peer *peer, const char *why) {
     free(peer);
 }
 
-/* Tells the peer why, then ends its session. */
+/* Tells the peer why, then ends its session. What waits for it goes first, as far as it can go at
+ * once: a refusal that never arrives is an answer that is sent again in each new session. */
 void transport_server_expel(ifl_server *s, server_peer *peer, int32_t code, uint64_t seq,
                             const char *why) {
+    while (peer->out.head &&
+           transport_send(s->control, peer->identity, peer->session, &peer->control,
+                          peer->out.head, &s->stats.bytes_out) == IFL_OK) {
+        s->stats.messages_out++;
+        transport_out_free(transport_out_shift(&peer->out));
+    }
     server_reply_error(s, peer->identity, peer->session, code, seq, why);
     transport_server_drop(s, peer, why);
 }

@@ -10,6 +10,7 @@
 #define POLL_MS 20
 #define LATE_INTERVAL_S 5.0
 #define FULL_RETRY_MS 100
+#define REFUSED_MAX 3 /* answers of one session that break the rules, until it ends */
 
 /* --- Groups
  * ----------------------------------------------------------------------------------------- */
@@ -533,6 +534,10 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
             ifl_warn("refused: %s", refused.text);
         else
             desk_note_late(d, refused.text);
+        /* It had the lease, and the versions and the prompt with it: no honest actor says this. The
+         * transport counts those that it refuses by itself. */
+        if (lessee && peer && ++peer->n_refused >= REFUSED_MAX)
+            d->quarantine = from;
         /* A stale one is generated again, under this run's versions. */
         if (!invalid && lessee) ifl_groups_return_lease(groups, m->lease_id);
         if (invalid && lessee &&
@@ -621,6 +626,10 @@ static ifl_status desk_answer_all(ifl_dispatch *d, ifl_error *err) {
         ifl_server_send(d->server, d->answers[i].peer, m, NULL); /* a lost one is asked for again */
     }
     d->n_answers = 0;
+    if (d->quarantine) /* behind the refusals themselves */
+        ifl_server_close_peer(d->server, d->quarantine, IFL_WIRE_E_QUARANTINE,
+                              "too many answers broke the rules");
+    d->quarantine = 0;
     return st;
 }
 

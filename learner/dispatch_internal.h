@@ -24,6 +24,7 @@ typedef struct desk_peer {
     int32_t minor;                  /* of the protocol that it speaks at most */
     int32_t n_handed_back, n_begun; /* answers that it gave up in order; those with a beginning */
     int64_t tokens_begun;
+    int32_t n_refused; /* answers to leases of its own that broke the rules */
     double tokens_per_s, step_ms_p50, pages_used;
     int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
 } desk_peer;
@@ -88,6 +89,7 @@ struct ifl_dispatch {
     int32_t redo_take;                /* next one */
     int64_t n_restored;
     int32_t vocab_size;
+    uint64_t quarantine; /* a peer to be sent away after the answers; 0 = none */
     bool log_failed;     /* to reach the disk, once: nothing is acknowledged any more */
     double full_since_s; /* 0 = there is room. Else nothing is taken in, answered or leased */
     bool unflushed;      /* the log holds a trajectory that isn't on the disk */

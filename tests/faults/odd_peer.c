@@ -642,7 +642,7 @@ bool odd_liar(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
             if (lie.traj.trajectory) message_send(&l, &lie);
             ifl_trajectory_free(lie.traj.trajectory);
         } else if (m.type == IFL_WIRE_NACK) {
-            n_refused += m.nack.code == IFL_NACK_INVALID;
+            n_refused += m.nack.code == IFL_NACK_INVALID || m.nack.code == IFL_NACK_STALE;
             snprintf(why, ODD_TEXT_MAX, "%d refused: %.300s", n_refused, m.nack.text);
         } else if (m.type == IFL_WIRE_TRAJ_ACK) {
             wrong = true;

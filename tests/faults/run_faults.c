@@ -38,7 +38,7 @@ typedef struct tally {
     int64_t lost, stored_twice, trained_twice, wrong_policy, other; /* of whole jobs */
     int64_t jobs, jobs_failed, leased, stored, trained, acked, multi_version, replayed,
         not_replayable, processes;
-    double recover_max_s, recover_sum_s;
+    int64_t recover_max_us, recover_sum_us;
     int64_t over_scaled; /* recoveries beyond 10 s of the table's time */
 } tally;
 
@@ -181,8 +181,9 @@ static int job_main(const options *o, int number, int slot, int64_t deadline_ns)
         t.injected[at]++;
         t.required[at] += good && alive;
         t.hangs[at] += !alive;
-        t.recover_sum_s += took_s;
-        if (took_s > t.recover_max_s) t.recover_max_s = took_s;
+        int64_t took_us = (int64_t)(took_s * 1e6);
+        t.recover_sum_us += took_us;
+        if (took_us > t.recover_max_us) t.recover_max_us = took_us;
         t.over_scaled += took_s > 10.0 * JOB_HEARTBEAT_MS / 1000.0;
         fprintf(f,
                 "{\"fault\":%lld,\"row\":%d,\"variant\":\"%s\",\"as_required\":%s,\"hang\":%s,"
@@ -227,13 +228,11 @@ static void tally_add(tally *sum, const char *out, int number) {
         char *at = line + 10;
         for (size_t i = 0; i < sizeof t / sizeof *words; i++, at++)
             words[i] = strtoll(at, &at, 10);
-        double longest =
-            sum->recover_max_s > t.recover_max_s ? sum->recover_max_s : t.recover_max_s;
-        double total = sum->recover_sum_s + t.recover_sum_s;
+        int64_t longest =
+            sum->recover_max_us > t.recover_max_us ? sum->recover_max_us : t.recover_max_us;
         for (size_t i = 0; i < sizeof t / sizeof *words; i++)
             to[i] += words[i];
-        sum->recover_max_s = longest;
-        sum->recover_sum_s = total;
+        sum->recover_max_us = longest;
         found = true;
     }
     if (f) fclose(f);
@@ -266,8 +265,9 @@ static void table_print(const tally *t) {
     printf("%lld replayed from their versions, %lld not replayable; recovery mean %.2f s, longest "
            "%.2f s, %lld above 10 s of scaled time (%.1f s)\n",
            (long long)t->replayed, (long long)t->not_replayable,
-           total(t->injected) ? t->recover_sum_s / (double)total(t->injected) : 0.0,
-           t->recover_max_s, (long long)t->over_scaled, 10.0 * JOB_HEARTBEAT_MS / 1000.0);
+           total(t->injected) ? (double)t->recover_sum_us * 1e-6 / (double)total(t->injected) : 0.0,
+           (double)t->recover_max_us * 1e-6, (long long)t->over_scaled,
+           10.0 * JOB_HEARTBEAT_MS / 1000.0);
 }
 
 static bool option_take(options *o, const char *name, const char *value) {
