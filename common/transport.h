@@ -114,6 +114,10 @@ typedef struct ifl_peer_info {
 /* Copies at most `max` live peers; returns how many there are. */
 int32_t ifl_server_peers(ifl_server *server, ifl_peer_info *out, int32_t max);
 
+/* Whether some peer has asked for chunks of a version, for no other one since, and has not said yet
+ * that it has it whole. */
+bool ifl_server_is_fetched(ifl_server *server, int64_t version);
+
 typedef struct ifl_server_stats {
     int64_t joined, lost, rejected, malformed, fenced, banned;
     int64_t messages_in, messages_out, bytes_in, bytes_out; /* both planes */

@@ -106,6 +106,7 @@ void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl
                                    "more chunks asked for than the window allows");
             return;
         }
+        peer->version_wanted = m->wget.version;
         for (int32_t i = 0; i < m->wget.n_chunks; i++)
             peer->wanted[(peer->wanted_first + peer->n_wanted++) % WANTED_MAX] =
                 (server_wanted){m->wget.version, m->wget.base, m->wget.chunks[i]};

@@ -388,6 +388,15 @@ int32_t ifl_server_peers(ifl_server *s, ifl_peer_info *out, int32_t max) {
     return n;
 }
 
+bool ifl_server_is_fetched(ifl_server *s, int64_t version) {
+    bool fetched = false;
+    pthread_mutex_lock(&s->lock);
+    for (int32_t i = 0; i < s->n_peers && !fetched; i++)
+        fetched = s->peers[i]->version_wanted == version && s->peers[i]->version_ready != version;
+    pthread_mutex_unlock(&s->lock);
+    return fetched;
+}
+
 void ifl_server_stats_get(ifl_server *s, ifl_server_stats *out) {
     pthread_mutex_lock(&s->lock);
     *out = s->stats;

@@ -22,6 +22,7 @@ typedef struct server_peer {
     uint64_t progress;
     int32_t phase, n_queued, n_refused;
     int64_t bytes_queued, version_ready, version_done;
+    int64_t version_wanted; /* whose chunks it asked for last; -1 */
     bool weights_open;
     int32_t close_code;                 /* != 0: the application wants the session ended ... */
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */

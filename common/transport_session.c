@@ -260,7 +260,7 @@ static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *me
     memcpy(peer->identity, identity, IFL_WIRE_IDENTITY_BYTES);
     memcpy(peer->name, h->name, sizeof peer->name);
     peer->seen_ns = peer->progress_ns = now;
-    peer->version_ready = peer->version_done = -1;
+    peer->version_ready = peer->version_done = peer->version_wanted = -1;
     s->peers[s->n_peers++] = peer;
     s->stats.joined++;
     server_welcome(s, peer, h, foreign);

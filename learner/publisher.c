@@ -108,6 +108,7 @@ typedef struct edition {
     ifl_manifest *manifest;
     chunk_buffer **chunks; /* [manifest->n_chunks] */
     int64_t asked_ns;      /* when a chunk was last asked for */
+    bool fetched;          /* some actor was in the middle of it, when last looked */
 } edition;
 
 static void edition_free(edition *e) {
@@ -273,9 +274,16 @@ static void publisher_drop_edition(ifl_publisher *p, int32_t index) {
     if (--e->refs == 0) edition_free(e);
 }
 
-/* Older versions go when nobody fetches them; beyond IFL_EDITIONS_MAX one goes even so: not the
- * oldest, whose fetch is furthest on, or a slow link would never see a version whole. Caller holds
- * the lock. */
+/* Asks the server who still fetches what; without the lock, since its thread asks for chunks under
+ * its own. */
+static void publisher_look(ifl_publisher *p) {
+    for (int32_t i = 0; i < p->n_editions; i++) /* only this thread changes the list */
+        p->editions[i]->fetched = ifl_server_is_fetched(p->server, p->editions[i]->manifest->version);
+}
+
+/* Older versions go when nobody fetches them; beyond IFL_EDITIONS_MAX one goes even so: one that
+ * nobody is in the middle of if there is one, else not the oldest, whose fetch is furthest on, or a
+ * slow link would never see a version whole. Caller holds the lock. */
 static void publisher_retire(ifl_publisher *p) {
     int64_t now = ifl_clock_ns();
     for (int32_t i = p->n_editions - 2; i >= 0; i--) {
@@ -285,7 +293,11 @@ static void publisher_retire(ifl_publisher *p) {
                                 p->wanted_version[k] == p->editions[i]->manifest->version);
         if (!wanted && now - p->editions[i]->asked_ns > FETCH_IDLE_NS) publisher_drop_edition(p, i);
     }
-    if (p->n_editions > IFL_EDITIONS_MAX) publisher_drop_edition(p, p->n_editions - 2);
+    if (p->n_editions <= IFL_EDITIONS_MAX) return;
+    int32_t out = p->n_editions - 2;
+    for (int32_t i = p->n_editions - 2; i >= 0; i--)
+        if (!p->editions[i]->fetched) out = i;
+    publisher_drop_edition(p, out);
 }
 
 /* --- What the transport asks (on its thread) -------------------------------------------------- */
@@ -688,6 +700,7 @@ static void publisher_do(ifl_publisher *p) {
     double seconds = (double)(ifl_clock_ns() - begin) * 1e-9;
     publisher_give_back(&job);
     if (e && p->told) p->told(p->told_user, job.version, e->manifest->content);
+    publisher_look(p);
     if (st != IFL_OK && st != IFL_STOPPED)
         ifl_error_log("version %lld is not published: %s", (long long)job.version, err.text);
     pthread_mutex_lock(&p->lock);

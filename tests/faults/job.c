@@ -19,6 +19,8 @@
 #define START_MS 30000
 #define STOP_MS 30000
 #define LOG_TAIL (1 << 20)
+#define RECOVERED_STEPS 6
+#define START_STEPS 24
 
 static bool refuse(job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static bool refuse(job *j, const char *format, ...) {
@@ -82,7 +84,7 @@ static bool files_write(job *j) {
             "staleness: {max_versions: %d, policy: wait}\n"
             "eval: {before: false, after: false}\n"
             "parity: {audit: 0.1, versions_kept: 16}\n"
-            "checkpoint: {every_steps: 8, keep: 3}\n"
+            "checkpoint: {every_steps: 5, keep: 4}\n"
             "memory: {limit_gib: 2}\n"
             "transport: {bind: \"tcp://127.0.0.1:%d\", heartbeat_ms: %d, heartbeat_misses: %d,\n"
             "            lease_s: 2, chunk_kib: 4}\n",
@@ -341,13 +343,13 @@ static bool proxy_start(job *j) {
 /* --- Life ------------------------------------------------------------------------------------- */
 
 typedef struct recovery {
-    int64_t steps, acks[JOB_ACTORS];
+    int64_t steps, more, acks[JOB_ACTORS];
     pid_t pids[JOB_ACTORS];
 } recovery;
 
 static bool is_recovered(job *j, void *context) {
     recovery *r = context;
-    if (job_steps(j) < r->steps + 3) return false;
+    if (job_steps(j) < r->steps + r->more) return false;
     for (int i = 0; i < JOB_ACTORS; i++) {
         const job_process *a = &j->actors[i];
         int64_t before = a->pid == r->pids[i] ? r->acks[i] : 0;
@@ -376,7 +378,8 @@ bool job_recover(job *j, double *took_s) {
         process_arm(j, all[i], "");
     }
     job_supervise(j);
-    recovery r = {.steps = job_steps(j)};
+    /* Enough for a checkpoint; at the start for several. */
+    recovery r = {.steps = job_steps(j), .more = j->n_steps ? RECOVERED_STEPS : START_STEPS};
     for (int i = 0; i < JOB_ACTORS; i++) {
         r.pids[i] = j->actors[i].pid;
         r.acks[i] = actor_acks(j, &j->actors[i]);

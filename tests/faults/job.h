@@ -89,7 +89,7 @@ typedef bool (*job_condition)(job *j, void *context);
 bool job_await(job *j, int64_t ms, job_condition condition, void *context);
 void job_pass(job *j, int64_t ms); /* supervising */
 
-/* Lifts all faults and waits until every actor has an answer acknowledged and three more steps are
+/* Lifts all faults and waits until every actor has an answer acknowledged and some more steps are
  * trained. *took_s: how long. False: not within j->hang_ms; stacks of all threads are then in the
  * job's folder. */
 bool job_recover(job *j, double *took_s);

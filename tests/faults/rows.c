@@ -526,6 +526,29 @@ static int step_descending(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
+/* Steps of the checkpoints, the newest first. */
+static int checkpoints_list(const job *j, long *steps, int max) {
+    char path[JOB_PATH_MAX + 128];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/runs/job/checkpoints", j->folder);
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && n < max && (e = readdir(dir));) {
+        char *end;
+        if (strncmp(e->d_name, "step_", 5) != 0) continue;
+        steps[n] = strtol(e->d_name + 5, &end, 10);
+        n += *end == '\0';
+    }
+    if (dir) closedir(dir);
+    qsort(steps, (size_t)n, sizeof *steps, step_descending);
+    return n;
+}
+
+static bool has_checkpoints(job *j, void *context) {
+    long steps[64];
+    (void)context;
+    return checkpoints_list(j, steps, 64) >= 3;
+}
+
 static bool checkpoint_rots(job *j) {
     static const char *const files[] = {"masters.f32", "moment2.f32",     "state.json",
                                         "model.json",  "checkpoint.json", "COMPLETE"};
@@ -534,20 +557,12 @@ static bool checkpoint_rots(job *j) {
     long steps[64];
     int n = 0;
     int64_t ends = l->n_ends, mark;
+    if (!job_await(j, j->hang_ms, has_checkpoints, NULL)) return refuse(j, "no three checkpoints");
     l->may_end = true;
     l->wanted = false;
     process_kill(j, l, SIGKILL);
     if (!await_end(j, l, ends, 2000)) return false;
-    snprintf(path, sizeof path, "%s/runs/job/checkpoints", j->folder);
-    DIR *dir = opendir(path);
-    for (struct dirent *e; dir && n < 64 && (e = readdir(dir));) {
-        char *end;
-        if (strncmp(e->d_name, "step_", 5) != 0) continue;
-        steps[n] = strtol(e->d_name + 5, &end, 10);
-        n += *end == '\0';
-    }
-    if (dir) closedir(dir);
-    qsort(steps, (size_t)n, sizeof *steps, step_descending);
+    n = checkpoints_list(j, steps, 64);
     l->wanted = true;
     if (n < 2) return refuse(j, "%d checkpoints, wanted two", n);
     const char *file = files[job_draw(j, 6)];

@@ -151,8 +151,9 @@ static int job_main(const options *o, int number, int slot, int64_t deadline_ns)
               .number = number,
               .hang_ms = o->hang_s * 1000,
               .proxy_in = -1};
-    /* Ports of their own for each job that runs at a time, and for other runs of this program. */
-    j.port = 20000 + (int)((uint64_t)getppid() * 7919 % 100) * 400 + slot * 40;
+    /* Ports of their own for each job that runs at a time and for other runs of this program, below
+     * those that the system gives to clients. */
+    j.port = 12000 + (int)((uint64_t)getppid() * 7919 % 50) * 400 + slot * 40;
     snprintf(j.folder, sizeof j.folder, "%.900s/job-%d", o->out, number);
     mkdir(j.folder, 0755);
     snprintf(path, sizeof path, "%s/faults.jsonl", j.folder);

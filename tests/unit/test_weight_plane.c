@@ -500,12 +500,75 @@ static void test_patch_of_another_base_is_replaced_dense(void **state) {
     plane_close(&p);
 }
 
-/* A fetch of version 2 gets nearly everything, and then 2 is gone. What it has written must not
- * show in what comes next. */
+/* Another actor, of which only the weight plane is played: it asks for chunks one by one. */
+static ifl_client *slow_open(plane *p) {
+    ifl_error err = {0};
+    ifl_client_options co = {
+        .connect = ifl_server_endpoint(p->server), .name = "slow", .held_version = -1};
+    co.fingerprint = p->model->fingerprint;
+    co.profile = p->model->profile;
+    ifl_client *slow;
+    assert_int_equal(ifl_client_create(&slow, &co, &err), IFL_OK);
+    return slow;
+}
+
+/* The next message of that type on the weight plane; false: a WNACK came instead. */
+static bool slow_await(ifl_client *slow, ifl_wire_type type) {
+    int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+    ifl_wire_type got = IFL_WIRE_HELLO;
+    while (got != type && got != IFL_WIRE_WNACK) {
+        ifl_client_event event;
+        assert_true(ifl_clock_ns() < until);
+        if (ifl_client_poll_weights(slow, 50, &event, NULL) != IFL_OK) continue;
+        if (event.kind == IFL_CLIENT_MESSAGE) got = event.message.type;
+        ifl_client_event_clear(&event);
+    }
+    return got == type;
+}
+
+static bool slow_fetch(ifl_client *slow, int64_t version, int32_t chunk) {
+    ifl_message m = ifl_message_make(IFL_WIRE_WGET);
+    m.policy = m.wget.version = version;
+    m.wget.base = -1;
+    m.wget.n_chunks = 1;
+    m.wget.chunks[0] = chunk;
+    assert_int_equal(ifl_client_send_weights(slow, &m, NULL), IFL_OK);
+    return slow_await(slow, IFL_WIRE_WCHUNK);
+}
+
+/* Versions come faster than a slow actor can fetch one, and a fast one has had each of them: what
+ * the slow one is in the middle of is still served. */
+static void test_what_a_slow_actor_fetches_outlives_what_a_fast_one_has(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    ifl_error err = {0};
+    ifl_client *slow = slow_open(&p);
+    assert_true(slow_await(slow, IFL_WIRE_WANN));
+    offer_with_base(&p);
+    publish(&p, 2);
+    wait_weights(&p);
+    while (!slow_fetch(slow, 2, 0)) {
+    }
+    for (int v = 3; v <= 6; v++)
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2], NULL, NULL, &err), IFL_OK);
+    assert_int_equal(ifl_publisher_wait(p.publisher, 6, WAIT_MS, &err), IFL_OK);
+    assert_true(slow_fetch(slow, 2, 1));
+    assert_false(slow_fetch(slow, 3, 1));
+    ifl_client_free(slow);
+    plane_close(&p);
+}
+
+/* A fetch of version 2 gets nearly everything, and then 2 is gone: an actor that began before it is
+ * still at version 1. What it has written must not show in what comes next. */
 static void test_abandoned_fetch_leaves_no_trace(void **state) {
     (void)state;
     plane p;
     plane_open_at_1(&p);
+    ifl_client *slow = slow_open(&p);
+    assert_true(slow_await(slow, IFL_WIRE_WANN));
+    assert_true(slow_fetch(slow, 1, 0));
     change_some(&p, 2, 1, 50);
     change_some(&p, 3, 1, 70); /* not from 2: its changes go back */
     ifl_publisher_test_corrupt(p.publisher, 1, 1 << 30);
@@ -530,6 +593,7 @@ static void test_abandoned_fetch_leaves_no_trace(void **state) {
     assert_int_equal(w->version, 5);
     assert_same_weights(w, p.versions[3]);
     assert_int_equal(receiver_stats(&p).patch_mismatches, 0);
+    ifl_client_free(slow);
     plane_close(&p);
 }
 
@@ -614,6 +678,7 @@ int main(void) {
         cmocka_unit_test(test_everything_changed_goes_dense_by_itself),
         cmocka_unit_test(test_damaged_patch_is_asked_again_as_a_patch),
         cmocka_unit_test(test_patch_of_another_base_is_replaced_dense),
+        cmocka_unit_test(test_what_a_slow_actor_fetches_outlives_what_a_fast_one_has),
         cmocka_unit_test(test_abandoned_fetch_leaves_no_trace),
         cmocka_unit_test(test_base_beyond_the_kept_patches_is_served_dense),
         cmocka_unit_test(test_throughput_is_measured),
