@@ -623,6 +623,10 @@ bool odd_liar(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
         return false;
     }
     ifl_message credit = ifl_message_make(IFL_WIRE_CREDIT), m;
+    /* Its first lie: it has the newest weights. Who hasn't gets no work in some modes. */
+    ifl_message done = ifl_message_make(IFL_WIRE_WDONE);
+    done.policy = done.wdone.version = l.welcome.current_version;
+    message_send(&l, &done);
     credit.credit.n_sequences = 64;
     message_send(&l, &credit);
     int64_t until = ifl_clock_ns() + (int64_t)ANSWER_MS * 1000000, pinged = 0;

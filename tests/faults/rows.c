@@ -457,8 +457,8 @@ static bool row_33(job *j) { /* a slow actor */
     job_process *a = any_actor(j);
     int64_t mark = process_mark(&j->learner);
     j->variant = a->name;
-    process_arm(j, a, "actor.step=sleep(30)@1+");
-    if (!await_steps(j, 10, j->hang_ms)) return false;
+    process_arm(j, a, "actor.step=sleep(10)@1+");
+    if (!await_steps(j, 5, j->hang_ms)) return false;
     for (int i = 0; i < JOB_ACTORS; i++)
         if (learner_said_of(j, mark, j->actors[i].name, "is gone"))
             return refuse(j, "%s was given up", j->actors[i].name);
