@@ -68,6 +68,7 @@ static bool files_write(job *j) {
     if (!f) return refuse(j, "%s: %s", path, strerror(errno));
     /* All four kinds of job have both KV modes within eight jobs. */
     static const char *const modes[] = {"pipeline", "pipeline", "sync", "async:2"};
+    j->directed = j->number % 4 >= 2;
     bool keep = (j->number + j->number / 4) % 2 == 1, wait = j->number % 4 == 1;
     fprintf(f,
             "config_version: 1\n"

@@ -645,6 +645,9 @@ bool odd_liar(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
                                               which == 2 ? 1000000000 : l.welcome.current_version);
             if (lie.traj.trajectory) message_send(&l, &lie);
             ifl_trajectory_free(lie.traj.trajectory);
+        } else if (m.type == IFL_WIRE_WSET) { /* lock-step: it claims each version in its turn */
+            done.policy = done.wdone.version = m.wset.version;
+            message_send(&l, &done);
         } else if (m.type == IFL_WIRE_NACK) {
             n_refused += m.nack.code == IFL_NACK_INVALID || m.nack.code == IFL_NACK_STALE;
             snprintf(why, ODD_TEXT_MAX, "%d refused: %.300s", n_refused, m.nack.text);
