@@ -157,6 +157,12 @@ typedef struct ifl_config {
         double versions_gib;      /* its bound in memory */
     } parity;
 
+    struct { /* ledger: the bias ledger (learner/bias_ledger.h) */
+        double sample;            /* share of trained trajectories; 0 = none */
+        int32_t positions;        /* of each, where the exact KL is taken */
+        double budget_truncation, budget_stale_kv, budget_lag, budget_total; /* nats of k3 per token; 0 = none */
+    } ledger;
+
     struct { /* staleness: of what is trained, in versions; only in pipeline mode */
         int32_t max_versions;     /* 0 = no bound */
         char policy[12];          /* throttle | wait | drop | mask */

@@ -192,6 +192,20 @@ const ifl_config_row ifl_config_rows[] = {
     DOUBLE("parity.versions_gib", parity.versions_gib, 0.001, 65536, "1", "GiB",
            "bound of that ring"),
 
+    DOUBLE("ledger.sample", ledger.sample, 0, 1, "0.01", "",
+           "share of trained trajectories whose off-policyness is split by cause, into "
+           "ledger.jsonl; 0 = none"),
+    INT32("ledger.positions", ledger.positions, 0, 64, "4", "tokens",
+          "of each, for the exact KL over the vocabulary"),
+    DOUBLE("ledger.budget_truncation", ledger.budget_truncation, 0, 1000, "0", "nats per token",
+           "k3 of a step's sample above which it warns and counts an alarm; 0 = none, as the next"),
+    DOUBLE("ledger.budget_stale_kv", ledger.budget_stale_kv, 0, 1000, "0", "nats per token",
+           "the same of KV that other versions have built"),
+    DOUBLE("ledger.budget_lag", ledger.budget_lag, 0, 1000, "0", "nats per token",
+           "the same of the weights' age"),
+    DOUBLE("ledger.budget_total", ledger.budget_total, 0, 1000, "0", "nats per token",
+           "the same of all together; 0.05 / length keeps nine tenths of an answer's weight"),
+
     INT64("checkpoint.every_steps", checkpoint.every_steps, 0, 1e9, "20", "optimizer steps",
           "0 = only at the end"),
     INT32("checkpoint.keep", checkpoint.keep, 1, 1000000, "2", "checkpoints",

@@ -16,6 +16,7 @@ typedef enum {
     IFL_RNG_AUDIT = 6,        /* choice of audited trajectories */
     IFL_RNG_TEST = 7,
     IFL_RNG_EVAL = 8,
+    IFL_RNG_LEDGER = 9,       /* choice of trajectories for the bias ledger, and of their positions */
 } ifl_rng_purpose;
 
 typedef struct ifl_rng_key {

@@ -78,6 +78,7 @@ static ifl_status paths_fill(ifl_run_dir *run, const char *path, ifl_error *err)
         {run->rollouts, "rollouts"},        {run->checkpoints, "checkpoints"},
         {run->summary, "summary.json"},     {run->report, "report.html"},
         {run->tokenizer, "tokenizer.json"}, {run->versions, "versions"},
+        {run->ledger, "ledger.jsonl"},
     };
     /* Room for the longest name that is put below, numbers of checkpoints and segments included. */
     if (strlen(path) + 64 >= IFL_PATH_MAX)

@@ -1,6 +1,7 @@
 /* runs/<name>/: the folder of one run. What lies in it:
  *   config.yaml      the resolved configuration        summary.json  the run in figures, at the end
  *   metrics.jsonl    one line per step                 report.html   `inflight report`
+ *   ledger.jsonl     off-policyness by cause (learner/bias_ledger.h)
  *   rollouts/        every trajectory and its fate     checkpoints/  resume points
  *   versions/        every policy version, as patches (learner/version_archive.h)
  *   numerics.txt     the numerics contract, part by part (kernels/contract.h)
@@ -16,6 +17,7 @@ typedef struct ifl_run_dir {
     char path[IFL_PATH_MAX];        /* <run.dir>/<run.name> */
     char config[IFL_PATH_MAX];      /* .../config.yaml */
     char metrics[IFL_PATH_MAX];     /* .../metrics.jsonl */
+    char ledger[IFL_PATH_MAX];      /* .../ledger.jsonl */
     char rollouts[IFL_PATH_MAX];    /* .../rollouts */
     char checkpoints[IFL_PATH_MAX]; /* .../checkpoints */
     char versions[IFL_PATH_MAX];    /* .../versions */

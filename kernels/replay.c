@@ -20,7 +20,10 @@ typedef struct replay {
     ifl_rng_key *keys;
     int64_t *positions;
     ifl_sample *samples;
-    float *out; /* [n_tokens] or NULL */
+    ifl_kept_set *kept;              /* scoring, as the next */
+    const ifl_replay_scores *scores; /* NULL: a replay */
+    bool any_version;                /* scored under other versions than sampled */
+    float *out;                      /* [n_tokens] or NULL */
     ifl_replay_result *result;
     int64_t version_first; /* of the first policy token */
     bool draws;            /* tokens are drawn again */
@@ -28,6 +31,7 @@ typedef struct replay {
 } replay;
 
 static void replay_clear(replay *r) {
+    ifl_free(r->kept);
     ifl_free(r->samples);
     ifl_free(r->positions);
     ifl_free(r->keys);
@@ -64,8 +68,9 @@ static ifl_status replay_open(replay *r, const ifl_trajectory *traj, ifl_workspa
     r->keys = ifl_alloc(n, sizeof *r->keys);
     r->positions = ifl_alloc(n, sizeof *r->positions);
     r->samples = ifl_alloc(n, sizeof *r->samples);
+    r->kept = ifl_alloc(n, sizeof *r->kept);
     if (!r->read || !r->targets || !r->temperatures || !r->logprobs || !r->samplings || !r->keys ||
-        !r->positions || !r->samples)
+        !r->positions || !r->samples || !r->kept)
         return ifl_fail(err, IFL_NOMEM, "replay: out of memory for %d tokens", traj->n_tokens);
     ifl_rng_key key = {traj->seed,
                        ifl_trajectory_stream(traj->task_serial, traj->sample, traj->purpose),
@@ -107,10 +112,49 @@ static bool replay_same_draw(const ifl_trajectory *traj, int32_t t, const ifl_sa
            memcmp(&traj->full_logprobs[t], &sample->full_logprob, sizeof(float)) == 0;
 }
 
+/* The same rows for scoring: log-probs over the recorded sets and over everything, logits where
+ * they are wanted. */
+static ifl_status replay_read_scores(replay *r, const ifl_weights *weights, const float *hidden,
+                                     int32_t out_begin, int32_t end, ifl_error *err) {
+    const ifl_trajectory *traj = r->traj;
+    const ifl_replay_scores *s = r->scores;
+    int32_t n = end - out_begin, vocab = weights->model->config.vocab_size;
+    for (int32_t i = 0; i < n; i++) {
+        r->targets[i] = traj->tokens[out_begin + 1 + i];
+        r->kept[i] = ifl_trajectory_kept(traj, out_begin + 1 + i);
+    }
+    IFL_TRY(ifl_head_logprobs_kept(r->workspace, weights, hidden, n, r->targets, r->temperatures,
+                                   r->kept, r->logprobs, err));
+    for (int32_t i = 0; i < n; i++) {
+        int32_t t = out_begin + 1 + i;
+        int64_t version = ifl_trajectory_version_at(traj, t);
+        if (version < 0) continue;
+        if (version != weights->version && !r->any_version)
+            return ifl_fail(err, IFL_FORMAT,
+                            "replay: token %d is stamped version %lld, its KV record says %lld", t,
+                            (long long)version, (long long)weights->version);
+        if (r->read[t])
+            return ifl_fail(err, IFL_FORMAT, "replay: the KV record samples token %d twice", t);
+        r->read[t] = 1;
+        s->logprobs[t] = r->logprobs[i].logprob;
+        s->full_logprobs[t] = r->logprobs[i].full_logprob;
+    }
+    for (int32_t k = 0; k < s->n_positions; k++) {
+        int32_t t = s->positions[k];
+        if (t <= out_begin || t > end || ifl_trajectory_version_at(traj, t) < 0) continue;
+        IFL_TRY(
+            ifl_head_logits(r->workspace, weights,
+                            hidden + (int64_t)(t - 1 - out_begin) * weights->model->config.d_model,
+                            1, s->logits + (int64_t)k * vocab, err));
+    }
+    return IFL_OK;
+}
+
 /* Reads the log-probs of tokens (out_begin, end] off the hidden rows of positions [out_begin, end).
  */
 static ifl_status replay_read(replay *r, const ifl_weights *weights, const float *hidden,
                               int32_t out_begin, int32_t end, ifl_error *err) {
+    if (r->scores) return replay_read_scores(r, weights, hidden, out_begin, end, err);
     const ifl_trajectory *traj = r->traj;
     int32_t n = end - out_begin;
     bool draws = r->draws;
@@ -183,33 +227,51 @@ static ifl_status replay_all_read(const replay *r, ifl_error *err) {
     return IFL_OK;
 }
 
-static ifl_status replay_events(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
-                                const ifl_trajectory *traj, bool draw_all, float *logprobs_out,
-                                ifl_replay_result *result, ifl_error *err) {
-    replay r;
+/* Follows the KV record of an opened replay. */
+static ifl_status replay_follow(replay *r, ifl_weights_get_fn get, void *context, ifl_error *err) {
+    const ifl_trajectory *traj = r->traj;
     int32_t n_built = 0; /* positions [0, n_built) hold KV */
-    ifl_status st;
-    IFL_TRY_GOTO(st, replay_open(&r, traj, workspace, logprobs_out, result, err), done);
-    r.draws = r.draws || draw_all;
     for (int32_t i = 0; i < traj->n_kv_events; i++) {
         const ifl_kv_event *e = &traj->kv_events[i];
         if (e->from < 0 || e->from > n_built || e->to < e->from || e->to >= traj->n_tokens ||
-            e->at < 0 || (e->kind == IFL_KV_KEPT && e->to > n_built)) {
-            st = ifl_fail(
+            e->at < 0 || (e->kind == IFL_KV_KEPT && e->to > n_built))
+            return ifl_fail(
                 err, IFL_FORMAT,
                 "replay: KV event %d covers [%d, %d) at token %d; %d positions of %d tokens "
                 "hold KV then",
                 i, e->from, e->to, e->at, n_built, traj->n_tokens);
-            goto done;
-        }
         if (e->kind == IFL_KV_KEPT || e->from == e->to) continue;
         const ifl_weights *weights;
-        IFL_TRY_GOTO(st, replay_get(get, context, e->version, &weights, err), done);
-        IFL_TRY_GOTO(st, replay_rows(&r, weights, e->from, e->to, e->at, err), done);
+        IFL_TRY(replay_get(get, context, e->version, &weights, err));
+        IFL_TRY(replay_rows(r, weights, e->from, e->to, e->at, err));
         n_built = e->to;
     }
-    st = replay_all_read(&r, err);
-done:
+    return IFL_OK;
+}
+
+/* Each version over the whole prefix, read at its own tokens. */
+static ifl_status replay_runs(replay *r, ifl_weights_get_fn get, void *context, ifl_error *err) {
+    const ifl_trajectory *traj = r->traj;
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        const ifl_version_run *run = &traj->runs[i];
+        if (run->begin < 1 || run->n_tokens < 1 || run->begin > traj->n_tokens - run->n_tokens)
+            return ifl_fail(err, IFL_FORMAT, "replay: version run %d covers [%d, +%d) of %d tokens",
+                            i, run->begin, run->n_tokens, traj->n_tokens);
+        const ifl_weights *weights;
+        IFL_TRY(replay_get(get, context, run->version, &weights, err));
+        IFL_TRY(replay_rows(r, weights, 0, run->begin + run->n_tokens - 1, run->begin, err));
+    }
+    return IFL_OK;
+}
+
+static ifl_status replay_events(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                                const ifl_trajectory *traj, bool draw_all, float *logprobs_out,
+                                ifl_replay_result *result, ifl_error *err) {
+    replay r;
+    ifl_status st = replay_open(&r, traj, workspace, logprobs_out, result, err);
+    r.draws = r.draws || draw_all;
+    if (st == IFL_OK) st = replay_follow(&r, get, context, err);
+    if (st == IFL_OK) st = replay_all_read(&r, err);
     replay_clear(&r);
     return st;
 }
@@ -230,21 +292,39 @@ ifl_status ifl_replay_recompute(ifl_workspace *workspace, ifl_weights_get_fn get
                                 const ifl_trajectory *traj, float *logprobs_out,
                                 ifl_replay_result *result, ifl_error *err) {
     replay r;
-    ifl_status st;
-    IFL_TRY_GOTO(st, replay_open(&r, traj, workspace, logprobs_out, result, err), done);
-    for (int32_t i = 0; i < traj->n_runs; i++) {
-        const ifl_version_run *run = &traj->runs[i];
-        if (run->begin < 1 || run->n_tokens < 1 || run->begin > traj->n_tokens - run->n_tokens) {
-            st = ifl_fail(err, IFL_FORMAT, "replay: version run %d covers [%d, +%d) of %d tokens",
-                          i, run->begin, run->n_tokens, traj->n_tokens);
-            goto done;
-        }
+    ifl_status st = replay_open(&r, traj, workspace, logprobs_out, result, err);
+    if (st == IFL_OK) st = replay_runs(&r, get, context, err);
+    if (st == IFL_OK) st = replay_all_read(&r, err);
+    replay_clear(&r);
+    return st;
+}
+
+ifl_status ifl_replay_score(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                            const ifl_trajectory *traj, ifl_replay_history history, int64_t version,
+                            const ifl_replay_scores *scores, ifl_error *err) {
+    replay r;
+    ifl_replay_result result;
+    ifl_status st = replay_open(&r, traj, workspace, NULL, &result, err);
+    if (st != IFL_OK) goto done;
+    r.scores = scores;
+    r.any_version = history == IFL_HISTORY_ONE;
+    memset(scores->logprobs, 0, (size_t)traj->n_tokens * sizeof *scores->logprobs);
+    memset(scores->full_logprobs, 0, (size_t)traj->n_tokens * sizeof *scores->full_logprobs);
+    if (history == IFL_HISTORY_RECORDED) {
+        st = replay_follow(&r, get, context, err);
+    } else if (history == IFL_HISTORY_OWN) {
+        st = replay_runs(&r, get, context, err);
+    } else if (traj->n_runs > 0) {
+        const ifl_version_run *last = &traj->runs[traj->n_runs - 1];
         const ifl_weights *weights;
-        IFL_TRY_GOTO(st, replay_get(get, context, run->version, &weights, err), done);
-        IFL_TRY_GOTO(
-            st, replay_rows(&r, weights, 0, run->begin + run->n_tokens - 1, run->begin, err), done);
+        if (traj->runs[0].begin < 1 || last->n_tokens > traj->n_tokens - last->begin)
+            IFL_TRY_GOTO(st, ifl_fail(err, IFL_FORMAT, "replay: version runs leave the tokens"),
+                         done);
+        IFL_TRY_GOTO(st, replay_get(get, context, version, &weights, err), done);
+        st =
+            replay_rows(&r, weights, 0, last->begin + last->n_tokens - 1, traj->runs[0].begin, err);
     }
-    st = replay_all_read(&r, err);
+    if (st == IFL_OK) st = replay_all_read(&r, err);
 done:
     replay_clear(&r);
     return st;

@@ -42,4 +42,26 @@ ifl_status ifl_replay_recompute(ifl_workspace *workspace, ifl_weights_get_fn get
                                 const ifl_trajectory *traj, float *logprobs_out,
                                 ifl_replay_result *result, ifl_error *err);
 
+/* --- Scoring: what the bias ledger reads (learner/bias_ledger.h) --------------------------------------- */
+
+typedef enum {
+    IFL_HISTORY_RECORDED, /* the KV events' versions, as ifl_replay */
+    IFL_HISTORY_OWN,      /* each token under its own version, over KV that this version has built */
+    IFL_HISTORY_ONE,      /* all tokens under one version and its KV */
+} ifl_replay_history;
+
+typedef struct ifl_replay_scores {
+    float *logprobs;          /* [n_tokens] over the recorded kept sets; 0 outside policy spans */
+    float *full_logprobs;     /* [n_tokens] over the full vocabulary, at the trajectory's temperature */
+    int32_t n_positions;
+    const int32_t *positions; /* [n_positions] policy tokens whose distribution is wanted, ascending */
+    float *logits;            /* [n_positions][vocabulary], before temperature */
+} ifl_replay_scores;
+
+/* Scores the policy tokens under a history; nothing is drawn and nothing compared. `version`: of
+ * IFL_HISTORY_ONE. Errors as in ifl_replay. */
+ifl_status ifl_replay_score(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
+                            const ifl_trajectory *traj, ifl_replay_history history, int64_t version,
+                            const ifl_replay_scores *scores, ifl_error *err);
+
 #endif

@@ -5,19 +5,17 @@
 #include "common/memory.h"
 #include "common/rng.h"
 #include "kernels/replay.h"
+#include "learner/held_versions.h"
 
 #define REPLAY_ROWS 256 /* rows of one replayed chunk; decides speed, never a bit */
 
 struct ifl_audit {
-    const ifl_model *model; /* borrowed, as the store */
-    ifl_version_store *store;
+    const ifl_model *model; /* borrowed */
     ifl_audit_options options;
     ifl_workspace *workspace;
     bool flipped; /* the test hook has had its trajectory */
     ifl_audit_counts counts;
-    /* Versions held for the trajectory under audit, so that none leaves the store half-way. */
-    int32_t n_held;
-    const ifl_weights **held; /* [IFL_VERSIONS_MAX] */
+    ifl_held_versions held; /* of the trajectory under audit */
 };
 
 ifl_status ifl_audit_create(ifl_audit **out, const ifl_model *model, ifl_version_store *store,
@@ -32,10 +30,8 @@ ifl_status ifl_audit_create(ifl_audit **out, const ifl_model *model, ifl_version
     ifl_audit *audit = ifl_alloc(1, sizeof *audit);
     if (!audit) return ifl_fail(err, IFL_NOMEM, "audit: out of memory");
     audit->model = model;
-    audit->store = store;
     audit->options = *options;
-    audit->held = ifl_alloc(IFL_VERSIONS_MAX, sizeof *audit->held);
-    ifl_status st = audit->held ? IFL_OK : ifl_fail(err, IFL_NOMEM, "audit: out of memory");
+    ifl_status st = ifl_held_versions_open(&audit->held, store, err);
     if (st == IFL_OK)
         st = ifl_workspace_create(&audit->workspace, model, REPLAY_ROWS, pool, ops, err);
     if (st != IFL_OK) {
@@ -46,17 +42,10 @@ ifl_status ifl_audit_create(ifl_audit **out, const ifl_model *model, ifl_version
     return IFL_OK;
 }
 
-static void audit_release(ifl_audit *audit) {
-    for (int32_t i = 0; i < audit->n_held; i++)
-        ifl_version_store_release(audit->store, audit->held[i]);
-    audit->n_held = 0;
-}
-
 void ifl_audit_free(ifl_audit *audit) {
     if (!audit) return;
-    audit_release(audit);
+    ifl_held_versions_close(&audit->held);
     ifl_workspace_free(audit->workspace);
-    ifl_free(audit->held);
     ifl_free(audit);
 }
 
@@ -66,31 +55,6 @@ bool ifl_audit_selects(const ifl_audit *audit, const ifl_trajectory *traj) {
     if (traj->n_runs > 1 && audit->options.share_swapped > share)
         share = audit->options.share_swapped;
     return (double)ifl_rng_uniform(&key, (uint64_t)traj->sample, 0) < share;
-}
-
-static const ifl_weights *audit_find(void *context, int64_t version) {
-    const ifl_audit *audit = context;
-    for (int32_t i = 0; i < audit->n_held; i++)
-        if (audit->held[i]->version == version) return audit->held[i];
-    return NULL;
-}
-
-/* Holds `version`; false when the store has it no more. */
-static bool audit_hold(ifl_audit *audit, int64_t version) {
-    if (audit_find(audit, version)) return true;
-    const ifl_weights *weights =
-        audit->n_held < IFL_VERSIONS_MAX ? ifl_version_store_get(audit->store, version) : NULL;
-    if (!weights) return false;
-    audit->held[audit->n_held++] = weights;
-    return true;
-}
-
-static bool audit_hold_all(ifl_audit *audit, const ifl_trajectory *traj) {
-    for (int32_t i = 0; i < traj->n_runs; i++)
-        if (!audit_hold(audit, traj->runs[i].version)) return false;
-    for (int32_t i = 0; i < traj->n_kv_events; i++)
-        if (!audit_hold(audit, traj->kv_events[i].version)) return false;
-    return true;
 }
 
 /* Flips the lowest bit of the first recorded log-prob of a policy token that is not zero (a zero
@@ -124,7 +88,8 @@ static ifl_status audit_replay(ifl_audit *audit, const ifl_trajectory *traj, flo
                                ifl_error *err) {
     ifl_audit_counts *counts = &audit->counts;
     ifl_replay_result result;
-    ifl_status st = ifl_replay(audit->workspace, audit_find, audit, traj, replayed, &result, err);
+    ifl_status st = ifl_replay(audit->workspace, ifl_held_versions_get, &audit->held, traj,
+                               replayed, &result, err);
     if (st != IFL_OK) {
         ifl_error_wrap(err, "audit of task serial %llu, sample %d",
                        (unsigned long long)traj->task_serial, traj->sample);
@@ -148,8 +113,8 @@ ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_err
         audit->counts.tokens_foreign += ifl_trajectory_n_policy(traj);
         return IFL_OK;
     }
-    if (!audit_hold_all(audit, traj)) {
-        audit_release(audit);
+    if (!ifl_held_versions_add_all(&audit->held, traj)) {
+        ifl_held_versions_release(&audit->held);
         audit->counts.n_not_checkable++;
         audit->counts.tokens_not_checkable += ifl_trajectory_n_policy(traj);
         return IFL_OK;
@@ -168,7 +133,7 @@ ifl_status ifl_audit_check(ifl_audit *audit, const ifl_trajectory *traj, ifl_err
     }
     st = audit_replay(audit, &view, replayed, err);
 done:
-    audit_release(audit);
+    ifl_held_versions_release(&audit->held);
     ifl_free(replayed);
     ifl_free(flipped);
     return st;

@@ -167,6 +167,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     ifl_step_report report;
     ifl_status st =
         learner_train(l, step, newest, groups, outcomes, skipped, &wait_s, &report, err);
+    if (st == IFL_OK && l->bias) ifl_held_versions_add(&l->bias_versions, newest->version);
     ifl_version_store_release(l->store, newest);
     if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
     IFL_TRY(st);
@@ -185,6 +186,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     double publish_s = ifl_clock_s() - publish_begin;
     IFL_TRY(learner_group_metrics(l, groups, n, err));
     IFL_TRY(learner_audit(l, groups, n, err));
+    IFL_TRY(learner_bias(l, step, err));
     ifl_fail_point(IFL_FAIL_STEP_CLOSE);
     IFL_TRY(ifl_dispatch_close(l->dispatch, step, groups, n, outcomes, skipped, err));
     l->step = step;
@@ -403,6 +405,7 @@ static ifl_status learner_open_weights(learner *l, ifl_error *err) {
                                strcmp(c->parity.flip_bit, "audit") == 0};
     IFL_TRY(ifl_audit_create(&l->audit, l->model, l->store, &audit, l->pool,
                              ifl_ops_best(l->model->numerics), err));
+    IFL_TRY(learner_bias_open(l, err));
     IFL_TRY(ifl_stepper_create(&l->stepper, c, l->model, l->optimizer, l->pool,
                                ifl_ops_best(l->model->numerics), err));
     if (c->kl.coef > 0.0)
@@ -468,6 +471,7 @@ static void learner_close(learner *l) {
     ifl_server_free(l->server);
     ifl_stepper_free(l->stepper);
     ifl_audit_free(l->audit);
+    learner_bias_close(l);
     ifl_version_store_free(l->store);
     ifl_optimizer_free(l->optimizer);
     ifl_thread_pool_free(l->pool);
@@ -566,6 +570,9 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
                            ifl_kv_store_bytes(model, model->config.max_positions, 1)
                      : 0,
         .reference = config->kl.coef > 0.0 ? version : 0,
+        .ledger = config->ledger.sample > 0
+                      ? ifl_bias_ledger_bytes(model, config->ledger.positions, n_threads)
+                      : 0,
         .kept = groups * config->rollout.group_size * 4 *
                 ifl_kept_ids_bound(config->rollout.max_new_tokens, config->rollout.top_k,
                                    config->rollout.top_p, model->config.vocab_size),

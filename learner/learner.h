@@ -36,6 +36,7 @@ ifl_status ifl_learner_run(const ifl_learner_options *options, ifl_error *err);
 /* What it is going to hold, bytes. */
 typedef struct ifl_learner_plan {
     int64_t optimizer, trainer, versions, publisher, audit, reference;
+    int64_t ledger;
     int64_t kept; /* kept sets of truncated answers that wait or train, at their largest */
 } ifl_learner_plan;
 ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *model,

@@ -10,9 +10,11 @@
 #include "common/rollout_ledger.h"
 #include "common/status_line.h"
 #include "learner/audit.h"
+#include "learner/bias_ledger.h"
 #include "learner/dispatch.h"
 #include "learner/eval_figures.h"
 #include "learner/eval_results.h"
+#include "learner/held_versions.h"
 #include "learner/learner.h"
 #include "learner/publisher.h"
 #include "learner/step.h"
@@ -43,6 +45,12 @@ typedef struct learner {
     ifl_version_store *store;
     ifl_stepper *stepper;
     ifl_audit *audit;
+    ifl_bias_options bias_options;
+    ifl_bias_ledger *bias; /* NULL: none */
+    ifl_held_versions bias_versions;
+    ifl_metrics *bias_file;
+    ifl_bias_record bias_step; /* of the last step; no tokens: none was scored */
+    int64_t bias_alarms;
     ifl_server *server;
     ifl_publisher *publisher;
     ifl_version_archive *archive; /* NULL: none */
@@ -90,6 +98,11 @@ ifl_status learner_evaluate(learner *l, int32_t n_tasks, const char *when,
 /* The evaluations at both ends of a run ("before", "after") are kept, and the later one is
  * compared. */
 ifl_status learner_evaluate_end(learner *l, const char *when, double *accuracy, ifl_error *err);
+
+/* Scores the sampled ones of what step `step` trained; before the groups are given back. */
+ifl_status learner_bias(learner *l, int64_t step, ifl_error *err);
+ifl_status learner_bias_open(learner *l, ifl_error *err);
+void learner_bias_close(learner *l);
 
 void learner_update_view(learner *l, const ifl_step_report *r, double step_s);
 ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, double wait_s,

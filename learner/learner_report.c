@@ -134,6 +134,21 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
         ifl_metrics_add(m, "foreign/ess", r->loss.foreign.ess);
         ifl_metrics_add(m, "foreign/k3", r->loss.foreign.k3);
     }
+    const ifl_bias_record *bias = &l->bias_step;
+    if (bias->n_tokens > 0) {
+        char name[48];
+        ifl_metrics_add_int(m, "bias/tokens", bias->n_tokens);
+        for (int e = 0; e < IFL_BIAS_COUNT; e++) {
+            snprintf(name, sizeof name, "bias/%s_k3", ifl_bias_entry_name((ifl_bias_entry)e));
+            ifl_metrics_add(m, name, ifl_bias_figures_of(&bias->entries[e]).k3);
+        }
+        ifl_bias_figures total = ifl_bias_figures_of(&bias->entries[IFL_BIAS_TOTAL]);
+        ifl_metrics_add(m, "bias/total_kl", total.kl);
+        ifl_metrics_add(m, "bias/total_ess", total.ess);
+        ifl_metrics_add(m, "bias/correction", bias->correction.bias / (double)bias->correction.n);
+        ifl_metrics_add(m, "time/ledger", bias->seconds);
+    }
+    if (l->bias) ifl_metrics_add_int(m, "bias/alarms", l->bias_alarms);
     ifl_metrics_add(m, "time/step", step_s);
     ifl_metrics_add(m, "time/wait_for_batch", wait_s);
     ifl_metrics_add(m, "time/forward_backward", r->forward_backward_s);
@@ -176,6 +191,13 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     IFL_TRY(ifl_rollout_log_flush(l->log, err));
     IFL_TRY(ifl_rollout_ledger_read(&ledger, l->options->run->rollouts, err));
     ifl_rollout_ledger_balance(ledger, &balance);
+    ifl_bias_record bias = {0};
+    int64_t bias_steps;
+    ifl_status read = ifl_bias_read(&bias, &bias_steps, l->options->run->ledger, err);
+    if (read != IFL_OK && read != IFL_NOTFOUND) {
+        ifl_rollout_ledger_free(ledger);
+        return read;
+    }
     json_t *books = ifl_rollout_balance_json(&balance);
     ifl_rollout_ledger_free(ledger);
     double wall_s = t->wall_s + ifl_clock_s() - l->started_s;
@@ -235,6 +257,18 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_REAL("foreign_ess", foreign.n_tokens > 0 ? foreign.ess : (double)NAN);
     PUT_REAL("foreign_k3", foreign.n_tokens > 0 ? foreign.k3 : (double)NAN);
     PUT_INT("steps_refused", t->steps_refused);
+    if (bias.n_tokens > 0) {
+        char key[48];
+        PUT_INT("bias_tokens", bias.n_tokens);
+        PUT_INT("bias_alarms", l->bias_alarms);
+        for (int e = 0; e < IFL_BIAS_COUNT; e++) {
+            snprintf(key, sizeof key, "bias_%s_k3", ifl_bias_entry_name((ifl_bias_entry)e));
+            PUT_REAL(key, ifl_bias_figures_of(&bias.entries[e]).k3);
+        }
+        PUT_REAL("bias_total_ess", ifl_bias_figures_of(&bias.entries[IFL_BIAS_TOTAL]).ess);
+        PUT_INT("bias_not_scored", bias.n_not_scored);
+        PUT_REAL("bias_ledger_s", bias.seconds);
+    }
     PUT_INT("trajectories_leased", balance.leased);
     PUT_INT("trajectories_trained", balance.trained);
     PUT_INT("trajectories_masked", balance.masked);

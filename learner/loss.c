@@ -249,6 +249,27 @@ static bool same_bits(float a, float b) {
     return memcmp(&a, &b, sizeof a) == 0;
 }
 
+/* How one token counts, before norms. */
+typedef struct token_weight {
+    token_ratios ratios;
+    token_term term;
+    double m; /* the correction; 0: no policy term */
+} token_weight;
+
+static token_weight token_weigh(const ifl_loss_options *options, const ifl_loss_tokens *tokens,
+                                int32_t i, const sequence_figures *sequence) {
+    token_weight t = {.ratios = token_ratios_of(options, tokens, i)};
+    double p = (double)tokens->logprobs[i].logprob, mu = (double)tokens->behaviour_logprobs[i];
+    double a = (double)tokens->advantages[i];
+    bool foreign = tokens->foreign && tokens->foreign[i];
+    double r = exp(options->kind == IFL_LOSS_GSPO ? sequence->policy_mean : t.ratios.policy);
+    if (options->kind == IFL_LOSS_RLOO && !foreign) r = 1.0;
+    t.term = loss_term(options, r, a, p);
+    t.m = correction_weight(options, sequence, exp(t.ratios.off));
+    if (dppo_masks(options, p, mu, a)) t.m = 0.0;
+    return t;
+}
+
 static float loss_token(const ifl_loss_options *options, const ifl_loss_counts *counts,
                         const ifl_loss_tokens *tokens, int64_t step, int32_t i,
                         const sequence_figures *sequence, ifl_loss_sums *sums) {
@@ -257,14 +278,11 @@ static float loss_token(const ifl_loss_options *options, const ifl_loss_counts *
         sums->n_non_finite++;
         return NAN;
     }
-    token_ratios ratios = token_ratios_of(options, tokens, i);
-    double a = (double)tokens->advantages[i], w = exp(ratios.behaviour);
+    token_weight weighed = token_weigh(options, tokens, i, sequence);
+    token_ratios ratios = weighed.ratios;
+    token_term term = weighed.term;
+    double m = weighed.m, a = (double)tokens->advantages[i], w = exp(ratios.behaviour);
     bool foreign = tokens->foreign && tokens->foreign[i];
-    double r = exp(options->kind == IFL_LOSS_GSPO ? sequence->policy_mean : ratios.policy);
-    if (options->kind == IFL_LOSS_RLOO && !foreign) r = 1.0;
-    token_term term = loss_term(options, r, a, (double)p);
-    double m = correction_weight(options, sequence, exp(ratios.off));
-    if (dppo_masks(options, (double)p, (double)mu, a)) m = 0.0;
     double norm =
         loss_norm(options, counts, tokens->trajectory_tokens[i]) * (double)tokens->loss_weights[i];
     double coefficient = -norm * (m * term.weight * a), loss = -norm * m * term.objective;
@@ -308,15 +326,35 @@ static float loss_token(const ifl_loss_options *options, const ifl_loss_counts *
     return (float)coefficient;
 }
 
+/* Tokens [begin, returned) are one trajectory's. */
+static int32_t trajectory_end(const ifl_loss_tokens *tokens, int32_t begin) {
+    int32_t end = begin + 1;
+    while (end < tokens->n && tokens->trajectories[end] == tokens->trajectories[begin])
+        end++;
+    return end;
+}
+
+void ifl_loss_weights(const ifl_loss_options *options, const ifl_loss_tokens *tokens,
+                      double *weights) {
+    for (int32_t begin = 0, end; begin < tokens->n; begin = end) {
+        end = trajectory_end(tokens, begin);
+        sequence_figures sequence = sequence_figures_of(options, tokens, begin, end);
+        for (int32_t i = begin; i < end; i++) {
+            weights[i] = (double)NAN;
+            if (!token_finite(tokens, i)) continue;
+            token_weight t = token_weigh(options, tokens, i, &sequence);
+            weights[i] = t.m * t.term.weight;
+        }
+    }
+}
+
 void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_counts *counts,
                            const ifl_loss_tokens *tokens, int64_t step, float *coefficients,
                            ifl_loss_sums *sums) {
     IFL_ASSERT(counts->n_trajectories >= 1);
     IFL_ASSERT(!ifl_loss_is_over_tokens(options->kind) || counts->n_loss_tokens >= 1);
     for (int32_t begin = 0, end; begin < tokens->n; begin = end) {
-        for (end = begin + 1;
-             end < tokens->n && tokens->trajectories[end] == tokens->trajectories[begin];)
-            end++;
+        end = trajectory_end(tokens, begin);
         sequence_figures sequence = sequence_figures_of(options, tokens, begin, end);
         for (int32_t i = begin; i < end; i++)
             coefficients[i] = loss_token(options, counts, tokens, step, i, &sequence, sums);

@@ -174,6 +174,12 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
                            const ifl_loss_tokens *tokens, int64_t step, float *coefficients,
                            ifl_loss_sums *sums);
 
+/* What each token's A d(log p) really is multiplied with (corrections, clips and masks in), norm and
+ * loss weight aside: 0 for one that was dropped, NaN where a log-prob isn't finite. Unbiased would
+ * be p/mu. */
+void ifl_loss_weights(const ifl_loss_options *options, const ifl_loss_tokens *tokens,
+                      double *weights);
+
 /* K of `estimator` for log p - log ref = d, and (derivative not NULL) dK/d(log p). */
 double ifl_loss_kl(ifl_kl_estimator estimator, double d, double *derivative);
 

@@ -422,6 +422,12 @@ static ifl_status step_packs(ifl_stepper *s, const ifl_weights *weights, ifl_err
     return st;
 }
 
+const ifl_pack_item *ifl_stepper_items(const ifl_stepper *s, int32_t *n, bool *keep_zero) {
+    *n = s->n_items;
+    *keep_zero = step_keeps_zero(s);
+    return s->items;
+}
+
 ifl_guard_counts ifl_stepper_guard(const ifl_stepper *s) {
     return s->report.guard;
 }

@@ -62,6 +62,10 @@ ifl_status ifl_stepper_add(ifl_stepper *stepper, const ifl_weights *weights, ifl
                            int32_t n_groups, ifl_member_outcome **outcomes, bool *skipped,
                            ifl_error *err);
 
+/* What the step has trained, with its advantages; those of 0 only count where they have a gradient
+ * (keep_zero). From ifl_stepper_end until the groups are given back. */
+const ifl_pack_item *ifl_stepper_items(const ifl_stepper *stepper, int32_t *n, bool *keep_zero);
+
 /* Of the step under way, or the last one. */
 ifl_guard_counts ifl_stepper_guard(const ifl_stepper *stepper);
 

@@ -28,6 +28,7 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
     ifl_memory_plan_add(&items, "versions kept for the audit", plan.versions);
     ifl_memory_plan_add(&items, "publication", plan.publisher);
     ifl_memory_plan_add(&items, "audit", plan.audit);
+    if (plan.ledger) ifl_memory_plan_add(&items, "bias ledger", plan.ledger);
     if (plan.kept) ifl_memory_plan_add(&items, "kept sets (rollout.top_k bounds them)", plan.kept);
     if (plan.reference) ifl_memory_plan_add(&items, "reference of KL", plan.reference);
     return ifl_memory_plan_check(&items, config->memory.limit_gib, stderr, err);
