@@ -160,7 +160,7 @@ typedef struct ifl_config {
     struct { /* ledger: the bias ledger (learner/bias_ledger.h) */
         double sample;            /* share of trained trajectories; 0 = none */
         int32_t positions;        /* of each, where the exact KL is taken */
-        double budget_truncation, budget_stale_kv, budget_lag, budget_total; /* nats of k3 per token; 0 = none */
+        double budget_truncation, budget_stale_kv, budget_lag, budget_total; /* nats per token; 0 = none */
     } ledger;
 
     struct { /* staleness: of what is trained, in versions; only in pipeline mode */

@@ -198,7 +198,7 @@ const ifl_config_row ifl_config_rows[] = {
     INT32("ledger.positions", ledger.positions, 0, 64, "4", "tokens",
           "of each, for the exact KL over the vocabulary"),
     DOUBLE("ledger.budget_truncation", ledger.budget_truncation, 0, 1000, "0", "nats per token",
-           "k3 of a step's sample above which it warns and counts an alarm; 0 = none, as the next"),
+           "KL of a step's sample above which it warns and counts an alarm; 0 = none, as the next"),
     DOUBLE("ledger.budget_stale_kv", ledger.budget_stale_kv, 0, 1000, "0", "nats per token",
            "the same of KV that other versions have built"),
     DOUBLE("ledger.budget_lag", ledger.budget_lag, 0, 1000, "0", "nats per token",

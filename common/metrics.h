@@ -65,12 +65,11 @@
     X("parity/tokens_checked", "tokens", "re-scored so far")                                       \
     X("parity/tokens_differing", "tokens", "of those, log-probs with other bits")                  \
     X("bias/tokens", "tokens", "of the step: scored for the bias ledger (learner/bias_ledger.h)")  \
-    X("bias/numerics_k3", "nats", "per token: recorded against replayed log-probs; 0")             \
-    X("bias/truncation_k3", "nats", "the same: kept set against the whole vocabulary")             \
-    X("bias/stale_kv_k3", "nats", "the same: KV as it was against KV of the token's version")      \
-    X("bias/lag_k3", "nats", "the same: the token's version against the step's")                   \
-    X("bias/total_k3", "nats", "the same: all of these together")                                  \
-    X("bias/total_kl", "nats", "exact, over the vocabulary, at a few positions")                   \
+    X("bias/numerics_nats", "nats", "per token: recorded against replayed log-probs; 0")           \
+    X("bias/truncation_nats", "nats", "the same: kept set against the whole vocabulary")           \
+    X("bias/stale_kv_nats", "nats", "the same: KV as it was against KV of the token's version")    \
+    X("bias/lag_nats", "nats", "the same: the token's version against the step's")                 \
+    X("bias/total_nats", "nats", "the same: all of these together")                                \
     X("bias/total_ess", "", "effective sample size of the total, as a share")                      \
     X("bias/correction", "", "mean of p/mu less the weight that the loss uses")                    \
     X("bias/alarms", "alarms", "so far: ledger.budget_* exceeded, or numerics not 0")              \

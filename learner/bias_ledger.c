@@ -194,6 +194,7 @@ struct ifl_bias_ledger {
     int64_t *lags;
     int32_t *at; /* their positions */
     int32_t n_cap;
+    ifl_bias_tokens last;
 };
 
 int64_t ifl_bias_ledger_bytes(const ifl_model *model, int32_t positions, int n_threads) {
@@ -350,6 +351,11 @@ static void score_kl(const ifl_bias_ledger *l, const ifl_trajectory *traj, int64
     }
 }
 
+ifl_bias_tokens ifl_bias_scored(const ifl_bias_ledger *l, const int32_t **positions) {
+    *positions = l->at;
+    return l->last;
+}
+
 ifl_status ifl_bias_score(ifl_bias_ledger *l, ifl_weights_get_fn get, void *context,
                           const ifl_trajectory *traj, float advantage, int64_t step,
                           ifl_bias_record *record, ifl_error *err) {
@@ -387,6 +393,7 @@ ifl_status ifl_bias_score(ifl_bias_ledger *l, ifl_weights_get_fn get, void *cont
                               .foreign = !ifl_hash_equal(traj->profile, l->model->profile)};
     for (int c = 0; c < IFL_BIAS_CHAIN; c++)
         tokens.chain[c] = l->chain[c];
+    l->last = tokens;
     IFL_TRY(ifl_bias_add(record, &tokens, &l->options.loss, err));
     score_kl(l, traj, step, record);
     record->seconds += ifl_clock_s() - begin;

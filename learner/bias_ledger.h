@@ -21,9 +21,11 @@
  * With r = exp(difference), over the sampled tokens: k1 = -log r, k3 = r - 1 - log r, ESS = (sum
  * r)^2 / (n sum r^2), the share with max(r, 1/r) > 2, and the advantage-signed -(r - 1) A (what the
  * link adds to the policy gradient's objective, apart for A > 0 and A < 0: KL alone can be blind).
- * Tokens were drawn from mu, so k1 and k3 estimate KL(left || right) without bias for numerics,
- * truncation and the total; for the links between they are taken at mu's tokens. The exact KL needs
- * no such care: at a few positions of each trajectory it is summed over the full vocabulary.
+ * Tokens were drawn from mu, so that k1 estimates KL(left || right) without bias for numerics,
+ * truncation and the total; k3 too, but not across truncation: there the right policy has mass
+ * where mu has none, so that the mean of r is the kept mass and not 1. For the links between, both
+ * are taken at mu's tokens. The exact KL needs no such care: at a few positions of each trajectory
+ * it is summed over the full vocabulary. "Nats" below are the exact KL where there is one.
  * (Schulman 2020 for the estimators.) All in f64. */
 #ifndef IFL_LEARNER_BIAS_LEDGER_H
 #define IFL_LEARNER_BIAS_LEDGER_H
@@ -123,6 +125,9 @@ ifl_status ifl_bias_score(ifl_bias_ledger *ledger, ifl_weights_get_fn get, void 
                           const ifl_trajectory *traj, float advantage, int64_t step,
                           ifl_bias_record *record, ifl_error *err);
 
+/* The columns of the trajectory scored last, and its loss tokens' positions; until the next one. */
+ifl_bias_tokens ifl_bias_scored(const ifl_bias_ledger *ledger, const int32_t **positions);
+
 /* --- ledger.jsonl -------------------------------------------------------------------------------
  * * Rows as in metrics.jsonl. Kind "trajectory": step, serial, sample, advantage of one that was
  * scored. Kind "ledger", behind those of its step: the record, field by field, sums as they are
@@ -150,6 +155,10 @@ typedef struct ifl_bias_figures {
     double k1, k3, kl, ess, max_abs, above_2, gain_positive, gain_negative;
 } ifl_bias_figures;
 ifl_bias_figures ifl_bias_figures_of(const ifl_bias_sums *sums);
+
+/* An entry's cost per token: the exact KL, or without positions k1 of truncation (which is its KL
+ * at each token) and k3 of the others; numerics by k3, which is 0 or an alarm. NAN without tokens. */
+double ifl_bias_nats(const ifl_bias_record *record, ifl_bias_entry entry);
 
 /* The table for people, as text. */
 void ifl_bias_print(FILE *f, const ifl_bias_record *record);

@@ -212,6 +212,13 @@ ifl_bias_figures ifl_bias_figures_of(const ifl_bias_sums *s) {
                               .gain_negative = s->gain_negative / n};
 }
 
+double ifl_bias_nats(const ifl_bias_record *record, ifl_bias_entry entry) {
+    const ifl_bias_sums *s = &record->entries[entry];
+    ifl_bias_figures f = ifl_bias_figures_of(s);
+    if (entry != IFL_BIAS_NUMERICS && s->n_kl > 0) return f.kl;
+    return entry == IFL_BIAS_TRUNCATION ? f.k1 : f.k3;
+}
+
 static void print_row(FILE *f, const char *name, const ifl_bias_sums *s) {
     ifl_bias_figures g = ifl_bias_figures_of(s);
     fprintf(f, "%-14s %9lld %9lld %11.3e %11.3e ", name, (long long)s->n, (long long)s->n_moved,

@@ -23,12 +23,12 @@ void learner_bias_close(learner *l) {
 }
 
 static void bias_alarm(learner *l, ifl_bias_entry entry, double budget) {
-    double k3 = ifl_bias_figures_of(&l->bias_step.entries[entry]).k3;
-    if (budget <= 0.0 || !(k3 > budget)) return;
+    double nats = ifl_bias_nats(&l->bias_step, entry);
+    if (budget <= 0.0 || !(nats > budget)) return;
     l->bias_alarms++;
     ifl_warn("step %lld: the bias ledger's %s is %.3g nats per token, ledger.budget_%s is %.3g "
              "(%lld tokens scored)",
-             (long long)l->bias_step.step, ifl_bias_entry_name(entry), k3,
+             (long long)l->bias_step.step, ifl_bias_entry_name(entry), nats,
              ifl_bias_entry_name(entry), budget, (long long)l->bias_step.n_tokens);
 }
 

@@ -139,11 +139,10 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
         char name[48];
         ifl_metrics_add_int(m, "bias/tokens", bias->n_tokens);
         for (int e = 0; e < IFL_BIAS_COUNT; e++) {
-            snprintf(name, sizeof name, "bias/%s_k3", ifl_bias_entry_name((ifl_bias_entry)e));
-            ifl_metrics_add(m, name, ifl_bias_figures_of(&bias->entries[e]).k3);
+            snprintf(name, sizeof name, "bias/%s_nats", ifl_bias_entry_name((ifl_bias_entry)e));
+            ifl_metrics_add(m, name, ifl_bias_nats(bias, (ifl_bias_entry)e));
         }
         ifl_bias_figures total = ifl_bias_figures_of(&bias->entries[IFL_BIAS_TOTAL]);
-        ifl_metrics_add(m, "bias/total_kl", total.kl);
         ifl_metrics_add(m, "bias/total_ess", total.ess);
         ifl_metrics_add(m, "bias/correction", bias->correction.bias / (double)bias->correction.n);
         ifl_metrics_add(m, "time/ledger", bias->seconds);
@@ -262,8 +261,8 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
         PUT_INT("bias_tokens", bias.n_tokens);
         PUT_INT("bias_alarms", l->bias_alarms);
         for (int e = 0; e < IFL_BIAS_COUNT; e++) {
-            snprintf(key, sizeof key, "bias_%s_k3", ifl_bias_entry_name((ifl_bias_entry)e));
-            PUT_REAL(key, ifl_bias_figures_of(&bias.entries[e]).k3);
+            snprintf(key, sizeof key, "bias_%s_nats", ifl_bias_entry_name((ifl_bias_entry)e));
+            PUT_REAL(key, ifl_bias_nats(&bias, (ifl_bias_entry)e));
         }
         PUT_REAL("bias_total_ess", ifl_bias_figures_of(&bias.entries[IFL_BIAS_TOTAL]).ess);
         PUT_INT("bias_not_scored", bias.n_not_scored);

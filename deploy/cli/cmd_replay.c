@@ -5,20 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/file_map.h"
 #include "common/memory.h"
 #include "common/rollout_log.h"
 #include "common/rng.h"
 #include "deploy/cli/affinity.h"
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
+#include "deploy/cli/run_archive.h"
 #include "deploy/cli/run_argument.h"
-#include "kernels/replay.h"
-#include "learner/version_history.h"
 
-#define CHUNK_ROWS 256
-#define VERSIONS_CACHED 12
-#define MODEL_JSON_BYTES_MAX (1 << 20)
 #define PICKED_MAX (1 << 20)
 
 typedef struct replay_options {
@@ -29,17 +24,9 @@ typedef struct replay_options {
 /* A trajectory that was chosen, still encoded. */
 typedef struct picked {
     ifl_trajectory *traj;
-    int32_t process; /* whose versions it was sampled by, and before those its forerunners' */
+    int32_t process; /* of the run: whose versions it was sampled by */
     int64_t newest;
 } picked;
-
-typedef struct archive_of {
-    int32_t process;                      /* -1 = none */
-    ifl_model *models[IFL_PROFILE_COUNT]; /* NULL: not wanted yet */
-    ifl_workspace *workspaces[IFL_PROFILE_COUNT];
-    ifl_version_history *history;
-    ifl_profile profile; /* of the history */
-} archive_of;
 
 typedef struct replayer {
     const replay_options *options;
@@ -49,11 +36,7 @@ typedef struct replayer {
     size_t n_picked, picked_cap;
     int64_t n_seen; /* that could have been picked */
     ifl_thread_pool *pool;
-    ifl_version_process *processes;
-    int32_t n_processes;
-    size_t processes_cap;
-    archive_of archive;
-    ifl_error gone; /* why a version could not be had */
+    ifl_run_archive archive;
     /* What came out. */
     int64_t n_replayed, n_swapped, n_not_replayable, n_tokens, n_after_swap, n_differing;
 } replayer;
@@ -122,19 +105,8 @@ static ifl_status pick(replayer *r, ifl_trajectory *traj, ifl_error *err) {
     int64_t newest = -1;
     for (int32_t i = 0; i < traj->n_runs; i++)
         if (traj->runs[i].version > newest) newest = traj->runs[i].version;
-    r->picked[place] = (picked){traj, r->n_processes - 1, newest};
+    r->picked[place] = (picked){traj, r->archive.n_processes - 1, newest};
     return IFL_OK;
-}
-
-static ifl_status add_process(replayer *r, const ifl_record *record, ifl_error *err) {
-    void *grown = r->processes;
-    ifl_status st =
-        ifl_grow(&grown, &r->processes_cap, (size_t)r->n_processes + 1, sizeof *r->processes, err);
-    r->processes = grown;
-    if (st == IFL_OK)
-        r->processes[r->n_processes++] =
-            (ifl_version_process){ifl_rollout_segment_number(record->file), record->step};
-    return st;
 }
 
 static ifl_status choose(replayer *r, ifl_error *err) {
@@ -151,8 +123,7 @@ static ifl_status choose(replayer *r, ifl_error *err) {
     IFL_TRY(ifl_rollout_reader_open(&reader, r->run.rollouts, err));
     ifl_status st;
     while ((st = ifl_rollout_reader_next(reader, &record, err)) == IFL_OK) {
-        if (record.type == IFL_RECORD_RUN_STARTED || r->n_processes == 0)
-            if ((st = add_process(r, &record, err)) != IFL_OK) break;
+        if ((st = ifl_run_archive_record(&r->archive, &record, err)) != IFL_OK) break;
         if (record.type != IFL_RECORD_TRAJECTORY) continue;
         ifl_trajectory *traj;
         st = ifl_trajectory_decode(&traj, record.meta, record.n_meta, record.payload,
@@ -177,70 +148,6 @@ static int compare_picked(const void *a, const void *b) {
     if (x->traj->task_serial != y->traj->task_serial)
         return x->traj->task_serial < y->traj->task_serial ? -1 : 1;
     return x->traj->sample - y->traj->sample;
-}
-
-/* --- Weights ---------------------------------------------------------------------------------- */
-
-static void archive_clear(replayer *r) {
-    archive_of *a = &r->archive;
-    ifl_version_history_close(a->history);
-    for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
-        ifl_workspace_free(a->workspaces[i]);
-        ifl_model_free(a->models[i]);
-    }
-    *a = (archive_of){.process = -1};
-}
-
-static ifl_status archive_open(replayer *r, int32_t process, const ifl_trajectory *traj,
-                               ifl_error *err) {
-    archive_of *a = &r->archive;
-    if (a->process != process) archive_clear(r);
-    a->process = process;
-    char folder[IFL_PATH_MAX + 16], path[IFL_PATH_MAX + 32], *json = NULL;
-    size_t n;
-    snprintf(folder, sizeof folder, "%s/%06d", r->run.versions, r->processes[process].segment);
-    snprintf(path, sizeof path, "%s/model.json", folder);
-    if (!a->models[0]) {
-        ifl_status st = ifl_file_read_text(path, MODEL_JSON_BYTES_MAX, &json, &n, err);
-        if (st == IFL_NOTFOUND)
-            return ifl_fail(err, IFL_NOTFOUND,
-                            "%s: no such folder: the run kept no versions (archive.versions_gib)",
-                            folder);
-        IFL_TRY(st);
-        ifl_model_config config;
-        st = ifl_model_config_from_json(&config, json, n, err);
-        free(json);
-        for (int i = 0; i < IFL_PROFILE_COUNT && st == IFL_OK; i++)
-            st = ifl_model_create(&a->models[i], &config, 0, (ifl_profile)i, err);
-        IFL_TRY(st);
-    }
-    for (int i = 0; i < IFL_PROFILE_COUNT; i++) {
-        if (!ifl_hash_equal(a->models[i]->profile, traj->profile)) continue;
-        if (!a->workspaces[i])
-            IFL_TRY(ifl_workspace_create(&a->workspaces[i], a->models[i], CHUNK_ROWS, r->pool,
-                                         ifl_ops_best((ifl_profile)i), err));
-        if (a->history && a->profile == (ifl_profile)i) return IFL_OK;
-        ifl_version_history_close(a->history);
-        a->profile = (ifl_profile)i;
-        return ifl_version_history_open(&a->history, r->run.versions, r->processes, r->n_processes,
-                                        a->models[i], VERSIONS_CACHED, err);
-    }
-    char theirs[33], ours[33];
-    ifl_hash_text(traj->profile, theirs);
-    ifl_hash_text(a->models[0]->profile, ours);
-    return ifl_fail(
-        err, IFL_MISMATCH,
-        "computed under numerics profile %s, which this program hasn't (f32 is %s here)", theirs,
-        ours);
-}
-
-static const ifl_weights *archive_get(void *context, int64_t version) {
-    replayer *r = context;
-    const ifl_weights *weights;
-    return ifl_version_history_get(r->archive.history, r->archive.process, version, &weights,
-                                   &r->gone) == IFL_OK
-               ? weights
-               : NULL;
 }
 
 /* --- One of them ------------------------------------------------------------------------------ */
@@ -275,16 +182,15 @@ static void say(const replayer *r, const picked *p, ifl_status st, const ifl_rep
 static ifl_status replay_one(replayer *r, const picked *p, ifl_error *err) {
     ifl_replay_result result = {0};
     ifl_error why = {0};
-    r->gone = (ifl_error){0};
-    ifl_status st = archive_open(r, p->process, p->traj, &why);
+    ifl_status st = ifl_run_archive_open(&r->archive, p->process, p->traj->profile, &why);
     if (st == IFL_OK)
-        st = ifl_replay_generate(r->archive.workspaces[r->archive.profile], archive_get, r, p->traj,
-                                 &result, &why);
+        st = ifl_replay_generate(ifl_run_archive_workspace(&r->archive), ifl_run_archive_get,
+                                 &r->archive, p->traj, &result, &why);
     if (st == IFL_NOMEM) {
         *err = why;
         return st;
     }
-    say(r, p, st, &result, r->gone.status != IFL_OK ? r->gone.text : why.text);
+    say(r, p, st, &result, r->archive.gone.status != IFL_OK ? r->archive.gone.text : why.text);
     if (st != IFL_OK) {
         r->n_not_replayable++;
         return IFL_OK;
@@ -345,13 +251,13 @@ static ifl_status on_option(int key, const char *arg, void *user, ifl_error *err
 }
 
 static ifl_status replay_work(const ifl_options *options, void *user, ifl_error *err) {
-    replayer r = {.options = user, .common = options, .archive = {.process = -1}};
+    replayer r = {.options = user, .common = options};
     IFL_TRY(ifl_run_argument(&r.run, options, err));
     ifl_status st = ifl_thread_pool_create(&r.pool, options->config->actor.threads, err);
+    ifl_run_archive_init(&r.archive, &r.run, r.pool);
     if (st == IFL_OK) st = choose(&r, err);
     if (st == IFL_OK) st = replay_all(&r, err);
-    archive_clear(&r);
-    free(r.processes);
+    ifl_run_archive_close(&r.archive);
     ifl_thread_pool_free(r.pool);
     for (size_t i = 0; i < r.n_picked; i++)
         ifl_trajectory_free(r.picked[i].traj);
