@@ -240,6 +240,8 @@ ifl_status ifl_report_data_load(ifl_report_data **out, const ifl_run_dir *run, i
     }
     st = ifl_metrics_read(run->metrics, metrics_row, &l, &d->n_lines_skipped, err);
     if (st == IFL_NOTFOUND) st = IFL_OK;
+    if (st == IFL_OK) st = ifl_bias_read(&d->bias, &d->n_bias_steps, run->ledger, err);
+    if (st == IFL_NOTFOUND) st = IFL_OK;
     if (st == IFL_OK) st = summary_load(d, run, err);
     if (st == IFL_OK) st = rollouts_load(&l, run);
     if (st != IFL_OK) {

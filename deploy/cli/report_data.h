@@ -1,4 +1,5 @@
-/* What a report shows, read from a run's folder: metrics.jsonl, summary.json and rollouts/.
+/* What a report shows, read from a run's folder: metrics.jsonl, ledger.jsonl, summary.json and
+ * rollouts/.
  * Whatever is missing is left out: a run that is still going, or that failed, has a report too. */
 #ifndef IFL_DEPLOY_CLI_REPORT_DATA_H
 #define IFL_DEPLOY_CLI_REPORT_DATA_H
@@ -6,6 +7,7 @@
 #include <jansson.h>
 
 #include "deploy/cli/report_rollouts.h"
+#include "learner/bias_ledger.h"
 
 /* Metrics that have a place in the report; the order of IFL_REPORT_<id>. */
 #define IFL_REPORT_METRICS(X)                                                                      \
@@ -91,6 +93,8 @@ typedef struct ifl_report_data {
     int32_t n_sources; /* of held-out tasks; further ones are left out */
     char sources[IFL_SOURCES_MAX][IFL_NAME_MAX];
     int64_t n_lines_skipped; /* of metrics.jsonl */
+    ifl_bias_record bias;    /* of the run */
+    int64_t n_bias_steps;    /* 0: no ledger.jsonl, or nothing in it */
     bool has_rollouts;
     ifl_rollout_balance balance;
     int64_t n_multi_version; /* trained trajectories of two or more versions */

@@ -455,9 +455,73 @@ static void accuracy_write(FILE *f, const ifl_report_data *d) {
     fputs("</table></div>\n", f);
 }
 
+static void bias_cell(FILE *f, double value) {
+    if (isnan(value))
+        fputs("<td>–</td>", f);
+    else
+        fprintf(f, "<td>%.3g</td>", value);
+}
+
+static void bias_row(FILE *f, const char *name, const char *class, const ifl_bias_sums *s) {
+    ifl_bias_figures g = ifl_bias_figures_of(s);
+    fprintf(f, "<tr><td>%s</td><td>%lld</td><td class=\"%s\">%lld</td>", name, (long long)s->n,
+            class, (long long)s->n_moved);
+    const double values[] = {
+        g.kl, g.k1, g.k3, g.ess, g.max_abs, g.above_2, g.gain_positive, g.gain_negative};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        bias_cell(f, values[i]);
+    fputs("</tr>\n", f);
+}
+
+/* Where log r comes from, and what it was paid for. */
+static void bias_write(FILE *f, const ifl_report_data *d) {
+    const ifl_bias_record *b = &d->bias;
+    if (d->n_bias_steps == 0 || b->n_tokens == 0) return;
+    static const char *const names[IFL_BIAS_COUNT] = {
+        "numerics: recorded against replayed", "truncation: kept set against the vocabulary",
+        "stale KV: other versions' keys and values", "lag: the weights' age", "total"};
+    fprintf(f,
+            "<div class=\"card wide\"><figcaption><b>Bias ledger</b> <span>log p(now) − log p("
+            "recorded) by cause, nats per token, over %lld tokens of %lld trained answers</span>"
+            "</figcaption><table>\n<tr><th>cause</th><th>tokens</th><th>moved</th><th>KL, exact"
+            "</th><th>k1</th><th>k3</th><th>ESS/n</th><th>max |log r|</th><th>r above 2</th>"
+            "<th>−(r−1)A, A &gt; 0</th><th>A &lt; 0</th></tr>\n",
+            (long long)b->n_tokens, (long long)b->n_trajectories);
+    for (int e = 0; e < IFL_BIAS_COUNT; e++) {
+        const char *class = e != IFL_BIAS_NUMERICS ? "" : b->n_differing ? "bad" : "good";
+        bias_row(f, names[e], class, &b->entries[e]);
+        for (int k = 1; e == IFL_BIAS_LAG && k < IFL_BIAS_LAGS; k++) {
+            char name[32];
+            if (b->lags[k].n == 0) continue;
+            snprintf(name, sizeof name, "&nbsp; of lag %d%s", k,
+                     k == IFL_BIAS_LAGS - 1 ? " and more" : "");
+            bias_row(f, name, "", &b->lags[k]);
+        }
+    }
+    double n = b->correction.n > 0 ? (double)b->correction.n : 1.0,
+           mass = b->correction.mass > 0.0 ? b->correction.mass : 1.0;
+    fprintf(f,
+            "</table>\n<p class=\"sub\">Correction: the loss weighs %.3g %% of the tokens (%.3g %% "
+            "of |A|) by other than p/μ and drops %.3g %% (%.3g %%); bias bought %.3g per token. "
+            "Whole answers: ESS/n %.3g. Sums that do not close: %lld.",
+            100.0 * (double)b->correction.n_changed / n, 100.0 * b->correction.mass_changed / mass,
+            100.0 * (double)b->correction.n_dropped / n, 100.0 * b->correction.mass_dropped / mass,
+            b->correction.bias / n,
+            b->sequence.w * b->sequence.w / ((double)b->sequence.n * b->sequence.w2),
+            (long long)b->n_untelescoped);
+    double speed = ifl_report_summary(d, "tokens_trained_per_s", (double)NAN);
+    if (isfinite(speed))
+        fprintf(f,
+                " These nats were the price of %.0f trained tokens/s; <code>inflight ledger</code> "
+                "puts runs side by side.",
+                speed);
+    fputs("</p></div>\n", f);
+}
+
 static void tables_write(FILE *f, const ifl_report_data *d) {
     fputs("<h2>Figures</h2>\n<div class=\"grid\">\n", f);
     accuracy_write(f, d);
+    bias_write(f, d);
     if (d->summary) {
         fputs(
             "<div class=\"card\"><figcaption><b>Summary</b> <span>summary.json</span></figcaption>"

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# The bias ledger: each cause alone moves its own entry and no other, exactly; the figures come out again when another
+# process scores the record from the log and the archive, and by another route; budgets raise alarms.
+. "$(dirname "$0")/lib.sh"
+small_config
+quiet=(eval.before=false eval.after=false ledger.sample=1)
+
+entry() { # RUN ENTRY FIELD: of the run's sum
+    sed -n "s|.*\"$2/$3\":\([^,}]*\)[,}].*|\1|p" "$1.json"
+}
+ledger() { # RUN
+    expect 0 "$inflight" ledger "runs/$1" --json
+    cp out.txt "$1.json"
+    expect 0 "$inflight" ledger "runs/$1" --check
+    cp out.txt "$1.checked.txt"
+    has out.txt " 0 of $(sed -n 's/.*: 0 of \([0-9]*\) figures differ.*/\1/p' out.txt) figures differ; by another route 0 of "
+    has out.txt " log-probs differ; 0 steps not checkable"
+    has out.txt " 0 log-probs with other bits than recorded, 0 sums that do not close"
+    [ "$(entry "$1" total n)" -gt 500 ] || fail "$1: only $(entry "$1" total n) tokens"
+    expect 0 "$inflight" report "runs/$1"
+    has "runs/$1/report.html" "<b>Bias ledger</b>"
+}
+only() { # RUN ENTRIES...: these have moved tokens, the others are 0 to the bit
+    local run=$1 e field
+    shift
+    for e in numerics truncation stale_kv lag; do
+        if [[ " $* " == *" $e "* ]]; then
+            [ "$(entry "$run" $e moved)" -gt 0 ] || fail "$run: $e has not moved"
+            holds "$(entry "$run" $e kl) > 0" "$run: exact KL of $e"
+        else
+            [ "$(entry "$run" $e moved)" = 0 ] || fail "$run: $e has moved"
+            for field in log_r k3 max kl gain_positive gain_negative; do
+                [ "$(entry "$run" $e $field)" = 0.0 ] || fail "$run: $e/$field is $(entry "$run" $e $field)"
+            done
+        fi
+    done
+}
+
+train top_p run.mode=sync rollout.top_p=0.9 run.steps=4 "${quiet[@]}" ledger.budget_truncation=1e-9 ledger.budget_lag=1e-9
+ledger top_p
+only top_p truncation
+# log Z of a set of nine tenths of the mass, at least: a tenth of a nat, at most.
+holds "$(entry top_p truncation max) <= 0.105361" "top_p 0.9 keeps 0.9"
+[ "$(number runs/top_p/summary.json bias_alarms)" = 4 ] || fail "a budget below the cost is an alarm each step"
+
+
+train lag run.mode=async:4 run.steps=8 "${quiet[@]}"
+ledger lag
+only lag lag
+[ -z "$(entry lag lag_5 n)" ] || fail "async:4 has a lag above 4"
+holds "$(entry lag lag_4 kl) / $(entry lag lag_4 kl_n) > $(entry lag lag_1 kl) / $(entry lag lag_1 kl_n)" "older costs more"
+[ "$(number runs/lag/summary.json bias_alarms)" = 0 ] || fail "no budget, no alarm"
+
+# Kept KV comes with lag: both, and numerics stay 0. Rebuilt KV leaves the lag alone.
+for kv in keep recompute; do
+    train "$kv" "actor.kv=$kv" run.steps=16 learner.learning_rate=0.003 "${quiet[@]}"
+    ledger "$kv"
+    [ "$(number "runs/$kv/summary.json" trajectories_multi_version)" -gt 0 ] || fail "$kv: no swap under way"
+done
+only keep stale_kv lag
+only recompute lag
+
+# A clipped loss: the chain is what it is, and the correction says what was cut.
+train clip run.mode=async:4 run.steps=6 learner.loss=dapo learner.learning_rate=0.003 "${quiet[@]}"
+ledger clip
+only clip lag
+holds "$(entry clip correction dropped) > 0 && $(entry clip correction mass_dropped) > 0" "clips drop tokens"
+
+# Runs side by side.
+expect 0 "$inflight" ledger runs/recompute runs/keep runs/top_p
+has out.txt "1.00x"
+[ "$(grep -c "pipeline, kv keep  " out.txt)" = 1 ] || fail "$(tail -n 6 out.txt)"
+
+# Tampered with, it says so; without a sample there is nothing to see, and none was taken by default off.
+sed -i '/"kind":"ledger"/s|"lag/k3":\([0-9]\)|"lag/k3":1\1|' runs/lag/ledger.jsonl
+expect 65 "$inflight" ledger runs/lag --check
+has out.txt "lag/k3: the file says"
+train none run.mode=sync run.steps=2 eval.before=false eval.after=false ledger.sample=0
+[ ! -e runs/none/ledger.jsonl ] || fail "a ledger without a sample"
+expect 65 "$inflight" ledger runs/none
+has err.txt "ledger.sample"
