@@ -262,10 +262,11 @@ static ifl_status file_open(const ifl_version_reader *r, int64_t version, versio
     char path[IFL_PATH_MAX];
     *f = (version_file){0};
     IFL_TRY(archive_path(path, r->folder, version, err));
-    if (access(path, F_OK) != 0)
-        return ifl_fail(err, IFL_NOTFOUND, "version %lld is gone: no %s", (long long)version, path);
-    IFL_TRY(ifl_file_map_open(&f->map, path, err));
-    ifl_status st = file_check(r, f, version, err);
+    ifl_status st = ifl_file_map_open(&f->map, path, err);
+    if (st == IFL_NOTFOUND)
+        return ifl_fail(err, st, "version %lld is gone: no %s", (long long)version, path);
+    if (st != IFL_OK) return st;
+    st = file_check(r, f, version, err);
     if (st != IFL_OK) ifl_file_map_close(&f->map);
     return st;
 }

@@ -1,0 +1,114 @@
+/* rewards/message.h, and the checkers behind it.
+ *
+ *   u8 mode     0: the rest is a request's body; 1: a reply's body; else texts: u8 checker, u8
+ *               finish, then prompt, completion, answer and meta, separated by 0xff */
+#include <math.h>
+
+#include "rewards/message.h"
+#include "rewards/worker.h"
+#include "tests/fuzz/fuzz.h"
+
+static void check_same(const ifl_reward_request *a, const ifl_reward_request *b) {
+    FUZZ_CHECK(a->id == b->id && a->finish == b->finish && !strcmp(a->checker, b->checker) &&
+               !strcmp(a->prompt, b->prompt) && !strcmp(a->answer, b->answer) &&
+               !strcmp(a->meta, b->meta) && a->n_completion == b->n_completion &&
+               !memcmp(a->completion, b->completion, a->n_completion));
+}
+
+static void answer(const ifl_reward_request *request) {
+    ifl_reward reward, back;
+    ifl_error err = {0};
+    char reason[IFL_REWARD_REASON_MAX], reason_back[IFL_REWARD_REASON_MAX];
+    uint8_t frame[IFL_REWARD_REPLY_MAX];
+    uint64_t id;
+    ifl_reward_check(request, &reward, reason);
+    FUZZ_CHECK(reward.reward >= 0 && reward.reward <= 1);
+    size_t n = ifl_reward_reply_encode(request->id, &reward, reason, frame);
+    uint8_t *body = fuzz_copy(fuzz_input_of(frame + 4, n - 4));
+    FUZZ_CHECK(ifl_reward_frame_length(frame) == n - 4);
+    FUZZ_CHECK(ifl_reward_reply_decode(body, n - 4, &id, &back, reason_back, &err) == IFL_OK);
+    FUZZ_CHECK(id == request->id && back.status == reward.status && back.reward == reward.reward &&
+               !strcmp(reason, reason_back));
+    free(body);
+}
+
+/* A request that is accepted is one that we could have sent. */
+static void take_request(const uint8_t *body, size_t n) {
+    ifl_reward_request request, again;
+    ifl_error err = {0};
+    uint8_t *frame = NULL;
+    size_t n_frame = 0;
+    if (ifl_reward_request_decode(body, n, &request, &err) != IFL_OK) return;
+    answer(&request);
+    if (ifl_reward_request_encode(&request, &frame, &n_frame, &err) == IFL_OK) {
+        FUZZ_CHECK(ifl_reward_request_decode(frame + 4, n_frame - 4, &again, &err) == IFL_OK);
+        check_same(&request, &again);
+    }
+    free(frame);
+}
+
+static void take_texts(fuzz_input in) {
+    const ifl_checker *known[8];
+    int n_known = ifl_checker_list(known, 8);
+    int checker = (int)fuzz_take(&in, 1) % (n_known + 1);
+    ifl_finish finish = (ifl_finish)(fuzz_take(&in, 1) % (IFL_FINISH_ABORTED + 1));
+    fuzz_input completion_part;
+    char *prompt = fuzz_text(fuzz_take_until(&in, 0xff));
+    completion_part = fuzz_take_until(&in, 0xff);
+    uint8_t *completion = fuzz_copy(completion_part);
+    char *text = fuzz_text(fuzz_take_until(&in, 0xff)), *meta = fuzz_text(in);
+    ifl_reward_request request = {.id = 7,
+                                  .checker = checker < n_known ? known[checker]->name : "none",
+                                  .prompt = prompt,
+                                  .completion = (const char *)completion,
+                                  .n_completion = fuzz_left(&completion_part),
+                                  .answer = text,
+                                  .meta = meta,
+                                  .finish = finish};
+    ifl_error err = {0};
+    uint8_t *frame = NULL;
+    size_t n = 0;
+    if (ifl_reward_request_encode(&request, &frame, &n, &err) == IFL_OK) {
+        uint8_t *body = fuzz_copy(fuzz_input_of(frame + 4, n - 4));
+        ifl_reward_request back;
+        FUZZ_CHECK(ifl_reward_request_decode(body, n - 4, &back, &err) == IFL_OK);
+        check_same(&request, &back);
+        answer(&back);
+        free(body);
+    }
+    free(frame);
+    free(prompt);
+    free(completion);
+    free(text);
+    free(meta);
+}
+
+static void take_reply(const uint8_t *body, size_t n) {
+    ifl_reward reward;
+    ifl_error err = {0};
+    char reason[IFL_REWARD_REASON_MAX];
+    uint64_t id;
+    if (ifl_reward_reply_decode(body, n, &id, &reward, reason, &err) != IFL_OK) return;
+    FUZZ_CHECK(strlen(reason) < sizeof reason && reward.n_components <= IFL_COMPONENTS_MAX);
+    for (int i = 0; i < reward.n_components; i++)
+        FUZZ_CHECK(strlen(reward.components[i].name) < sizeof reward.components[i].name &&
+                   isfinite(reward.components[i].value));
+    uint8_t frame[IFL_REWARD_REPLY_MAX];
+    (void)ifl_reward_reply_encode(id, &reward, reason, frame);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    fuzz_input in = fuzz_input_of(data, size);
+    int mode = (int)fuzz_take(&in, 1);
+    if (mode > 1) {
+        take_texts(in);
+        return 0;
+    }
+    uint8_t *body = fuzz_copy(in);
+    if (mode == 0)
+        take_request(body, fuzz_left(&in));
+    else
+        take_reply(body, fuzz_left(&in));
+    free(body);
+    return 0;
+}
