@@ -24,18 +24,23 @@ static const char *json_kind(const json_t *value) {
     return "unknown";
 }
 
+ifl_status ifl_json_check_values(const char *text, size_t n_bytes, const char *what,
+                                 ifl_error *err) {
+    size_t n_values = 1; /* an upper bound: the same bytes inside strings count too */
+    for (size_t i = 0; i < n_bytes; i++)
+        n_values += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    if (n_values <= IFL_JSON_VALUES_MAX) return IFL_OK;
+    return ifl_fail(err, IFL_LIMIT, "%s: about %zu values of JSON, limit %d", what, n_values,
+                    IFL_JSON_VALUES_MAX);
+}
+
 ifl_status ifl_json_parse_object(json_t **out, const char *text, size_t n_bytes, size_t n_bytes_max,
                                  const char *what, ifl_error *err) {
     *out = NULL;
     if (n_bytes > n_bytes_max)
         return ifl_fail(err, IFL_LIMIT, "%s: %zu bytes of JSON, limit %zu", what, n_bytes,
                         n_bytes_max);
-    size_t n_values = 1; /* an upper bound: the same bytes inside strings count too */
-    for (size_t i = 0; i < n_bytes; i++)
-        n_values += text[i] == ',' || text[i] == '[' || text[i] == '{';
-    if (n_values > IFL_JSON_VALUES_MAX)
-        return ifl_fail(err, IFL_LIMIT, "%s: about %zu values of JSON, limit %d", what, n_values,
-                        IFL_JSON_VALUES_MAX);
+    IFL_TRY(ifl_json_check_values(text, n_bytes, what, err));
     json_error_t where;
     json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     if (!root)

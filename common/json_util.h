@@ -10,6 +10,11 @@
 /* A parsed value costs up to a hundred times its text: two bytes can be an empty list. */
 #define IFL_JSON_VALUES_MAX 4000000
 
+/* IFL_LIMIT when the text may hold more than IFL_JSON_VALUES_MAX values. For whoever parses by
+ * other means. */
+ifl_status ifl_json_check_values(const char *text, size_t n_bytes, const char *what,
+                                 ifl_error *err);
+
 /* Parses one JSON object; duplicate keys, embedded NUL, texts over n_bytes_max and more than
  * IFL_JSON_VALUES_MAX values (counted before anything is allocated) are refused.
  * `what` names the text in errors. Returns an owned reference (json_decref). */

@@ -127,8 +127,8 @@ static int entry_by_name(const void *a, const void *b) {
 
 static ifl_status safetensors_check_cover(ifl_safetensors *st, size_t first, uint64_t data_begin,
                                           uint64_t data_end, ifl_error *err) {
-    ifl_safetensors_entry *entries = st->entries + first;
     size_t n = st->n_entries - first;
+    ifl_safetensors_entry *entries = n > 0 ? st->entries + first : NULL;
     if (n > 0) qsort(entries, n, sizeof *entries, entry_by_offset);
     uint64_t at = data_begin;
     for (size_t i = 0; i < n; i++) {

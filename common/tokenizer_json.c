@@ -3,6 +3,7 @@
  * in accuracy. */
 #include "common/tokenizer_impl.h"
 
+#include "common/json_util.h"
 #include "common/memory.h"
 #include "common/model_config.h"
 
@@ -488,6 +489,10 @@ static ifl_status parse_rest(const char *text, size_t n_bytes, text_span vocab, 
         done = spans[i].start + spans[i].n;
     }
     IFL_TRY_GOTO(st, token_text_append(&rest, text + done, n_bytes - done, err), done);
+    IFL_TRY_GOTO(st,
+                 ifl_json_check_values(rest.n ? rest.bytes : "", rest.n,
+                                       "all but model.vocab and model.merges", err),
+                 done);
     json_error_t at = {.text = ""};
     *root =
         json_loadb(rest.n ? rest.bytes : "", rest.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &at);

@@ -5,6 +5,7 @@
 #include "common/unicode_added.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include <ctype.h>
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,9 @@ static ifl_status translate_escape(translation *t, bool in_class) {
     }
     if (c == 'u') { /* \u0041 */
         if (t->n - t->i < 5) return translation_refuse(t, "a short \\u");
+        for (size_t i = t->i + 1; i < t->i + 5; i++) /* what is no digit would close the brace */
+            if (!isxdigit((unsigned char)t->source[i]))
+                return translation_refuse(t, "a \\u without four digits");
         IFL_TRY(translation_put(t, "\\x{"));
         IFL_TRY(token_text_append(&t->out, t->source + t->i + 1, 4, t->err));
         t->i += 5;
@@ -151,6 +155,7 @@ static ifl_status translate_class(translation *t) {
 static ifl_status translate_group(translation *t) {
     IFL_TRY(translation_put(t, "("));
     t->i++;
+    if (t->i < t->n && t->source[t->i] == '*') return translation_refuse(t, "a '(*'");
     if (t->i + 1 >= t->n || t->source[t->i] != '?') return IFL_OK;
     size_t i = t->i + 1;
     if (strchr(":!=><", t->source[i])) return IFL_OK;
@@ -196,7 +201,8 @@ static ifl_status pattern_build(text_pattern *p, const char *where, ifl_error *e
     int code;
     PCRE2_SIZE at;
     p->code = pcre2_compile((PCRE2_SPTR)t.out.bytes, t.out.n,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &at, context);
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                            &code, &at, context);
     if (!p->code) {
         char message[160];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)message, sizeof message);

@@ -313,11 +313,11 @@ static ifl_status index_read(checkpoint_index *out, const char *folder, ifl_erro
     IFL_TRY_GOTO(st, ifl_json_text(out->root, "profile", &out->profile, err), done);
     IFL_TRY_GOTO(st, ifl_json_child(out->root, "files", &out->files, err), done);
     if (format != IFL_CHECKPOINT_FORMAT || block_bytes != IFL_CHECKPOINT_BLOCK ||
-        out->step != marker_step || !out->fingerprint || !out->files)
+        out->step != marker_step || !out->fingerprint || !out->profile || !out->files)
         st = ifl_fail(
             err, IFL_FORMAT,
             "%s: format %lld, step %lld, blocks of %lld bytes; wanted format %d, step %lld, "
-            "blocks of %d bytes, a fingerprint and a file table",
+            "blocks of %d bytes, a fingerprint, a profile and a file table",
             path, (long long)format, (long long)out->step, (long long)block_bytes,
             IFL_CHECKPOINT_FORMAT, marker_step, IFL_CHECKPOINT_BLOCK);
 done:
@@ -365,7 +365,9 @@ static ifl_status file_verify(const char *folder, const char *name, const checkp
                      ifl_fail(err, IFL_FORMAT, "%s: %lld bytes, wanted %lld", path,
                               (long long)info.st_size, (long long)n_bytes),
                      done);
-    buffer = into ? NULL : ifl_alloc(IFL_CHECKPOINT_BLOCK, 1);
+    buffer =
+        into ? NULL
+             : ifl_alloc((size_t)(n_blocks > 1 ? IFL_CHECKPOINT_BLOCK : n_bytes), 1);
     if (!into && !buffer)
         IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "%s: out of memory", path), done);
     for (int64_t b = 0; b < n_blocks; b++) {
@@ -391,12 +393,20 @@ done:
 static ifl_status text_read(char **out, const char *folder, const char *name,
                             const checkpoint_index *index, int64_t n_bytes_max, ifl_error *err) {
     *out = NULL;
+    char path[FILE_PATH_MAX];
+    IFL_TRY(path_join(path, sizeof path, folder, name, err));
     int64_t n = json_integer_value(json_object_get(json_object_get(index->files, name), "bytes"));
     if (n < 0 || n > n_bytes_max)
-        return ifl_fail(err, IFL_LIMIT, "%s/%s: the index says %lld bytes, limit %lld", folder,
-                        name, (long long)n, (long long)n_bytes_max);
+        return ifl_fail(err, IFL_LIMIT, "%s: the index says %lld bytes, limit %lld", path,
+                        (long long)n, (long long)n_bytes_max);
+    struct stat info; /* memory for what is there, not for what the index says */
+    if (stat(path, &info) != 0)
+        return ifl_fail(err, IFL_IO, "%s: cannot read its size: %s", path, strerror(errno));
+    if (info.st_size != n)
+        return ifl_fail(err, IFL_FORMAT, "%s: %lld bytes, the index says %lld", path,
+                        (long long)info.st_size, (long long)n);
     char *text = calloc((size_t)n + 1, 1);
-    if (!text) return ifl_fail(err, IFL_NOMEM, "%s/%s: out of memory", folder, name);
+    if (!text) return ifl_fail(err, IFL_NOMEM, "%s: out of memory", path);
     ifl_status st = file_verify(folder, name, index, n, text, err);
     if (st != IFL_OK) {
         free(text);

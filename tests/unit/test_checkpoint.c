@@ -13,6 +13,9 @@
 
 #include <cmocka.h>
 
+#include <jansson.h>
+
+#include "common/file_write.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/rng.h"
@@ -256,6 +259,38 @@ static void break_other_step(void) { /* somebody renamed a folder */
     assert_int_equal(system(command), 0);
 }
 
+/* Rewrites the index with `change`, and the marker so that it fits. */
+static void index_rewrite(void (*change)(json_t *index)) {
+    char path[512], hash[33];
+    file_path(path, 2, "checkpoint.json");
+    json_t *index = json_load_file(path, 0, NULL);
+    assert_non_null(index);
+    change(index);
+    char *text = json_dumps(index, JSON_COMPACT);
+    assert_ok(ifl_file_write_whole(path, text, strlen(text), &err));
+    ifl_hash_text(ifl_hash_bytes(text, strlen(text)), hash);
+    free(text);
+    json_decref(index);
+    file_path(path, 2, "COMPLETE");
+    FILE *f = fopen(path, "w");
+    fprintf(f, "inflight-checkpoint %d step 2 xxh3 %s\n", IFL_CHECKPOINT_FORMAT, hash);
+    fclose(f);
+}
+static void index_forget_profile(json_t *index) {
+    assert_int_equal(json_object_del(index, "profile"), 0);
+}
+static void break_profile(void) {
+    index_rewrite(index_forget_profile);
+}
+static void index_swell_state(json_t *index) {
+    json_t *state = json_object_get(json_object_get(index, "files"), "state.json");
+    assert_int_equal(
+        json_object_set_new(state, "bytes", json_integer(IFL_CHECKPOINT_STATE_BYTES_MAX)), 0);
+}
+static void break_state_size(void) {
+    index_rewrite(index_swell_state);
+}
+
 static void test_a_flipped_bit_in_any_tensor_is_found(void **state) {
     (void)state;
     for (tensor_to_break = 0; tensor_to_break < 3; tensor_to_break++) {
@@ -292,6 +327,15 @@ static void test_a_changed_index_is_refused(void **state) {
 static void test_a_changed_state_is_refused(void **state) {
     (void)state;
     check_falls_back(break_state, "state.json");
+}
+static void test_an_index_without_a_profile_is_refused(void **state) {
+    (void)state;
+    check_falls_back(break_profile, "a profile");
+}
+/* Before any memory is taken for it. */
+static void test_a_state_shorter_than_the_index_says_is_refused(void **state) {
+    (void)state;
+    check_falls_back(break_state_size, "the index says 67108864");
 }
 static void test_another_format_is_refused(void **state) {
     (void)state;
@@ -419,6 +463,8 @@ int main(void) {
         with_dir(test_a_foreign_marker_is_refused),
         with_dir(test_a_changed_index_is_refused),
         with_dir(test_a_changed_state_is_refused),
+        with_dir(test_an_index_without_a_profile_is_refused),
+        with_dir(test_a_state_shorter_than_the_index_says_is_refused),
         with_dir(test_another_format_is_refused),
         with_dir(test_a_renamed_folder_is_refused),
         with_dir(test_another_model_is_refused),

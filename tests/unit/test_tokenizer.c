@@ -344,6 +344,36 @@ static void test_unsupported_components_are_named(void **state) {
                   "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":"
                   "\"Isolated\",\"invert\":false}",
                   IFL_UNSUPPORTED, "escape");
+    check_refused("", "pre_tokenizer",
+                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(*UTF)a\"},\"behavior\":"
+                  "\"Isolated\",\"invert\":false}",
+                  IFL_UNSUPPORTED, "'(*'");
+}
+
+/* Four characters behind \u that close its brace would let the next ones through unseen: here \C,
+ * which cuts characters in two, so that the last piece's character would end behind the text. */
+static void test_a_pattern_cannot_break_out_of_an_escape(void **state) {
+    (void)state;
+    check_refused("", "pre_tokenizer",
+                  "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\u1}\\\\C?\"},\"behavior\":"
+                  "\"Isolated\",\"invert\":false}",
+                  IFL_UNSUPPORTED, "four digits");
+}
+
+/* Each of these bytes would cost a hundred as a tree. */
+static void test_a_file_of_brackets_is_refused_before_it_is_parsed(void **state) {
+    (void)state;
+    size_t n = 5000000;
+    char *text = malloc(n);
+    assert_non_null(text);
+    memset(text, '[', n);
+    memcpy(text, "{\"added_tokens\":", 16);
+    ifl_tokenizer *tok = NULL;
+    ifl_error err = {0};
+    assert_int_equal(ifl_tokenizer_from_json(&tok, text, n, &err), IFL_LIMIT);
+    assert_non_null(strstr(err.text, "values of JSON"));
+    assert_null(tok);
+    free(text);
 }
 
 static void test_malformed_files_are_refused_with_a_reason(void **state) {
@@ -975,6 +1005,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_detokenizer_holds_back_a_begun_character),
         cmocka_unit_test(test_ids_without_token_are_skipped),
         cmocka_unit_test(test_unsupported_components_are_named),
+        cmocka_unit_test(test_a_pattern_cannot_break_out_of_an_escape),
+        cmocka_unit_test(test_a_file_of_brackets_is_refused_before_it_is_parsed),
         cmocka_unit_test(test_malformed_files_are_refused_with_a_reason),
         cmocka_unit_test(test_escapes_in_the_vocabulary_are_read),
         cmocka_unit_test(test_malformed_vocabularies_and_merges_are_refused),
