@@ -365,9 +365,7 @@ static ifl_status file_verify(const char *folder, const char *name, const checkp
                      ifl_fail(err, IFL_FORMAT, "%s: %lld bytes, wanted %lld", path,
                               (long long)info.st_size, (long long)n_bytes),
                      done);
-    buffer =
-        into ? NULL
-             : ifl_alloc((size_t)(n_blocks > 1 ? IFL_CHECKPOINT_BLOCK : n_bytes), 1);
+    buffer = into ? NULL : ifl_alloc((size_t)(n_blocks > 1 ? IFL_CHECKPOINT_BLOCK : n_bytes), 1);
     if (!into && !buffer)
         IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "%s: out of memory", path), done);
     for (int64_t b = 0; b < n_blocks; b++) {

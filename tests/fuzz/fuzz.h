@@ -100,6 +100,11 @@ static inline void fuzz_trajectory_seal(uint8_t *meta, size_t n_meta, const uint
     if (at) fuzz_put_hash(at, ifl_hash_bytes(payload, n_payload));
 }
 
+/* Bytes that were in use at once, most, beyond those at the begin; 0 where malloc can't be watched
+ * (without AddressSanitizer). memory.c. */
+void fuzz_memory_begin(void);
+int64_t fuzz_memory_peak(void);
+
 /* --- Files ------------------------------------------------------------------------- */
 
 /* files.c takes the place of common/file_map.c in targets that use it: parsers that map or read

@@ -19,8 +19,7 @@ static void segment_seal(uint8_t *bytes, size_t n) {
         if (n_meta > left || n_payload > left - n_meta) return;
         uint8_t *meta = header + IFL_RECORD_HEADER_BYTES, *payload = meta + n_meta;
         ifl_record_type type = (ifl_record_type)header[4];
-        if (type == IFL_RECORD_TRAJECTORY)
-            fuzz_trajectory_seal(meta, n_meta, payload, n_payload);
+        if (type == IFL_RECORD_TRAJECTORY) fuzz_trajectory_seal(meta, n_meta, payload, n_payload);
         if (ifl_record_header_make(header, type, wall_ms, meta, n_meta, payload, n_payload, NULL) !=
             IFL_OK)
             abort();

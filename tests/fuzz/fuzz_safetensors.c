@@ -1,7 +1,7 @@
 /* common/safetensors.h.
  *
- *   u8 mode     0: the rest is one file; else a folder: u16 bytes of the index, the index, u16 bytes
- *               of a.safetensors, that, and the rest is b.safetensors
+ *   u8 mode     0: the rest is one file; else a folder: u16 bytes of the index, the index, u16
+ * bytes of a.safetensors, that, and the rest is b.safetensors
  *
  * A file's header is as long as the file says, unless bit 1 of the mode has it measured. */
 #include "common/safetensors.h"

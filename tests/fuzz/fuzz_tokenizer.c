@@ -49,8 +49,9 @@ static void use(const ifl_tokenizer *tok, const char *text, size_t n) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char other[] = "It's 2024: caf\xc3\xa9, na\xc3\xafve <s>\xe2\x96\x81 x\n\n\t\xf0\x9f"
-                                "\x98\x80 \xc3 [lst] end";
+    static const char other[] =
+        "It's 2024: caf\xc3\xa9, na\xc3\xafve <s>\xe2\x96\x81 x\n\n\t\xf0\x9f"
+        "\x98\x80 \xc3 [lst] end";
     fuzz_input in = fuzz_input_of(data, size);
     fuzz_input json = fuzz_take_until(&in, 0xff);
     uint8_t *exact = fuzz_copy(json), *own = fuzz_copy(in);

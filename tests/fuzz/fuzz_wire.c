@@ -12,6 +12,11 @@
 
 #define VOCAB 300000
 
+/* Memory that decoding may take: 8 bytes for each of the message's (a manifest's tensor is 152
+ * bytes for 24 at least), and the tree of up to 4,096 elements that msgpack makes of the meta. */
+#define MEMORY_PER_BYTE 8
+#define MEMORY_MORE (256 << 10)
+
 /* A manifest's tables without the codec's check of the root, which would refuse nearly all. */
 static ifl_manifest *manifest_read(const uint8_t *meta, size_t n_meta, fuzz_input in) {
     ifl_meta_reader r;
@@ -144,12 +149,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     ifl_error err = {0};
     ifl_message m;
-    if (ifl_wire_header_decode(&h, bytes, n_header, meta, n_meta, &err) == IFL_OK &&
-        ifl_wire_decode(&m, &h, meta, n_meta, payload, n_payload, &err) == IFL_OK) {
+    fuzz_memory_begin();
+    bool accepted = ifl_wire_header_decode(&h, bytes, n_header, meta, n_meta, &err) == IFL_OK &&
+                    ifl_wire_decode(&m, &h, meta, n_meta, payload, n_payload, &err) == IFL_OK;
+    FUZZ_CHECK(fuzz_memory_peak() <= MEMORY_PER_BYTE * (int64_t)(n_meta + n_payload) + MEMORY_MORE);
+    if (accepted) {
         bool sound = true;
         if (m.type == IFL_WIRE_TRAJ)
             sound = ifl_trajectory_check(m.traj.trajectory, VOCAB, &err) == IFL_OK;
-        if (m.type == IFL_WIRE_WANN) FUZZ_CHECK(ifl_manifest_check(m.wann.manifest, &err) == IFL_OK);
+        if (m.type == IFL_WIRE_WANN)
+            FUZZ_CHECK(ifl_manifest_check(m.wann.manifest, &err) == IFL_OK);
         if (sound) check_round_trip(&m);
         ifl_message_clear(&m);
     }

@@ -88,7 +88,8 @@ static void seed_glob(const char *parser, int mode, const char *pattern) {
     globfree(&found);
 }
 
-/* --- Wire, log --------------------------------------------------------------------------------- */
+/* --- Wire, log ---------------------------------------------------------------------------------
+ */
 
 static ifl_trajectory *trajectory(int n, bool environment) {
     static const int32_t prompt[4] = {5, 0, 262143, 9};
@@ -178,17 +179,18 @@ static void wire_seeds(void) {
         ifl_message m = ifl_message_make((ifl_wire_type)type);
         switch (type) {
         case IFL_WIRE_HELLO:
-            m.hello = (ifl_wire_hello){.major = 1,
-                                       .minor_max = IFL_WIRE_MINOR,
-                                       .build = "0.1",
-                                       .incarnation = {1, 2, 3},
-                                       .name = "actor-1",
-                                       .fingerprint = hash,
-                                       .profile = hash,
-                                       .tokenizer = hash,
-                                       .held_version = -1,
-                                       .nonce = UINT64_MAX,
-                                       .parts = {.n = 2, .part = {{"rope table", 1}, {"dtypes", 2}}}};
+            m.hello =
+                (ifl_wire_hello){.major = 1,
+                                 .minor_max = IFL_WIRE_MINOR,
+                                 .build = "0.1",
+                                 .incarnation = {1, 2, 3},
+                                 .name = "actor-1",
+                                 .fingerprint = hash,
+                                 .profile = hash,
+                                 .tokenizer = hash,
+                                 .held_version = -1,
+                                 .nonce = UINT64_MAX,
+                                 .parts = {.n = 2, .part = {{"rope table", 1}, {"dtypes", 2}}}};
             break;
         case IFL_WIRE_WELCOME:
             m.welcome = (ifl_wire_welcome){.minor = 1,
@@ -331,7 +333,8 @@ static void log_seeds(void) {
     rmdir(path);
 }
 
-/* --- Weights ----------------------------------------------------------------------------------- */
+/* --- Weights -----------------------------------------------------------------------------------
+ */
 
 /* Element i of version v: neighbours of one exponent or several, moved by small steps. */
 static uint16_t element_of(int i, int v) {
@@ -397,8 +400,8 @@ static void archive_seeds(void) {
         m->content = ifl_hash_bytes(b, (size_t)n * 2);
         for (int c = 0; c < 2; c++) {
             int32_t begin = c ? half : 0, count = c ? n - half : half;
-            m->chunks[c] = (ifl_manifest_chunk){begin, count,
-                                                ifl_hash_bytes(b + begin, (size_t)count * 2)};
+            m->chunks[c] =
+                (ifl_manifest_chunk){begin, count, ifl_hash_bytes(b + begin, (size_t)count * 2)};
             chunks[c] = (ifl_archive_chunk){IFL_CODEC_DENSE, b + begin, (size_t)count * 2};
             if (version == 0) continue;
             ifl_patch patch = {0};
@@ -464,7 +467,8 @@ static void checkpoint_seeds(void) {
     free(model_json);
 }
 
-/* --- Files of tensors --------------------------------------------------------------------------- */
+/* --- Files of tensors ---------------------------------------------------------------------------
+ */
 
 #define ST_A                                                                                       \
     "{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],"              \
@@ -542,18 +546,19 @@ static void put_gguf_texts(const char *key, const char *const *texts, uint64_t n
 
 /* A whole llama or qwen2 of one layer: D = 4, V = 8, F = 4, one head. */
 static void gguf_seed(bool llama) {
-    static const char *const tokens[8] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "<0x0A>", "\xc4\xa0"};
+    static const char *const tokens[8] = {"<unk>", "<s>", "</s>",   "a",
+                                          "b",     "ab",  "<0x0A>", "\xc4\xa0"};
     static const char *const merges[1] = {"a b"};
     static const struct {
         const char *name;
         uint32_t cols, rows;
-    } tensors[] = {{"token_embd.weight", 4, 8},       {"blk.0.attn_norm.weight", 4, 0},
-                   {"blk.0.attn_q.weight", 4, 4},     {"blk.0.attn_k.weight", 4, 4},
-                   {"blk.0.attn_v.weight", 4, 4},     {"blk.0.attn_output.weight", 4, 4},
-                   {"blk.0.ffn_norm.weight", 4, 0},   {"blk.0.ffn_gate.weight", 4, 4},
-                   {"blk.0.ffn_up.weight", 4, 4},     {"blk.0.ffn_down.weight", 4, 4},
-                   {"output_norm.weight", 4, 0},      {"blk.0.attn_q.bias", 4, 0},
-                   {"blk.0.attn_k.bias", 4, 0},       {"blk.0.attn_v.bias", 4, 0}};
+    } tensors[] = {{"token_embd.weight", 4, 8},     {"blk.0.attn_norm.weight", 4, 0},
+                   {"blk.0.attn_q.weight", 4, 4},   {"blk.0.attn_k.weight", 4, 4},
+                   {"blk.0.attn_v.weight", 4, 4},   {"blk.0.attn_output.weight", 4, 4},
+                   {"blk.0.ffn_norm.weight", 4, 0}, {"blk.0.ffn_gate.weight", 4, 4},
+                   {"blk.0.ffn_up.weight", 4, 4},   {"blk.0.ffn_down.weight", 4, 4},
+                   {"output_norm.weight", 4, 0},    {"blk.0.attn_q.bias", 4, 0},
+                   {"blk.0.attn_k.bias", 4, 0},     {"blk.0.attn_v.bias", 4, 0}};
     const char *family = llama ? "llama" : "qwen2";
     uint32_t n_tensors = llama ? 11 : 14;
     char key[64];
@@ -614,13 +619,15 @@ static void gguf_seed(bool llama) {
     seed_end("gguf", family);
 }
 
-/* --- Texts --------------------------------------------------------------------------------------- */
+/* --- Texts ---------------------------------------------------------------------------------------
+ */
 
 #define TOKENIZER_HEAD "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,"
 #define ADDED                                                                                      \
     "\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"single_word\":false,\"lstrip\":false,"      \
     "\"rstrip\":false,\"normalized\":false,\"special\":true},{\"id\":9,\"content\":\"[lst]\","     \
-    "\"single_word\":true,\"lstrip\":true,\"rstrip\":true,\"normalized\":true,\"special\":false}],"
+    "\"single_word\":true,\"lstrip\":true,\"rstrip\":true,\"normalized\":true,\"special\":false}]" \
+    ","
 #define TEMPLATE                                                                                   \
     "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":"  \
     "0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"pair\":[],\"special_tokens\":{\"<s>\":{"   \
@@ -635,8 +642,8 @@ static void tokenizer_seeds(void) {
               "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+"
               "|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},{\"type\":"
               "\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},"
-              "\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
-              TEMPLATE "]},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\","
+              "\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"}"
+              "," TEMPLATE "]},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\","
               "\"dropout\":null,\"unk_token\":null,\"fuse_unk\":false,\"byte_fallback\":false,"
               "\"ignore_merges\":true,\"vocab\":{\"<s>\":0,\"a\":1,\"t\":2,\"h\":3,\"e\":4,"
               "\"\xc4\xa0\":5,\"th\":6,\"the\":7,\"\xc4\xa0the\":8,\"[lst]\":9,\"\xc3\x83\":10,"
@@ -652,9 +659,11 @@ static void tokenizer_seeds(void) {
               "\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
               "\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"dropout\":null,"
               "\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{"
-              "\"<s>\":0,\"<unk>\":1,\"\xe2\x96\x81\":2,\"a\":3,\"b\":4,\"\xe2\x96\x81""a\":5,"
+              "\"<s>\":0,\"<unk>\":1,\"\xe2\x96\x81\":2,\"a\":3,\"b\":4,\"\xe2\x96\x81"
+              "a\":5,"
               "\"ab\":6,\"<0xC3>\":7,\"<0xA9>\":8,\"[lst]\":9,\"<0x0A>\":10},\"merges\":[["
-              "\"\xe2\x96\x81\",\"a\"],[\"a\",\"b\"]]}}\xff" "a ab [lst] \xc3\xa9\n");
+              "\"\xe2\x96\x81\",\"a\"],[\"a\",\"b\"]]}}\xff"
+              "a ab [lst] \xc3\xa9\n");
     seed_text("tokenizer", "metaspace",
               TOKENIZER_HEAD
               "\"added_tokens\":[],\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":"
@@ -664,7 +673,8 @@ static void tokenizer_seeds(void) {
               "\"split\":true}]},\"post_processor\":null,\"decoder\":{\"type\":\"Metaspace\","
               "\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\"},\"model\":{"
               "\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"1\":1,\"2\":2,\"12\":3,"
-              "\"\xe2\x96\x81\":4},\"merges\":[\"1 2\"]}}\xff" "12 1 2");
+              "\"\xe2\x96\x81\":4},\"merges\":[\"1 2\"]}}\xff"
+              "12 1 2");
     seed_text("tokenizer", "splits",
               TOKENIZER_HEAD
               "\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\","
@@ -674,7 +684,8 @@ static void tokenizer_seeds(void) {
               "\"String\":\"d\"},\"behavior\":\"Contiguous\",\"invert\":false},{\"type\":"
               "\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":true}]},\"decoder\":null,"
               "\"model\":{\"type\":\"BPE\",\"unk_token\":\"x\",\"vocab\":{\"x\":0,\"a\":1,\"b\":2},"
-              "\"merges\":[]}}\xff" "aabbccdd");
+              "\"merges\":[]}}\xff"
+              "aabbccdd");
 }
 
 static void text_seeds(void) {
@@ -721,11 +732,15 @@ static void reward_seeds(void) {
     ifl_put_bytes(&seed, reply + 4, n - 4);
     seed_end("reward", "reply");
     static const char *const texts[] = {
-        "6*7=\xffThe answer is \\boxed{\\frac{84}{2}}.\xff" "42\xff",
-        "x\xff#### 1,234.50\xff" "1234.5\xff{\"after\":\"####\"}",
+        "6*7=\xffThe answer is \\boxed{\\frac{84}{2}}.\xff"
+        "42\xff",
+        "x\xff#### 1,234.50\xff"
+        "1234.5\xff{\"after\":\"####\"}",
         "x\xff-3.5e2 or 7/9 or 50%\xff-350\xff{\"tolerance\":0.01,\"end\":true}",
-        "x\xff<think>a</think><answer>b</answer>\xff" "b\xff{\"regex\":\"^<think>.*$\"}",
-        "x\xff Paris \xff" "Paris\xff{\"ignore_case\":true}"};
+        "x\xff<think>a</think><answer>b</answer>\xff"
+        "b\xff{\"regex\":\"^<think>.*$\"}",
+        "x\xff Paris \xff"
+        "Paris\xff{\"ignore_case\":true}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         for (int checker = 0; checker < 3; checker++) {
             char name[32];
