@@ -2,7 +2,7 @@
  *
  *   u8 mode     0: the rest is a plain code; 1: the base's elements, then a code by class;
  *               2: two versions of a chunk (and a third made of both)
- *   u16 n_elements (mod 1024), then elements as they are needed, then the code
+ *   u16 n_elements (mod 512), then elements as they are needed, then the code
  *
  * A code that is accepted names elements in order inside the chunk, and encodes to one that is
  * accepted and means the same; any difference survives both codes. */
@@ -111,7 +111,7 @@ static void fuzz_versions(fuzz_input in, int64_t n) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_input in = fuzz_input_of(data, size);
     int mode = (int)(fuzz_take(&in, 1) % 3);
-    int64_t n = (int64_t)(fuzz_take(&in, 2) % 1024);
+    int64_t n = (int64_t)(fuzz_take(&in, 2) % 512);
     if (mode == 2)
         fuzz_versions(in, n);
     else

@@ -486,6 +486,49 @@ static void put_safetensors(const char *header, size_t n_data) {
         ifl_put_u8(&seed, (uint8_t)(i * 37 + 11));
 }
 
+/* The tiny model as a folder. */
+static void folder_seed(void) {
+    static const char generation[] = "{\"eos_token_id\":[1,2]}";
+    ifl_error err = {0};
+    char *config, header[8192], index[8192];
+    must(ifl_model_config_to_json(&tiny_model()->config, &config, &err), &err);
+    size_t n_header = 0, n_index = 0;
+    int64_t at = 0;
+    for (int32_t i = 0; i < tiny_model()->n_params; i++) {
+        const ifl_tensor_spec *t = &tiny_model()->params[i].spec;
+        char shape[64];
+        if (t->is_matrix)
+            snprintf(shape, sizeof shape, "%lld,%lld", (long long)t->rows, (long long)t->cols);
+        else
+            snprintf(shape, sizeof shape, "%lld", (long long)t->cols);
+        int64_t end = at + 2 * t->rows * t->cols;
+        n_header += (size_t)snprintf(header + n_header, sizeof header - n_header,
+                                     "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s],"
+                                     "\"data_offsets\":[%lld,%lld]}",
+                                     i ? ',' : '{', t->name, shape, (long long)at, (long long)end);
+        n_index +=
+            (size_t)snprintf(index + n_index, sizeof index - n_index, "%s\"%s\":\"a.safetensors\"",
+                             i ? "," : "{\"weight_map\":{", t->name);
+        at = end;
+    }
+    strcat(header, "}");
+    strcat(index, ",\"lm_head.weight\":\"b.safetensors\"}}");
+    seed_begin();
+    ifl_put_u8(&seed, 7);
+    put_u16(strlen(config));
+    put_text(config);
+    put_u16(strlen(generation));
+    put_text(generation);
+    put_u16(strlen(index));
+    put_text(index);
+    put_u16(8 + strlen(header) + (size_t)at);
+    put_safetensors(header, (size_t)at);
+    put_safetensors("{\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+                    4);
+    seed_end("safetensors", "model-folder");
+    free(config);
+}
+
 static void safetensors_seeds(void) {
     static const char index[] =
         "{\"metadata\":{\"total_size\":38},\"weight_map\":{\"w\":\"a.safetensors\",\"b\":"
@@ -506,6 +549,7 @@ static void safetensors_seeds(void) {
         static const char *const names[4] = {"file", "folder", "file-measured", "folder-measured"};
         seed_end("safetensors", names[mode]);
     }
+    folder_seed();
     seed_glob("safetensors", 0, "tests/golden/models/quants.safetensors");
 }
 
@@ -544,29 +588,43 @@ static void put_gguf_texts(const char *key, const char *const *texts, uint64_t n
         put_gguf_text(texts[i]);
 }
 
-/* A whole llama or qwen2 of one layer: D = 4, V = 8, F = 4, one head. */
-static void gguf_seed(bool llama) {
+/* A whole model of one layer: D = 4, V = 8, F = 4, one head. */
+static void gguf_seed(const char *family) {
+    bool llama = !strcmp(family, "llama"), gemma = !strcmp(family, "gemma3");
     static const char *const tokens[8] = {"<unk>", "<s>", "</s>",   "a",
                                           "b",     "ab",  "<0x0A>", "\xc4\xa0"};
     static const char *const merges[1] = {"a b"};
-    static const struct {
+    struct {
         const char *name;
         uint32_t cols, rows;
-    } tensors[] = {{"token_embd.weight", 4, 8},     {"blk.0.attn_norm.weight", 4, 0},
-                   {"blk.0.attn_q.weight", 4, 4},   {"blk.0.attn_k.weight", 4, 4},
-                   {"blk.0.attn_v.weight", 4, 4},   {"blk.0.attn_output.weight", 4, 4},
-                   {"blk.0.ffn_norm.weight", 4, 0}, {"blk.0.ffn_gate.weight", 4, 4},
-                   {"blk.0.ffn_up.weight", 4, 4},   {"blk.0.ffn_down.weight", 4, 4},
-                   {"output_norm.weight", 4, 0},    {"blk.0.attn_q.bias", 4, 0},
-                   {"blk.0.attn_k.bias", 4, 0},     {"blk.0.attn_v.bias", 4, 0}};
-    const char *family = llama ? "llama" : "qwen2";
-    uint32_t n_tensors = llama ? 11 : 14;
+    } tensors[] = {{"token_embd.weight", 4, 8},
+                   {"blk.0.attn_norm.weight", 4, 0},
+                   {"blk.0.attn_q.weight", 4, 4},
+                   {"blk.0.attn_k.weight", 4, 4},
+                   {"blk.0.attn_v.weight", 4, 4},
+                   {"blk.0.attn_output.weight", 4, 4},
+                   {"blk.0.ffn_norm.weight", 4, 0},
+                   {"blk.0.ffn_gate.weight", 4, 4},
+                   {"blk.0.ffn_up.weight", 4, 4},
+                   {"blk.0.ffn_down.weight", 4, 4},
+                   {"output_norm.weight", 4, 0},
+                   {"blk.0.attn_q.bias", 4, 0},
+                   {"blk.0.attn_k.bias", 4, 0},
+                   {"blk.0.attn_v.bias", 4, 0},
+                   {"", 4, 0}};
+    uint32_t n_tensors = llama ? 11 : gemma ? 15 : 14;
+    if (gemma) {
+        tensors[11].name = "blk.0.attn_q_norm.weight";
+        tensors[12].name = "blk.0.attn_k_norm.weight";
+        tensors[13].name = "blk.0.post_attention_norm.weight";
+        tensors[14].name = "blk.0.post_ffw_norm.weight";
+    }
     char key[64];
     seed_begin();
     put_text("GGUF");
     ifl_put_u32(&seed, 3);
     ifl_put_u64(&seed, n_tensors);
-    ifl_put_u64(&seed, llama ? 18 : 15);
+    ifl_put_u64(&seed, llama ? 18 : gemma ? 17 : 15);
     put_gguf_name("general.architecture", family);
 #define KEY(what) (snprintf(key, sizeof key, "%s.%s", family, what), key)
     put_gguf_u32(KEY("block_count"), 1);
@@ -577,6 +635,10 @@ static void gguf_seed(bool llama) {
     put_gguf_u32(KEY("attention.head_count_kv"), 1);
     put_gguf_f32(KEY("attention.layer_norm_rms_epsilon"), 1e-6f);
     put_gguf_f32(KEY("rope.freq_base"), 10000);
+    if (gemma) {
+        put_gguf_u32(KEY("attention.sliding_window"), 8);
+        put_gguf_u32(KEY("attention.sliding_window_pattern"), 2);
+    }
 #undef KEY
     put_gguf_name("tokenizer.ggml.model", llama ? "llama" : "gpt2");
     put_gguf_texts("tokenizer.ggml.tokens", tokens, 8);
@@ -767,8 +829,9 @@ int main(int argc, char **argv) {
     archive_seeds();
     checkpoint_seeds();
     safetensors_seeds();
-    gguf_seed(true);
-    gguf_seed(false);
+    gguf_seed("llama");
+    gguf_seed("qwen2");
+    gguf_seed("gemma3");
     seed_glob("gguf", -1, "tests/golden/models/quants.gguf");
     tokenizer_seeds();
     text_seeds();
