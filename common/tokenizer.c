@@ -19,9 +19,9 @@ void ifl_token_text_free(ifl_token_text *text) {
 
 ifl_status token_text_append(ifl_token_text *text, const char *bytes, size_t n, ifl_error *err) {
     if (n == 0) return IFL_OK;
-    if (n > IFL_TOKENIZER_GROWN_BYTES_MAX || text->n > IFL_TOKENIZER_GROWN_BYTES_MAX - n)
-        return ifl_fail(err, IFL_LIMIT, "a text grows beyond %zu bytes in the tokenizer",
-                        IFL_TOKENIZER_GROWN_BYTES_MAX);
+    size_t n_max = text->n_max ? text->n_max : IFL_TOKENIZER_GROWN_BYTES_MAX;
+    if (n > n_max || text->n > n_max - n)
+        return ifl_fail(err, IFL_LIMIT, "a text grows beyond %zu bytes in the tokenizer", n_max);
     IFL_TRY(ifl_grow((void **)&text->bytes, &text->cap, text->n + n, 1, err));
     memcpy(text->bytes + text->n, bytes, n);
     text->n += n;
@@ -75,7 +75,7 @@ ifl_status tokenizer_add_added(ifl_tokenizer *tok, const added_token *flags, ifl
     *added = *flags;
     const char *text = token_table_text(&tok->tokens, flags->id);
     size_t n = tok->tokens.entries[flags->id].n_bytes;
-    ifl_token_text match = {0};
+    ifl_token_text match = {.n_max = 64 * n};
     pattern_scratch scratch = {0};
     ifl_status st = flags->normalized ? tokenizer_normalize(tok, &scratch, text, n, &match, err)
                                       : token_text_append(&match, text, n, err);

@@ -34,6 +34,7 @@ typedef struct ifl_token_ids {
 typedef struct ifl_token_text {
     char *bytes; /* not NUL-terminated */
     size_t n, cap;
+    size_t n_max; /* the tokenizer's own: 0 = IFL_TOKENIZER_GROWN_BYTES_MAX */
 } ifl_token_text;
 
 void ifl_token_ids_free(ifl_token_ids *ids);

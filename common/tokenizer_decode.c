@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define REPLACEMENT "\xef\xbf\xbd"
+#define DECODED_TOKEN_BYTES_MAX ((size_t)1 << 20) /* what a stage may make of one token */
 
 struct ifl_detokenizer {
     const ifl_tokenizer *tok;
@@ -223,8 +224,10 @@ static ifl_status detok_end(ifl_detokenizer *d, ifl_error *err) {
 static void detok_start(ifl_detokenizer *d) {
     d->n_tokens = 0;
     d->run.n = d->pending.n = d->out.n = 0;
-    for (int32_t i = 0; i < d->tok->decoders.n; i++)
+    for (int32_t i = 0; i < d->tok->decoders.n; i++) {
         d->strip_left[i] = d->tok->decoders.stages[i].strip_start;
+        d->buffers[i].n_max = DECODED_TOKEN_BYTES_MAX;
+    }
 }
 
 static void detok_release(ifl_detokenizer *d) {

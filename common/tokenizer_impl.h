@@ -189,6 +189,12 @@ ifl_status tokenizer_read_merges(ifl_tokenizer *tok, const char *text, text_span
 ifl_status tokenizer_add_added(ifl_tokenizer *tok, const added_token *flags, ifl_error *err);
 /* The last step of every constructor: tries, byte ids, guessed roles. */
 ifl_status tokenizer_finish(ifl_tokenizer *tok, ifl_error *err);
+/* What n bytes may become in normalizers and pre-tokenizers. NFKD gives eleven for one at most,
+ * ByteLevel two, but a file can ask for a thousand, stage after stage. */
+static inline size_t token_grown_max(size_t n) {
+    size_t grown = 64 * n + 4096; /* n <= IFL_TOKENIZER_TEXT_BYTES_MAX */
+    return grown < IFL_TOKENIZER_GROWN_BYTES_MAX ? grown : IFL_TOKENIZER_GROWN_BYTES_MAX;
+}
 ifl_status token_text_append(ifl_token_text *text, const char *bytes, size_t n, ifl_error *err);
 bool token_is_byte(const char *text, size_t n, unsigned char *byte); /* "<0x41>" */
 
@@ -214,7 +220,7 @@ typedef struct piece_work {
 /* Cuts `text` (any bytes) into work->list over work->text. */
 ifl_status tokenizer_split(const ifl_tokenizer *tok, piece_work *work, const char *text, size_t n,
                            bool parse_special, ifl_error *err);
-/* Runs the normalizers over one text. */
+/* Runs the normalizers over one text; out->n_max holds in between too. */
 ifl_status tokenizer_normalize(const ifl_tokenizer *tok, pattern_scratch *scratch, const char *text,
                                size_t n, ifl_token_text *out, ifl_error *err);
 ifl_status added_trie_add(added_trie *trie, const char *text, size_t n, int32_t added,

@@ -58,6 +58,8 @@ void piece_work_free(piece_work *work) {
 
 /* ---- added tokens ---- */
 
+#define TRIE_NODES_MAX (4 << 20) /* Gemma's 6,000 added tokens need 5,000 */
+
 ifl_status added_trie_add(added_trie *trie, const char *text, size_t n, int32_t added,
                           ifl_error *err) {
     if (!trie->n) memset(trie->root, 0xff, sizeof trie->root);
@@ -68,7 +70,9 @@ ifl_status added_trie_add(added_trie *trie, const char *text, size_t n, int32_t 
         while (at >= 0 && trie->nodes[at].byte != byte)
             at = trie->nodes[at].sibling;
         if (at < 0) {
-            if (trie->n >= INT32_MAX) return ifl_fail(err, IFL_LIMIT, "too many added tokens");
+            if (trie->n >= TRIE_NODES_MAX)
+                return ifl_fail(err, IFL_LIMIT, "more than %d bytes of added tokens",
+                                TRIE_NODES_MAX);
             IFL_TRY(
                 ifl_grow((void **)&trie->nodes, &trie->cap, trie->n + 1, sizeof *trie->nodes, err));
             at = (int32_t)trie->n++;
@@ -216,7 +220,7 @@ static ifl_status normalize_stage(const stage *s, pattern_scratch *scratch, cons
 
 ifl_status tokenizer_normalize(const ifl_tokenizer *tok, pattern_scratch *scratch, const char *text,
                                size_t n, ifl_token_text *out, ifl_error *err) {
-    ifl_token_text a = {0}, b = {0};
+    ifl_token_text a = {.n_max = out->n_max}, b = {.n_max = out->n_max};
     ifl_status st;
     IFL_TRY_GOTO(st, token_text_append(&a, text, n, err), done);
     for (int32_t i = 0; i < tok->normalizers.n; i++) {
@@ -422,6 +426,7 @@ ifl_status tokenizer_split(const ifl_tokenizer *tok, piece_work *work, const cha
                            bool parse_special, ifl_error *err) {
     work->text.n = 0;
     work->list.n = 0;
+    work->text.n_max = work->text_next.n_max = token_grown_max(n);
     IFL_TRY(text_append_lossy(&work->text, text, n, err));
     IFL_TRY(piece_add(&work->list, 0, work->text.n, -1, true, err));
     IFL_TRY(split_added(tok, &tok->raw, parse_special, work, err));

@@ -8,6 +8,8 @@
 #include "rewards/worker.h"
 #include "tests/fuzz/fuzz.h"
 
+#define PATTERN_TEXT_MAX 48
+
 static void check_same(const ifl_reward_request *a, const ifl_reward_request *b) {
     FUZZ_CHECK(a->id == b->id && a->finish == b->finish && !strcmp(a->checker, b->checker) &&
                !strcmp(a->prompt, b->prompt) && !strcmp(a->answer, b->answer) &&
@@ -16,6 +18,9 @@ static void check_same(const ifl_reward_request *a, const ifl_reward_request *b)
 }
 
 static void answer(const ifl_reward_request *request) {
+    /* A hostile pattern may take its millions of steps at each character, until the worker's
+     * deadline, which isn't here. */
+    if (!strcmp(request->checker, "format") && request->n_completion > PATTERN_TEXT_MAX) return;
     ifl_reward reward, back;
     ifl_error err = {0};
     char reason[IFL_REWARD_REASON_MAX], reason_back[IFL_REWARD_REASON_MAX];

@@ -360,6 +360,41 @@ static void test_a_pattern_cannot_break_out_of_an_escape(void **state) {
                   IFL_UNSUPPORTED, "four digits");
 }
 
+/* A thousand for one, three times: a gigabyte for one character. */
+static void test_a_text_does_not_grow_without_bound(void **state) {
+    (void)state;
+    static const char *const places[] = {"normalizer", "decoder"};
+    static const char *const lists[] = {"normalizers", "decoders"};
+    for (int i = 0; i < 2; i++) {
+        json_t *root = load_json("char");
+        json_t *stages = json_array();
+        char content[1001] = {0};
+        memset(content, 'a', sizeof content - 1);
+        for (int k = 0; k < 3; k++)
+            json_array_append_new(stages, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace",
+                                                    "pattern", "String", "a", "content", content));
+        json_object_set_new(root, places[i],
+                            json_pack("{s:s, s:o}", "type", "Sequence", lists[i], stages));
+        ifl_tokenizer *tok = NULL;
+        ifl_error err = {0};
+        ifl_token_ids ids = {0};
+        ifl_token_text text = {0};
+        assert_ok(parse(root, &tok, &err), &err);
+        if (i == 0) {
+            assert_int_equal(ifl_tokenizer_encode(tok, "a", 1, 0, &ids, &err), IFL_LIMIT);
+        } else {
+            int32_t id = ifl_tokenizer_id(tok, "a", 1);
+            assert_int_equal(ifl_tokenizer_decode(tok, &id, 1, 0, &text, &err), IFL_LIMIT);
+        }
+        assert_non_null(strstr(err.text, "grows beyond"));
+        assert_true(ids.n == 0 && text.n == 0);
+        ifl_token_ids_free(&ids);
+        ifl_token_text_free(&text);
+        ifl_tokenizer_free(tok);
+        json_decref(root);
+    }
+}
+
 /* Each of these bytes would cost a hundred as a tree. */
 static void test_a_file_of_brackets_is_refused_before_it_is_parsed(void **state) {
     (void)state;
@@ -1006,6 +1041,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_ids_without_token_are_skipped),
         cmocka_unit_test(test_unsupported_components_are_named),
         cmocka_unit_test(test_a_pattern_cannot_break_out_of_an_escape),
+        cmocka_unit_test(test_a_text_does_not_grow_without_bound),
         cmocka_unit_test(test_a_file_of_brackets_is_refused_before_it_is_parsed),
         cmocka_unit_test(test_malformed_files_are_refused_with_a_reason),
         cmocka_unit_test(test_escapes_in_the_vocabulary_are_read),
