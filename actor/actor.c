@@ -576,6 +576,9 @@ static ifl_status actor_events(actor *a, int64_t wait_ms, ifl_error *err) {
         case IFL_CLIENT_REFUSED:
             st = ifl_fail(err, IFL_MISMATCH, "the learner refused: %s", event.text);
             break;
+        case IFL_CLIENT_UNAUTHORISED:
+            st = ifl_fail(err, IFL_AUTH, "not let in: %s", event.text);
+            break;
         case IFL_CLIENT_GONE:
             st = ifl_fail(err, IFL_PEER, "the learner is gone: %s", event.text);
             break;
@@ -776,6 +779,9 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
         .parts = options->model->parts,
         .tokenizer = ifl_tokenizer_hash(options->tokenizer),
         .held_version = -1,
+        .keys = c->transport.keys,
+        .key = c->transport.key,
+        .insecure = c->transport.insecure,
     };
     IFL_TRY_GOTO(st, ifl_client_create(&a->client, &client, err), done);
     IFL_TRY_GOTO(st, ifl_weight_receiver_create(&a->receiver, options->model, a->client, err),

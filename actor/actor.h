@@ -24,7 +24,7 @@ typedef struct ifl_actor_options {
 } ifl_actor_options;
 
 /* Runs until the learner says BYE (IFL_OK), *stop (IFL_OK), or the link is gone for good
- * (IFL_PEER). */
+ * (IFL_PEER), or the learner does not let its key in (IFL_AUTH). */
 ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err);
 
 /* What it is going to hold, bytes: two sets of weights, KV cache, engine scratch. */

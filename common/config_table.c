@@ -214,6 +214,13 @@ const ifl_config_row ifl_config_rows[] = {
     TEXT("transport.bind", transport.bind, "tcp://127.0.0.1:5555",
          "learner: control address; weights use the next port"),
     TEXT("transport.connect", transport.connect, "", "actor: the learner's address; empty: bind's"),
+    TEXT("transport.keys", transport.keys, "",
+         "folder of keys (inflight keys); links are then encrypted and authenticated; needed "
+         "between hosts"),
+    TEXT("transport.key", transport.key, "",
+         "actor: name of its key in that folder; empty: the only one there, or --name's"),
+    BOOL("transport.insecure", transport.insecure, "false",
+         "other hosts may link without keys, and whoever reaches the port can read and write"),
     INT32("transport.heartbeat_ms", transport.heartbeat_ms, 10, 600000, "1000", "ms",
           "interval of pings"),
     INT32("transport.heartbeat_misses", transport.heartbeat_misses, 1, 1000, "10", "pings",

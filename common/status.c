@@ -63,6 +63,8 @@ int ifl_status_exit_code(ifl_status status) {
     case IFL_TIMEOUT:
     case IFL_STOPPED:
         return 75;
+    case IFL_AUTH:
+        return 77;
     default:
         return 70;
     }

@@ -25,6 +25,7 @@
     X(STALE, "policy version too old")                                                             \
     X(MISMATCH, "mismatch")                                                                        \
     X(PARITY, "bits differ")                                                                       \
+    X(AUTH, "not authorised")                                                                      \
     X(STOPPED, "stopped on request")                                                               \
     X(INTERNAL, "a fault of this program")
 
@@ -55,7 +56,8 @@ ifl_status ifl_fail(ifl_error *err, ifl_status status, const char *format, ...)
 ifl_status ifl_error_wrap(ifl_error *err, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* The process's exit code for a status: 0 ok, 64 usage, 65 bad data, 69 peer, 74 I/O or no room, 75 retry or go on, 70 else. */
+/* The process's exit code for a status: 0 ok, 64 usage, 65 bad data, 69 peer, 74 I/O or no room, 75 retry or go on,
+ * 77 keys refused, 70 else. */
 int ifl_status_exit_code(ifl_status status);
 
 /* Prints "file:line: assertion ... failed" and aborts: for our own bugs only, never for input. */

@@ -6,10 +6,16 @@
  * 1 (ipc: path + ".w") actor:    ifl_client, a DEALER to each
  *
  * Heartbeats, sessions, sequence numbers, resending of unacknowledged trajectories and the refusal
- * of bad messages happen inside; the application sees events. Without CURVE only loopback tcp and
- * ipc are allowed. */
+ * of bad messages happen inside; the application sees events.
+ *
+ * With a folder of keys (common/keys.h) links are encrypted and authenticated by CURVE on both
+ * planes: only actors whose public key is in the learner's list get further than the handshake, and
+ * a session belongs to its key. Without, only loopback tcp and ipc are accepted, unless `insecure`
+ * says otherwise. */
 #ifndef IFL_COMMON_TRANSPORT_H
 #define IFL_COMMON_TRANSPORT_H
+
+#include <stdatomic.h>
 
 #include "common/wire.h"
 
@@ -37,6 +43,11 @@ typedef struct ifl_server_options {
     int64_t event_bytes_max; /* of trajectories waiting in it; 0 = 256 MiB; beyond: NACK BUSY */
     int64_t send_bytes_max;  /* waiting to be sent to one peer; 0 = 64 MiB */
     int32_t linger_ms;       /* at close; 0 = 500 */
+    const char *keys;        /* folder with learner.secret and actors/; NULL or "" = none */
+    const char *local_key;   /* one more public key that may join, called "local"; NULL = none */
+    const atomic_uint *keys_reread; /* the list is read again when it changes (besides when the
+                                     * folder's time does); NULL = never. Outlives the server */
+    bool insecure;                  /* other hosts may come without keys */
 } ifl_server_options;
 
 typedef enum {
@@ -59,7 +70,8 @@ typedef struct ifl_server_event {
 } ifl_server_event;
 
 /* Binds both sockets and starts the thread. Returns owned. Fails with a text that names the
- * endpoint: IFL_USAGE (malformed, or not loopback), IFL_IO (address in use, ...). */
+ * endpoint: IFL_USAGE (malformed, or not loopback and without keys), IFL_IO (address in use, ...);
+ * or names a file of keys. */
 ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options, ifl_error *err);
 
 /* Sends BYE (DONE) to all peers, waits at most linger_ms for their answers, stops the thread. NULL
@@ -123,6 +135,9 @@ typedef struct ifl_server_stats {
     int64_t messages_in, messages_out, bytes_in, bytes_out; /* both planes */
     int64_t trajectories_in, trajectories_refused, trajectories_busy;
     int64_t chunks_sent, chunk_bytes_sent, chunks_refused;
+    int64_t keys_refused;  /* links whose key is not in the list */
+    int64_t links_refused; /* links that ended before their handshake did: plain peers, scans */
+    int64_t key_conflicts; /* messages in the name of another key's session */
 } ifl_server_stats;
 void ifl_server_stats_get(ifl_server *server, ifl_server_stats *out);
 
@@ -180,6 +195,9 @@ typedef struct ifl_client_options {
     int32_t events_max; /* queue to the application; 0 = 4096: more LEASEs than that: link closed */
     int64_t send_bytes_max; /* other messages waiting to be sent; 0 = 16 MiB */
     int32_t linger_ms;      /* 0 = 500 */
+    const char *keys; /* folder with NAME.secret and learner.public; NULL or "" = none */
+    const char *key;  /* NAME of its own key; NULL or "": as ifl_key_actor_name chooses */
+    bool insecure;    /* a learner on another host without keys is fine */
 } ifl_client_options;
 
 typedef enum {
@@ -189,6 +207,8 @@ typedef enum {
                          * anyway    and get DUPLICATE when another was faster */
     IFL_CLIENT_REFUSED, /* REJECT without retry (`text` names both sides' hashes): final */
     IFL_CLIENT_GONE,    /* no learner until the deadline: final */
+    IFL_CLIENT_UNAUTHORISED, /* the keys don't fit (`text` says which, and what to do): final. At
+                              * once where no session has been, else at the deadline */
     IFL_CLIENT_MESSAGE, /* LEASE, TRAJ_ACK, NACK (not BUSY), WSET, CREDIT, DRAIN, BYE, STATS. A BYE
                          * (DONE) ends the link for good: after it comes nothing */
 } ifl_client_event_kind;
@@ -200,7 +220,7 @@ typedef struct ifl_client_event {
 } ifl_client_event;
 
 /* Starts the thread, which connects, says HELLO and goes on trying with backoff. Returns owned at
- * once. IFL_USAGE: malformed or non-loopback endpoint. */
+ * once. IFL_USAGE: malformed endpoint, or not loopback and without keys; statuses of common/keys.h. */
 ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options, ifl_error *err);
 
 /* Sends what is queued and a BYE (DRAINED) for at most linger_ms, stops the thread. Unacknowledged
@@ -260,9 +280,13 @@ void ifl_client_wake_weights(ifl_client *client);
 
 /* --- Endpoints -------------------------------------------------------------------------------- */
 
-/* IFL_USAGE unless it is ipc:// or tcp:// with a loopback address: links have no encryption or
- * authentication before CURVE. */
-ifl_status ifl_endpoint_check(const char *endpoint, ifl_error *err);
+/* IFL_USAGE unless it is ipc:// or tcp://, and loopback or allowed to leave this host (there are
+ * keys, or the user wants none). */
+ifl_status ifl_endpoint_check(const char *endpoint, bool may_leave_host, ifl_error *err);
+bool ifl_endpoint_is_local(const char *endpoint);
+/* How a process on the same host connects to what a learner binds: an address that stands for all
+ * of them (*, 0.0.0.0, [::]) becomes loopback. */
+ifl_status ifl_endpoint_reach(const char *bound, char out[IFL_ENDPOINT_MAX], ifl_error *err);
 /* The weight plane's endpoint beside `control`: port + 1, or path + ".w". */
 ifl_status ifl_endpoint_weights(const char *control, char out[IFL_ENDPOINT_MAX], ifl_error *err);
 

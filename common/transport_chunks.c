@@ -112,7 +112,7 @@ void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl
                 (server_wanted){m->wget.version, m->wget.base, m->wget.chunks[i]};
         transport_server_serve_chunks(s, peer);
     } else {
-        transport_server_offence(s, peer->identity, now);
+        transport_server_offence(s, peer->identity, peer->key, now);
         transport_server_expel(s, peer, IFL_WIRE_E_TYPE, m->seq,
                                "not a message for the weight plane at this point");
     }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/transport_client_internal.h"
 
 static ifl_status client_pop(transport_queue *queue, int64_t wait_ms, ifl_client_event *event) {
@@ -18,6 +19,22 @@ static ifl_status client_pop(transport_queue *queue, int64_t wait_ms, ifl_client
     return IFL_OK;
 }
 
+static ifl_status client_take_keys(ifl_client *c, const ifl_client_options *options,
+                                   ifl_error *err) {
+    c->guarded = options->keys && *options->keys;
+    IFL_TRY(ifl_endpoint_check(c->endpoint, c->guarded || options->insecure, err));
+    IFL_TRY(ifl_endpoint_weights(c->endpoint, c->weights_endpoint, err));
+    if (!c->guarded) {
+        if (!ifl_endpoint_is_local(c->endpoint))
+            ifl_warn("%s: the link is neither encrypted nor authenticated (transport.insecure)",
+                     c->endpoint);
+        return IFL_OK;
+    }
+    IFL_TRY(ifl_key_actor_name(c->key_name, options->keys, options->key, c->name, err));
+    IFL_TRY(ifl_key_pair_read(&c->own, options->keys, c->key_name, err));
+    return ifl_key_learner_read(c->learner_key, options->keys, err);
+}
+
 ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options, ifl_error *err) {
     *out = NULL;
     IFL_TRY(transport_zmq_check(err));
@@ -25,7 +42,7 @@ ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options
     if (!c) return ifl_fail(err, IFL_NOMEM, "out of memory: the transport");
     c->options = *options;
     c->options.connect = NULL;
-    c->options.name = c->options.build = NULL;
+    c->options.name = c->options.build = c->options.keys = c->options.key = NULL;
     if (!c->options.connect_deadline_ms) c->options.connect_deadline_ms = 30000;
     if (!c->options.outbox_bytes_max) c->options.outbox_bytes_max = (int64_t)64 << 20;
     if (!c->options.send_bytes_max) c->options.send_bytes_max = (int64_t)16 << 20;
@@ -47,7 +64,7 @@ ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options
     transport_queue_init(&c->weight_events);
     pthread_mutex_init(&c->lock, NULL);
     ifl_status st;
-    IFL_TRY_GOTO(st, ifl_endpoint_weights(c->endpoint, c->weights_endpoint, err), done);
+    IFL_TRY_GOTO(st, client_take_keys(c, options, err), done);
     int64_t now = ifl_clock_ns();
     c->state = CLIENT_WAITING;
     c->next_ns = now;
@@ -99,6 +116,7 @@ void ifl_client_free(ifl_client *c) {
         transport_out_free(p->out);
         free(p);
     }
+    explicit_bzero(&c->own, sizeof c->own);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }

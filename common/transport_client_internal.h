@@ -34,7 +34,10 @@ struct ifl_client {
     char endpoint[IFL_ENDPOINT_MAX], weights_endpoint[IFL_ENDPOINT_MAX];
     char name[IFL_WIRE_NAME_MAX], build[64];
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
-    void *zmq, *control, *weights;
+    bool guarded; /* with keys: own and learner_key */
+    ifl_key_pair own;
+    char key_name[IFL_KEY_NAME_MAX], learner_key[IFL_KEY_TEXT_MAX];
+    void *zmq, *control, *weights, *monitor; /* of control's handshakes */
     int wake_fd;
     pthread_t thread;
     bool thread_started;
@@ -48,12 +51,16 @@ struct ifl_client {
     int64_t next_ns; /* WAITING: when to connect; HELLO: when to say it again; CONNECTED: when to
                         PING */
     int64_t backoff_ns, hello_ns;
-    int64_t connected_ns; /* when this session began */
-    int64_t seen_ns;      /* last word of the learner */
-    int64_t deadline_ns;  /* without WELCOME until then: GONE */
-    bool weights_open;    /* CREDIT has been sent on the weight plane */
+    int64_t connected_ns;      /* when this session began */
+    int64_t seen_ns;           /* last word of the learner */
+    int64_t deadline_ns;       /* without WELCOME until then: GONE */
+    bool weights_open;         /* CREDIT has been sent on the weight plane */
     int64_t weights_seen_ns;   /* last word on the weight plane, or since when there need be none */
     int64_t announced_version; /* newest one announced there in this session */
+    bool was_connected;        /* at some time */
+    uint32_t n_monitors;       /* opened so far: their names differ */
+    int32_t n_broken_off;      /* handshakes that ended without a reason, in a row */
+    char unauthorised[IFL_WIRE_TEXT_MAX]; /* why the last handshake failed; "" = it didn't */
 
     pthread_mutex_t lock;
     bool stop, connected;

@@ -44,32 +44,68 @@ static ifl_status endpoint_split_tcp(const char *endpoint, char host[IFL_ENDPOIN
     return IFL_OK;
 }
 
-ifl_status ifl_endpoint_check(const char *endpoint, ifl_error *err) {
+/* A name, an address or an interface: what libzmq and the resolver are given. */
+static bool endpoint_host_is_sound(const char *host) {
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:%_-";
+    return strcmp(host, "*") == 0 || (*host && strspn(host, letters) == strlen(host));
+}
+
+static ifl_status endpoint_check_form(const char *endpoint, bool *is_local, ifl_error *err) {
     if (strncmp(endpoint, "ipc://", 6) == 0) {
         size_t n = strlen(endpoint + 6);
         if (n < 1 || n > IPC_PATH_MAX)
             return ifl_fail(err, IFL_USAGE,
                             "%s: a path of %zu bytes, wanted 1 to %d (a socket's name is short)",
                             endpoint, n, IPC_PATH_MAX);
+        *is_local = true;
         return IFL_OK;
     }
     if (strncmp(endpoint, "tcp://", 6) != 0)
-        return ifl_fail(err, IFL_USAGE, "%s: wanted ipc:///path or tcp://127.0.0.1:port", endpoint);
+        return ifl_fail(err, IFL_USAGE, "%s: wanted ipc:///path or tcp://host:port", endpoint);
     char host[IFL_ENDPOINT_MAX];
     int port;
     IFL_TRY(endpoint_split_tcp(endpoint, host, &port, err));
-    if (!endpoint_is_loopback(host))
-        return ifl_fail(
-            err, IFL_USAGE,
-            "%s: %s is not a loopback address; links between hosts are refused until they can be "
-            "encrypted and authenticated (CURVE). Use tcp://127.0.0.1:port, ipc:///path or a "
-            "tunnel",
-            endpoint, host);
+    if (!endpoint_host_is_sound(host))
+        return ifl_fail(err, IFL_USAGE, "%s: \"%.100s\" is no host, address or interface", endpoint,
+                        host);
+    *is_local = endpoint_is_loopback(host);
+    return IFL_OK;
+}
+
+bool ifl_endpoint_is_local(const char *endpoint) {
+    bool is_local = false;
+    return endpoint_check_form(endpoint, &is_local, NULL) == IFL_OK && is_local;
+}
+
+ifl_status ifl_endpoint_check(const char *endpoint, bool may_leave_host, ifl_error *err) {
+    bool is_local;
+    IFL_TRY(endpoint_check_form(endpoint, &is_local, err));
+    if (is_local || may_leave_host) return IFL_OK;
+    return ifl_fail(
+        err, IFL_USAGE,
+        "%s is not a loopback address, and links between hosts need keys: `inflight keys new "
+        "FOLDER` makes them, transport.keys=FOLDER uses them (transport.insecure=true goes "
+        "without, where everyone who can reach the port may read and write)",
+        endpoint);
+}
+
+ifl_status ifl_endpoint_reach(const char *bound, char out[IFL_ENDPOINT_MAX], ifl_error *err) {
+    bool is_local;
+    IFL_TRY(endpoint_check_form(bound, &is_local, err));
+    snprintf(out, IFL_ENDPOINT_MAX, "%s", bound);
+    if (strncmp(bound, "tcp://", 6) != 0) return IFL_OK;
+    static const char *const any[][2] = {
+        {"tcp://*:", "127.0.0.1"}, {"tcp://0.0.0.0:", "127.0.0.1"}, {"tcp://[::]:", "[::1]"}};
+    for (size_t i = 0; i < sizeof any / sizeof *any; i++)
+        if (strncmp(bound, any[i][0], strlen(any[i][0])) == 0)
+            snprintf(out, IFL_ENDPOINT_MAX, "tcp://%s:%s", any[i][1], bound + strlen(any[i][0]));
     return IFL_OK;
 }
 
 ifl_status ifl_endpoint_weights(const char *control, char out[IFL_ENDPOINT_MAX], ifl_error *err) {
-    IFL_TRY(ifl_endpoint_check(control, err));
+    bool is_local;
+    IFL_TRY(endpoint_check_form(control, &is_local, err));
     if (strncmp(control, "ipc://", 6) == 0) {
         snprintf(out, IFL_ENDPOINT_MAX, "%s.w", control);
         return IFL_OK;

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <zmq.h>
 
+#include "common/keys.h"
 #include "common/transport.h"
 
 /* --- A list with a lock, for events on their way to the application --------------------------- */
@@ -76,8 +77,9 @@ ifl_status transport_send(void *socket, const uint8_t *identity, uint64_t sessio
 
 typedef struct transport_in {
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
-    bool has_identity;  /* ROUTER: the peer has one of ours (16 bytes) */
-    zmq_msg_t parts[3]; /* header, meta, payload; initialised even when they didn't come */
+    bool has_identity;          /* ROUTER: the peer has one of ours (16 bytes) */
+    char key[IFL_KEY_TEXT_MAX]; /* ROUTER: the peer's public key; "" without CURVE */
+    zmq_msg_t parts[3];         /* header, meta, payload; initialised even when they didn't come */
     int n_parts;
     bool too_many;
     int64_t n_bytes;
@@ -96,6 +98,17 @@ ifl_status transport_decode(transport_in *in, ifl_wire_header *header, ifl_messa
 ifl_status transport_socket_setup(void *socket, int send_hwm, int receive_hwm, int linger_ms,
                                   bool with_ipv6, ifl_error *err);
 ifl_status transport_zmq_check(ifl_error *err); /* libzmq >= 4.3.3 */
+
+/* CURVE, for a learner's socket and for an actor's. */
+ifl_status transport_socket_curve_server(void *socket, const ifl_key_pair *own, ifl_error *err);
+ifl_status transport_socket_curve_client(void *socket, const ifl_key_pair *own,
+                                         const char *learner_key, ifl_error *err);
+
+/* What went wrong in handshakes: events of a socket, on a PAIR socket of the same context. Returns
+ * owned (zmq_close), NULL on failure. `name` is unique in the context. */
+void *transport_monitor_open(void *zmq, void *socket, const char *name);
+/* One event (ZMQ_EVENT_HANDSHAKE_FAILED_*), if there is one. */
+bool transport_monitor_take(void *monitor, int *event, int *value);
 
 /* eventfd that wakes the transport thread. */
 void transport_wake(int fd);

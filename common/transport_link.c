@@ -14,6 +14,7 @@
 #define HELLO_LAST_NS 8000000000
 #define STEADY_NS 5000000000 /* a session of this length counts as a good one */
 #define WEIGHTS_SILENCES 2   /* heartbeat limits that the weight plane may be silent for with news due */
+#define BROKEN_OFF_MAX 3     /* handshakes without a reason, until keys are suspected */
 #define TICK_MS 50           /* longest sleep while connecting */
 
 /* --- Events ----------------------------------------------------------------------------------- */
@@ -52,7 +53,8 @@ static void client_close_sockets(ifl_client *c, int linger_ms) {
         zmq_setsockopt(sockets[i], ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         zmq_close(sockets[i]);
     }
-    c->control = c->weights = NULL;
+    if (c->monitor) zmq_close(c->monitor);
+    c->control = c->weights = c->monitor = NULL;
 }
 
 static ifl_status client_open_socket(ifl_client *c, void **socket, const char *endpoint,
@@ -62,6 +64,14 @@ static ifl_status client_open_socket(ifl_client *c, void **socket, const char *e
         return ifl_fail(err, IFL_IO, "cannot open a socket: %s", zmq_strerror(zmq_errno()));
     IFL_TRY(
         transport_socket_setup(*socket, 1000, receive_hwm, 0, strchr(endpoint, '[') != NULL, err));
+    if (c->guarded) IFL_TRY(transport_socket_curve_client(*socket, &c->own, c->learner_key, err));
+    if (socket == &c->control) {
+        char name[48];
+        snprintf(name, sizeof name, "handshakes-%u", c->n_monitors++);
+        c->monitor = transport_monitor_open(c->zmq, *socket, name);
+        if (!c->monitor)
+            return ifl_fail(err, IFL_IO, "cannot watch handshakes: %s", zmq_strerror(zmq_errno()));
+    }
     int on = 1, interval = 100, interval_max = 2000;
     /* Immediate: nothing is queued for a learner that isn't there. */
     if (zmq_setsockopt(*socket, ZMQ_ROUTING_ID, c->identity, sizeof c->identity) != 0 ||
@@ -130,6 +140,49 @@ static void client_lose(ifl_client *c, const char *text, int64_t now) {
     c->deadline_ns = now + c->options.connect_deadline_ms * 1000000;
     client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
     client_push(&c->events, IFL_CLIENT_LOST, text, NULL, 0);
+}
+
+/* The keys don't fit, and trying at once again would not help. Before the first session that is
+ * the user's to mend; after one, the learner may be about to read its list anew. */
+static void client_unauthorised(ifl_client *c, const char *text, int64_t now) {
+    if (!c->was_connected) {
+        client_finish(c, IFL_CLIENT_UNAUTHORISED, text);
+        return;
+    }
+    if (strcmp(c->unauthorised, text) != 0) ifl_warn("%s; trying again", text);
+    snprintf(c->unauthorised, sizeof c->unauthorised, "%s", text);
+    /* libzmq gives a link up for good whose handshake was refused. */
+    client_close_sockets(c, 0);
+    c->state = CLIENT_WAITING;
+    c->next_ns = now + c->backoff_ns;
+    c->backoff_ns =
+        c->backoff_ns * 2 > CLIENT_BACKOFF_LAST_NS ? CLIENT_BACKOFF_LAST_NS : c->backoff_ns * 2;
+}
+
+/* Why handshakes have failed. */
+static void client_handshakes(ifl_client *c, int64_t now) {
+    int event, value;
+    char text[IFL_WIRE_TEXT_MAX] = "";
+    while (c->monitor && transport_monitor_take(c->monitor, &event, &value)) {
+        if (c->state != CLIENT_HELLO) continue;
+        if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+            snprintf(text, sizeof text,
+                     "the learner at %s does not allow the key %s (public: %s); on its host: "
+                     "inflight keys allow FOLDER %s.public",
+                     c->endpoint, c->key_name, c->own.public_key, c->key_name);
+        else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
+                 value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+            snprintf(text, sizeof text,
+                     c->guarded ? "the learner at %s has no keys and this actor has: give "
+                                  "transport.keys to both or to none"
+                                : "the learner at %s wants keys: transport.keys=FOLDER, with "
+                                  "this actor's secret key and learner.public in it",
+                     c->endpoint);
+        else
+            c->n_broken_off++; /* no learner behind a proxy, or keys that don't fit: time will tell
+                                */
+    }
+    if (*text) client_unauthorised(c, text, now);
 }
 
 /* --- Sending ---------------------------------------------------------------------------------- */
@@ -290,6 +343,9 @@ static void client_welcomed(ifl_client *c, ifl_message *m, int64_t now) {
     c->announced_version = -1;
     c->next_ns = now;
     c->connected_ns = now;
+    c->was_connected = true;
+    c->n_broken_off = 0;
+    c->unauthorised[0] = '\0';
     pthread_mutex_lock(&c->lock);
     c->connected = true;
     c->session = m->session;
@@ -304,7 +360,9 @@ static void client_before_welcome(ifl_client *c, ifl_message *m, int64_t now) {
     if (m->type == IFL_WIRE_WELCOME) {
         client_welcomed(c, m, now);
     } else if (m->type == IFL_WIRE_REJECT) {
-        if (m->reject.retry_after_ms == 0) {
+        if (m->reject.code == IFL_REJECT_KEY) {
+            client_finish(c, IFL_CLIENT_UNAUTHORISED, m->reject.text);
+        } else if (m->reject.retry_after_ms == 0) {
             client_finish(c, IFL_CLIENT_REFUSED, m->reject.text);
         } else {
             ifl_warn("the learner refuses for now: %s", m->reject.text);
@@ -434,14 +492,34 @@ static bool client_receive(ifl_client *c, bool on_weights) {
 
 /* --- The thread ------------------------------------------------------------------------------- */
 
+/* No WELCOME until the deadline. */
+static void client_give_up(ifl_client *c) {
+    char text[IFL_WIRE_TEXT_MAX];
+    double seconds = (double)c->options.connect_deadline_ms * 1e-3;
+    bool broken_off = c->n_broken_off >= BROKEN_OFF_MAX;
+    if (c->unauthorised[0]) {
+        client_finish(c, IFL_CLIENT_UNAUTHORISED, c->unauthorised);
+    } else if (broken_off && c->guarded && !c->was_connected) {
+        snprintf(text, sizeof text,
+                 "the learner at %s has broken off %d handshakes in %.1f s: learner.public (%s) is "
+                 "not its key (`inflight keys list` on its host shows that), or it has no keys",
+                 c->endpoint, c->n_broken_off, seconds, c->learner_key);
+        client_finish(c, IFL_CLIENT_UNAUTHORISED, text);
+    } else {
+        snprintf(text, sizeof text, "no answer from a learner at %s within %.1f s%s", c->endpoint,
+                 seconds,
+                 broken_off ? "; it breaks off every handshake: it may want keys (transport.keys)"
+                            : "");
+        client_finish(c, IFL_CLIENT_GONE, text);
+    }
+}
+
 /* Moves the state on with time. Returns how long the poll may last, ms. */
 static int client_tick(ifl_client *c) {
     int64_t now = ifl_clock_ns();
     char text[IFL_WIRE_TEXT_MAX];
     if ((c->state == CLIENT_WAITING || c->state == CLIENT_HELLO) && now > c->deadline_ns) {
-        snprintf(text, sizeof text, "no answer from a learner at %s within %.1f s", c->endpoint,
-                 (double)c->options.connect_deadline_ms * 1e-3);
-        client_finish(c, IFL_CLIENT_GONE, text);
+        client_give_up(c);
     }
     switch (c->state) {
     case CLIENT_FINAL:
@@ -499,15 +577,17 @@ void *transport_client_run(void *context) {
         bool read_weights =
             c->weights && transport_queue_size(&c->weight_events, NULL) <
                               (c->state == CLIENT_CONNECTED ? c->welcome.chunk_window : 8) + 8;
-        zmq_pollitem_t items[3] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}};
+        zmq_pollitem_t items[4] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}};
         int n = 1;
         if (c->control) items[n++] = (zmq_pollitem_t){c->control, 0, ZMQ_POLLIN, 0};
         if (read_weights) items[n++] = (zmq_pollitem_t){c->weights, 0, ZMQ_POLLIN, 0};
+        if (c->monitor) items[n++] = (zmq_pollitem_t){c->monitor, 0, ZMQ_POLLIN, 0};
         if (zmq_poll(items, n, wait_ms) < 0 && zmq_errno() != EINTR) {
             client_finish(c, IFL_CLIENT_GONE, "the transport has failed: zmq_poll");
             continue;
         }
         if (items[0].revents) transport_wake_clear(c->wake_fd);
+        client_handshakes(c, ifl_clock_ns());
         for (int i = 0; i < BURST_MAX && client_receive(c, false); i++) {
         }
         for (int i = 0; read_weights && i < 4 && client_receive(c, true); i++) {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/transport_server_internal.h"
 
 /* Messages of one plane in one turn: control comes again before more chunks. */
@@ -51,6 +52,7 @@ static int server_flush(ifl_server *s) {
         for (int32_t i = 0; i < s->n_peers; i++)
             transport_server_serve_chunks(s, s->peers[i]);
     }
+    transport_guard_sweep(s);
     int64_t now = ifl_clock_ns();
     int64_t silence_ns = (int64_t)s->options.heartbeat_ms * s->options.heartbeat_misses * 1000000;
     for (int32_t i = s->n_peers - 1; i >= 0; i--) {
@@ -187,7 +189,12 @@ static ifl_status server_bind(ifl_server *s, ifl_error *err) {
 ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options, ifl_error *err) {
     *out = NULL;
     IFL_TRY(transport_zmq_check(err));
-    IFL_TRY(ifl_endpoint_check(options->bind, err));
+    bool guarded = options->keys && *options->keys;
+    IFL_TRY(ifl_endpoint_check(options->bind, guarded || options->insecure, err));
+    if (!guarded && !ifl_endpoint_is_local(options->bind))
+        ifl_warn("%s: links are neither encrypted nor authenticated (transport.insecure): whoever "
+                 "reaches this port can read the weights and send what is trained on",
+                 options->bind);
     if (options->vocab_size < 1)
         return ifl_fail(err, IFL_USAGE, "server: vocab_size is %d, wanted >= 1",
                         options->vocab_size);
@@ -210,6 +217,7 @@ ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options
     pthread_mutex_init(&s->source_lock, NULL);
     ifl_status st = IFL_OK;
     s->options.bind = options->bind;
+    s->options.keys = s->options.local_key = NULL; /* the guard has them */
     s->peers = calloc(IFL_PEERS_MAX, sizeof *s->peers);
     s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     s->zmq = zmq_ctx_new();
@@ -220,6 +228,10 @@ ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options
     zmq_ctx_set(s->zmq, ZMQ_IO_THREADS, 2);
     IFL_TRY_GOTO(st, server_socket(s, &s->control, 1000, 256, err), done);
     IFL_TRY_GOTO(st, server_socket(s, &s->weights, s->options.chunk_window + 4, 64, err), done);
+    if (guarded) {
+        IFL_TRY_GOTO(st, transport_guard_create(s, options, err), done);
+        IFL_TRY_GOTO(st, transport_guard_start(s, err), done);
+    }
     IFL_TRY_GOTO(st, server_bind(s, err), done);
     s->options.bind = s->endpoint;
     if (transport_thread_start(&s->thread, server_run, s) != 0) {
@@ -245,6 +257,7 @@ void ifl_server_free(ifl_server *s) {
     }
     if (s->control) zmq_close(s->control);
     if (s->weights) zmq_close(s->weights);
+    transport_guard_free(s);
     for (int32_t i = 0; i < s->n_peers; i++) {
         transport_out_clear(&s->peers[i]->out);
         transport_out_clear(&s->peers[i]->weights_out);

@@ -17,6 +17,7 @@ typedef struct server_wanted {
 typedef struct server_peer {
     uint64_t session;
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
+    char key[IFL_KEY_TEXT_MAX]; /* public; "" without CURVE. Only its messages are this session's */
     char name[IFL_WIRE_NAME_MAX];
     int64_t seen_ns, progress_ns;
     uint64_t progress;
@@ -34,9 +35,37 @@ typedef struct server_peer {
 
 typedef struct server_offender {
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
+    char key[IFL_KEY_TEXT_MAX];
     int32_t n;
     int64_t last_ns;
 } server_offender;
+
+/* Who may join (transport_guard.c): ZAP's handler on a thread of its own, which also reads the list
+ * anew, so that a slow file system delays newcomers and nobody else. */
+typedef struct server_guard_stamp {
+    int64_t seconds, nanoseconds;
+    unsigned requests;
+    bool is_young;
+} server_guard_stamp;
+
+typedef struct server_guard {
+    char folder[512], local_key[IFL_KEY_TEXT_MAX];
+    ifl_key_pair own;
+    const atomic_uint *reread;
+    void *handler, *monitors[2]; /* its thread's, once that runs */
+    int wake_fd;
+    pthread_t thread;
+    bool thread_started;
+    server_guard_stamp seen;
+    char problem[256]; /* why the list could not be read, the last time */
+    int64_t warned_ns;
+    int64_t n_keys, n_links; /* refused since then */
+    char last[160];          /* of them */
+    pthread_mutex_t lock;    /* guards what follows */
+    ifl_key_list list;
+    bool changed; /* since the transport thread has looked at its sessions */
+    bool stop;
+} server_guard;
 
 typedef struct server_event_node {
     transport_node node;
@@ -65,6 +94,8 @@ struct ifl_server {
     server_offender offenders[OFFENDERS_MAX];
     int64_t warned_ns;
 
+    server_guard *guard; /* NULL: no keys */
+
     pthread_mutex_t source_lock; /* guards `source` and is held during calls into it */
     ifl_weight_source source;
     bool has_source;
@@ -78,7 +109,17 @@ void transport_server_drop(ifl_server *s, server_peer *peer, const char *why);
 /* Tells the peer why, then ends its session. */
 void transport_server_expel(ifl_server *s, server_peer *peer, int32_t code, uint64_t seq,
                             const char *why);
-void transport_server_offence(ifl_server *s, const uint8_t *identity, int64_t now);
+void transport_server_offence(ifl_server *s, const uint8_t *identity, const char *key, int64_t now);
+
+/* Reads the keys; then, once the sockets are there and before they are bound, prepares them and
+ * starts answering. `s->guard` owns it all. */
+ifl_status transport_guard_create(ifl_server *s, const ifl_server_options *options, ifl_error *err);
+ifl_status transport_guard_start(ifl_server *s, ifl_error *err);
+void transport_guard_free(ifl_server *s); /* before the context; NULL guard is fine */
+/* Is this key allowed now? Its name, or false. Any thread. */
+bool transport_guard_knows(server_guard *guard, const char *key, char name[IFL_KEY_NAME_MAX]);
+/* Ends the sessions of keys that were taken off the list. Lock held. */
+void transport_guard_sweep(ifl_server *s);
 
 /* One message from a socket, if there is one; takes the lock itself, after decoding. */
 bool transport_server_receive(ifl_server *s, bool on_weights);

@@ -117,31 +117,35 @@ void transport_server_bye(server_peer *peer) {
 
 /* --- Offenders -------------------------------------------------------------------------------- */
 
-static server_offender *server_offender_find(ifl_server *s, const uint8_t *identity) {
+/* By identity and key: nobody can have another key's actor banned. */
+static server_offender *server_offender_find(ifl_server *s, const uint8_t *identity,
+                                             const char *key) {
     for (int i = 0; i < OFFENDERS_MAX; i++)
-        if (s->offenders[i].n &&
+        if (s->offenders[i].n && strcmp(s->offenders[i].key, key) == 0 &&
             memcmp(s->offenders[i].identity, identity, IFL_WIRE_IDENTITY_BYTES) == 0)
             return &s->offenders[i];
     return NULL;
 }
 
-static bool server_is_banned(ifl_server *s, const uint8_t *identity, int64_t now) {
-    server_offender *o = server_offender_find(s, identity);
+static bool server_is_banned(ifl_server *s, const uint8_t *identity, const char *key, int64_t now) {
+    server_offender *o = server_offender_find(s, identity, key);
     if (!o || o->n < OFFENCES_MAX) return false;
     if (now - o->last_ns < BAN_NS) return true;
     o->n = 0;
     return false;
 }
 
-void transport_server_offence(ifl_server *s, const uint8_t *identity, int64_t now) {
+void transport_server_offence(ifl_server *s, const uint8_t *identity, const char *key,
+                              int64_t now) {
     s->stats.malformed++;
-    server_offender *o = server_offender_find(s, identity);
+    server_offender *o = server_offender_find(s, identity, key);
     if (!o) { /* the place of the one that has been quiet longest */
         o = &s->offenders[0];
         for (int i = 1; i < OFFENDERS_MAX; i++)
             if (s->offenders[i].last_ns < o->last_ns) o = &s->offenders[i];
         memset(o, 0, sizeof *o);
         memcpy(o->identity, identity, IFL_WIRE_IDENTITY_BYTES);
+        snprintf(o->key, sizeof o->key, "%s", key);
     }
     if (++o->n == OFFENCES_MAX) s->stats.banned++;
     o->last_ns = now;
@@ -216,16 +220,22 @@ static void server_welcome(ifl_server *s, server_peer *peer, const ifl_wire_hell
     transport_server_queue(peer, &m);
 }
 
-static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *message,
-                         int64_t now) {
+static void server_hello(ifl_server *s, const uint8_t *identity, const char *key,
+                         ifl_message *message, int64_t now) {
     ifl_wire_hello *h = &message->hello;
-    char text[IFL_WIRE_TEXT_MAX];
+    char text[IFL_WIRE_TEXT_MAX], key_name[IFL_KEY_NAME_MAX] = "";
     for (char *c = h->name; *c; c++)
         if (*c < 0x20 || *c > 0x7e) *c = '?'; /* goes into logs */
     if (memcmp(h->incarnation, identity, IFL_WIRE_IDENTITY_BYTES) != 0) {
-        transport_server_offence(s, identity, now);
+        transport_server_offence(s, identity, key, now);
         server_reject(s, identity, IFL_REJECT_MALFORMED, 0,
                       "HELLO names another incarnation than its link");
+        return;
+    }
+    /* The link was let in under an older list. */
+    if (s->guard && !transport_guard_knows(s->guard, key, key_name)) {
+        server_reject(s, identity, IFL_REJECT_KEY, 0,
+                      "the actor's key was taken off the learner's list");
         return;
     }
     if (h->major != IFL_WIRE_MAJOR || h->minor_min > IFL_WIRE_MINOR ||
@@ -259,6 +269,8 @@ static void server_hello(ifl_server *s, const uint8_t *identity, ifl_message *me
     peer->session = s->session_next++;
     memcpy(peer->identity, identity, IFL_WIRE_IDENTITY_BYTES);
     memcpy(peer->name, h->name, sizeof peer->name);
+    snprintf(peer->key, sizeof peer->key, "%s", key);
+    if (s->guard) ifl_info("actor %s comes with the key %s", peer->name, key_name);
     peer->seen_ns = peer->progress_ns = now;
     peer->version_ready = peer->version_done = peer->version_wanted = -1;
     s->peers[s->n_peers++] = peer;
@@ -366,7 +378,7 @@ static void server_message(ifl_server *s, server_peer *peer, ifl_message *m, int
     default:
         snprintf(text, sizeof text, "%s is not an actor's to send here",
                  ifl_wire_type_name((int)m->type));
-        transport_server_offence(s, peer->identity, now);
+        transport_server_offence(s, peer->identity, peer->key, now);
         transport_server_expel(s, peer, IFL_WIRE_E_TYPE, m->seq, text);
         return;
     }
@@ -399,6 +411,20 @@ static server_peer *server_session(ifl_server *s, const transport_in *in, const 
     return peer;
 }
 
+/* A message in the name of a session that belongs to another key: neither heard nor counted as
+ * anything of that session. */
+static void server_refuse_key(ifl_server *s, const server_peer *owner, const transport_in *in,
+                              int64_t now) {
+    s->stats.key_conflicts++;
+    if (now - s->warned_ns > WARN_NS) {
+        s->warned_ns = now;
+        ifl_warn("a peer with the key %.41s speaks in the name of %s: not heard", in->key,
+                 owner->name);
+    }
+    server_reply_error(s, in->identity, 0, IFL_WIRE_E_FENCED, 0,
+                       "this identity belongs to a session of another key");
+}
+
 /* One message from a socket, if there is one. */
 bool transport_server_receive(ifl_server *s, bool on_weights) {
     transport_in in;
@@ -413,9 +439,12 @@ bool transport_server_receive(ifl_server *s, bool on_weights) {
     pthread_mutex_lock(&s->lock);
     s->stats.messages_in++;
     s->stats.bytes_in += in.n_bytes;
+    server_peer *owner = in.has_identity ? server_find(s, in.identity) : NULL;
     if (!in.has_identity) {
         s->stats.malformed++;
-    } else if (server_is_banned(s, in.identity, now)) {
+    } else if (owner && strcmp(owner->key, in.key) != 0) {
+        server_refuse_key(s, owner, &in, now);
+    } else if (server_is_banned(s, in.identity, in.key, now)) {
         if (st == IFL_OK && message.type == IFL_WIRE_HELLO)
             server_reject(s, in.identity, IFL_REJECT_BANNED, BAN_NS / 1000000,
                           "too many malformed messages");
@@ -425,7 +454,7 @@ bool transport_server_receive(ifl_server *s, bool on_weights) {
                        on_weights); /* unknown and optional: counted, else ignored */
     } else if (st != IFL_OK) {
         server_peer *peer = server_find(s, in.identity);
-        transport_server_offence(s, in.identity, now);
+        transport_server_offence(s, in.identity, in.key, now);
         if (peer || now - s->warned_ns > WARN_NS) {
             s->warned_ns = now;
             ifl_warn("malformed message from %s: %s", peer ? peer->name : "an unknown peer",
@@ -439,7 +468,7 @@ bool transport_server_receive(ifl_server *s, bool on_weights) {
         else if (!on_weights)
             server_reply_error(s, in.identity, header.session, code, header.seq, text);
     } else if (message.type == IFL_WIRE_HELLO && !on_weights) {
-        server_hello(s, in.identity, &message, now);
+        server_hello(s, in.identity, in.key, &message, now);
     } else {
         server_peer *peer = server_session(s, &in, &header, on_weights);
         if (peer) {

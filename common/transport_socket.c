@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -153,6 +154,9 @@ ifl_status transport_recv(void *socket, bool is_router, transport_in *in) {
             in->has_identity = rc == IFL_WIRE_IDENTITY_BYTES;
             if (in->has_identity) memcpy(in->identity, zmq_msg_data(part), IFL_WIRE_IDENTITY_BYTES);
         } else if (i < 3) {
+            /* Who it is was proven in the link's handshake, and the ZAP handler named it. */
+            const char *key = is_router && i == 0 ? zmq_msg_gets(part, "User-Id") : NULL;
+            if (key) snprintf(in->key, sizeof in->key, "%s", key);
             in->n_parts = i + 1;
         } else {
             in->too_many = true;
@@ -225,6 +229,69 @@ ifl_status transport_socket_setup(void *socket, int send_hwm, int receive_hwm, i
         socket_set(socket, ZMQ_TCP_MAXRT, 30000) != 0)
         return ifl_fail(err, IFL_IO, "cannot set a socket option: %s", zmq_strerror(zmq_errno()));
     return IFL_OK;
+}
+
+ifl_status transport_socket_curve_server(void *socket, const ifl_key_pair *own, ifl_error *err) {
+    /* libzmq would let any key in while there is no handler: it is bound before these sockets are
+     * and closed after them. */
+    if (socket_set(socket, ZMQ_CURVE_SERVER, 1) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, own->secret_key, IFL_KEY_TEXT_MAX) != 0 ||
+        zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, "inflight", 8) != 0)
+        return ifl_fail(err, IFL_IO, "cannot set up CURVE: %s", zmq_strerror(zmq_errno()));
+    return IFL_OK;
+}
+
+ifl_status transport_socket_curve_client(void *socket, const ifl_key_pair *own,
+                                         const char *learner_key, ifl_error *err) {
+    if (zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, learner_key, IFL_KEY_TEXT_MAX) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, own->public_key, IFL_KEY_TEXT_MAX) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, own->secret_key, IFL_KEY_TEXT_MAX) != 0)
+        return ifl_fail(err, IFL_IO, "cannot set up CURVE: %s", zmq_strerror(zmq_errno()));
+    return IFL_OK;
+}
+
+void *transport_monitor_open(void *zmq, void *socket, const char *name) {
+    char endpoint[96];
+    int none = 0;
+    snprintf(endpoint, sizeof endpoint, "inproc://%s", name);
+    if (zmq_socket_monitor(socket, endpoint,
+                           ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) != 0)
+        return NULL;
+    void *monitor = zmq_socket(zmq, ZMQ_PAIR);
+    /* Without a bound: a full monitor would stop the io thread that writes to it. */
+    if (monitor && socket_set(monitor, ZMQ_RCVHWM, 0) == 0 &&
+        zmq_setsockopt(monitor, ZMQ_LINGER, &none, sizeof none) == 0 &&
+        zmq_connect(monitor, endpoint) == 0)
+        return monitor;
+    if (monitor) zmq_close(monitor);
+    zmq_socket_monitor(socket, NULL, 0);
+    return NULL;
+}
+
+bool transport_monitor_take(void *monitor, int *event, int *value) {
+    bool found = false, more = true;
+    for (int i = 0; more; i++) {
+        zmq_msg_t part;
+        zmq_msg_init(&part);
+        if (zmq_msg_recv(&part, monitor, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&part);
+            return false;
+        }
+        if (i == 0 && zmq_msg_size(&part) >= 6) {
+            uint16_t e;
+            uint32_t v;
+            memcpy(&e, zmq_msg_data(&part), sizeof e);
+            memcpy(&v, (const uint8_t *)zmq_msg_data(&part) + 2, sizeof v);
+            *event = e;
+            *value = (int)v;
+            found = true;
+        }
+        more = zmq_msg_more(&part);
+        zmq_msg_close(&part);
+    }
+    return found;
 }
 
 ifl_status transport_zmq_check(ifl_error *err) {

@@ -125,6 +125,7 @@ typedef enum {
     IFL_REJECT_FULL = 5, /* too many actors: try again later */
     IFL_REJECT_BANNED = 6,
     IFL_REJECT_MALFORMED = 7,
+    IFL_REJECT_KEY = 8,
 } ifl_reject_code;
 
 typedef struct ifl_wire_reject {

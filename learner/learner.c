@@ -431,6 +431,10 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .run_epoch = l->run_epoch,
         .directed = l->async_k >= 0,
         .vocab_size = l->model->config.vocab_size,
+        .keys = l->options->keys,
+        .local_key = l->options->local_key,
+        .keys_reread = l->options->keys_reread,
+        .insecure = c->transport.insecure,
     };
     memcpy(server.run_uuid, l->run_uuid, sizeof server.run_uuid);
     IFL_TRY(ifl_server_create(&l->server, &server, err));

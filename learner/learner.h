@@ -23,9 +23,12 @@ typedef struct ifl_learner_options {
     const ifl_tokenizer *tokenizer;
     const ifl_run_dir *run; /* created and locked */
     const char *bind;
-    const atomic_bool *stop;     /* true: end in order, with a checkpoint */
-    const atomic_bool *hopeless; /* true: no actor will ever come (again); NULL = never */
-    FILE *status;                /* live status; NULL = none */
+    const char *keys;               /* folder (common/keys.h); NULL or "" = none */
+    const char *local_key;          /* public key of actors that this process starts; NULL = none */
+    const atomic_uint *keys_reread; /* see ifl_server_options; NULL = never */
+    const atomic_bool *stop;        /* true: end in order, with a checkpoint */
+    const atomic_bool *hopeless;    /* true: no actor will ever come (again); NULL = never */
+    FILE *status;                   /* live status; NULL = none */
 } ifl_learner_options;
 
 /* Runs to run.steps. IFL_STOPPED after an orderly stop. Writes metrics, rollouts, checkpoints and

@@ -18,7 +18,8 @@
     X(ledger, "ledger", "where a run's off-policyness comes from, in nats; --check scores it again") \
     X(report, "report", "write a run's report.html")                                               \
     X(learner, "learner", "the learner process alone, for actors elsewhere")                       \
-    X(actor, "actor", "one actor process, for a learner elsewhere")
+    X(actor, "actor", "one actor process, for a learner elsewhere")                                \
+    X(keys, "keys", "make and allow the keys of links between hosts")
 
 #define IFL_COMMAND_DECLARE(id, name, help) int ifl_cmd_##id(int argc, char **argv);
 IFL_COMMANDS(IFL_COMMAND_DECLARE)

@@ -34,7 +34,7 @@ struct ifl_local_actors {
 };
 
 static pid_t actor_spawn(const ifl_local_actors_options *o, int32_t i) {
-    char name[32], log[IFL_PATH_MAX + 32], cpus[96];
+    char name[32], log[IFL_PATH_MAX + 32], cpus[96], keys[IFL_PATH_MAX + 32];
     snprintf(name, sizeof name, "actor-%d", i + 1);
     snprintf(log, sizeof log, "%s/%s.log", o->log_dir, name);
     int n = snprintf(cpus, sizeof cpus, "actor.cpus=");
@@ -51,9 +51,13 @@ static pid_t actor_spawn(const ifl_local_actors_options *o, int32_t i) {
     argv[argc++] = o->connect;
     argv[argc++] = "--name";
     argv[argc++] = name;
-    for (int k = 0; k < o->n_overrides && argc < ARGS_MAX - 2; k++)
+    for (int k = 0; k < o->n_overrides && argc < ARGS_MAX - 4; k++)
         argv[argc++] = o->overrides[k];
     argv[argc++] = cpus;
+    /* Theirs, whatever the run's configuration says about other hosts. */
+    snprintf(keys, sizeof keys, "transport.keys=%s", o->keys);
+    argv[argc++] = keys;
+    argv[argc++] = "transport.key=";
     argv[argc] = NULL;
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0) {

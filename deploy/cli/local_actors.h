@@ -16,6 +16,7 @@ typedef struct ifl_local_actors_options {
     int n_overrides;
     const char *const *overrides; /* handed on */
     const char *connect;
+    const char *keys;      /* folder, transport.keys of the actors; "" = none */
     const char *log_dir;   /* actor-<i>.log */
     const char *cpus;      /* actor.cpus, ';' between actors */
     const cpu_set_t *mask; /* of actors that aren't pinned */

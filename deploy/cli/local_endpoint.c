@@ -14,7 +14,9 @@
 #define TEMPLATE PREFIX "XXXXXX"
 #define TRIES_MAX 16
 
-static const char *const socket_names[] = {"sock", "sock.w"}; /* control, weights */
+/* Sockets of control and weights; keys of actors that a learner with keys starts. */
+static const char *const file_names[] = {"sock", "sock.w", "learner.public", "local.public",
+                                         "local.secret"};
 
 /* A socket's whole path has to fit in 107 bytes. */
 static const char *base_folder(void) {
@@ -37,8 +39,8 @@ static int folder_lock(const char *path) {
 
 /* With the lock held, so that no other process takes it for its own meanwhile. */
 static void folder_remove(const char *path, int fd) {
-    for (size_t i = 0; i < sizeof socket_names / sizeof *socket_names; i++)
-        unlinkat(fd, socket_names[i], 0);
+    for (size_t i = 0; i < sizeof file_names / sizeof *file_names; i++)
+        unlinkat(fd, file_names[i], 0);
     rmdir(path);
     close(fd);
 }
@@ -83,13 +85,27 @@ ifl_status ifl_local_endpoint_create(ifl_local_endpoint *out, ifl_error *err) {
         }
         out->lock_fd = folder_lock(out->folder);
         if (out->lock_fd >= 0 && folder_is_there(out->folder, out->lock_fd)) {
-            snprintf(out->text, sizeof out->text, "ipc://%s/%s", out->folder, socket_names[0]);
+            snprintf(out->text, sizeof out->text, "ipc://%s/%s", out->folder, file_names[0]);
             return IFL_OK;
         }
         if (out->lock_fd >= 0) close(out->lock_fd);
     }
     *out = (ifl_local_endpoint){.lock_fd = -1};
     return ifl_fail(err, IFL_IO, "%s: cannot lock a folder for the socket files", base);
+}
+
+ifl_status ifl_local_keys_create(ifl_local_endpoint *out, const char *keys,
+                                 char public_key[IFL_KEY_TEXT_MAX], ifl_error *err) {
+    ifl_key_pair learner, local;
+    IFL_TRY(ifl_key_pair_read(&learner, keys, IFL_KEY_LEARNER, err));
+    IFL_TRY(ifl_key_pair_make(&local, err));
+    IFL_TRY(ifl_local_endpoint_create(out, err));
+    ifl_status st = ifl_key_pair_write(&local, out->folder, "local", err);
+    if (st == IFL_OK) st = ifl_key_learner_write(out->folder, learner.public_key, err);
+    memcpy(public_key, local.public_key, IFL_KEY_TEXT_MAX);
+    explicit_bzero(&learner, sizeof learner);
+    explicit_bzero(&local, sizeof local);
+    return st;
 }
 
 void ifl_local_endpoint_remove(ifl_local_endpoint *endpoint) {

@@ -2,7 +2,7 @@
 #ifndef IFL_CLI_LOCAL_ENDPOINT_H
 #define IFL_CLI_LOCAL_ENDPOINT_H
 
-#include "common/status.h"
+#include "common/keys.h"
 
 typedef struct ifl_local_endpoint {
     char folder[96]; /* "" : none */
@@ -15,7 +15,12 @@ typedef struct ifl_local_endpoint {
  */
 ifl_status ifl_local_endpoint_create(ifl_local_endpoint *out, ifl_error *err);
 
-/* Removes the folder with its sockets. A zeroed one is fine. */
+/* The same folder with keys in it instead: a pair for actors that this process starts, new each
+ * time, and the public key of the learner whose secret is in the folder `keys`. */
+ifl_status ifl_local_keys_create(ifl_local_endpoint *out, const char *keys,
+                                 char public_key[IFL_KEY_TEXT_MAX], ifl_error *err);
+
+/* Removes the folder with its files. A zeroed one is fine. */
 void ifl_local_endpoint_remove(ifl_local_endpoint *endpoint);
 
 #endif

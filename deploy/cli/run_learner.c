@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "actor/actor.h"
+#include "common/keys.h"
 #include "common/log.h"
 #include "common/task.h"
 #include "common/transport.h"
@@ -36,10 +37,18 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
 
 /* What a user mistypes is found before there is a run folder: the same name must be free for the
  * next try. */
-static ifl_status inputs_check(const ifl_config *config, const char *endpoint,
+static ifl_status inputs_check(const ifl_config *config, const char *endpoint, const char *keys,
                                const ifl_tokenizer *tokenizer, ifl_error *err) {
     static const char *const purposes[] = {"train", "eval"};
-    IFL_TRY(ifl_endpoint_check(endpoint, err));
+    IFL_TRY(ifl_endpoint_check(endpoint, *keys || config->transport.insecure, err));
+    if (*keys) {
+        ifl_key_pair own;
+        ifl_key_list list = {0};
+        IFL_TRY(ifl_key_pair_read(&own, keys, IFL_KEY_LEARNER, err));
+        explicit_bzero(&own, sizeof own);
+        IFL_TRY(ifl_key_list_read(&list, keys, err));
+        ifl_key_list_clear(&list);
+    }
     for (int i = 0; i < 2; i++) {
         ifl_task_set *set = NULL;
         ifl_task task = {0};
@@ -116,8 +125,8 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     ifl_local_actors *actors = NULL;
     int64_t newest;
     ifl_local_endpoint own = {0};
-    const char *endpoint = config->transport.bind;
-    char logs[IFL_PATH_MAX + 8];
+    const char *endpoint = config->transport.bind, *keys = config->transport.keys;
+    char logs[IFL_PATH_MAX + 8], connect[IFL_ENDPOINT_MAX], local_key[IFL_KEY_TEXT_MAX] = "";
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, stderr, err), done);
     IFL_TRY_GOTO(st, learner_plan(config, &loaded, err), done);
@@ -126,16 +135,21 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
     if (local_actors && bind_is_default(config)) {
         IFL_TRY_GOTO(st, ifl_local_endpoint_create(&own, err), done);
         endpoint = own.text;
+        keys = ""; /* nobody else can open that folder */
     }
-    IFL_TRY_GOTO(st, inputs_check(config, endpoint, loaded.tokenizer, err), done);
+    IFL_TRY_GOTO(st, inputs_check(config, endpoint, keys, loaded.tokenizer, err), done);
+    if (local_actors && *keys)
+        IFL_TRY_GOTO(st, ifl_local_keys_create(&own, keys, local_key, err), done);
     IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);
     if (local_actors) {
         snprintf(logs, sizeof logs, "%s/logs", run.path);
+        IFL_TRY_GOTO(st, ifl_endpoint_reach(endpoint, connect, err), done);
         ifl_local_actors_options local = {config->actor.count,
                                           options->config_path,
                                           options->n_overrides,
                                           options->overrides,
-                                          endpoint,
+                                          connect,
+                                          *keys ? own.folder : "",
                                           logs,
                                           config->actor.cpus,
                                           &mask};
@@ -150,6 +164,9 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
         .tokenizer = loaded.tokenizer,
         .run = &run,
         .bind = endpoint,
+        .keys = keys,
+        .local_key = local_key[0] ? local_key : NULL,
+        .keys_reread = *keys ? ifl_signals_count_hangups() : NULL,
         .stop = stop,
         .hopeless = actors ? ifl_local_actors_failed(actors) : NULL,
         .status = stdout,

@@ -270,7 +270,7 @@ static void test_non_loopback_is_refused(void **state) {
                                        "tcp://localhost:5555", "tcp://[::1]:5555",
                                        "ipc:///tmp/x",         "tcp://127.0.0.1:*"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
-        assert_int_equal(ifl_endpoint_check(good[i], NULL), IFL_OK);
+        assert_int_equal(ifl_endpoint_check(good[i], false, NULL), IFL_OK);
 }
 
 static void test_wrong_hashes_are_rejected_naming_both(void **state) {
