@@ -95,8 +95,8 @@ ifl_status transport_decode(transport_in *in, ifl_wire_header *header, ifl_messa
                             ifl_error *err);
 
 /* Options that every socket of ours has (traps Z1, Z3..Z6 of the design). */
-ifl_status transport_socket_setup(void *socket, int send_hwm, int receive_hwm, int linger_ms,
-                                  bool with_ipv6, ifl_error *err);
+ifl_status transport_socket_setup(void *socket, const char *endpoint, int send_hwm, int receive_hwm,
+                                  int linger_ms, ifl_error *err);
 ifl_status transport_zmq_check(ifl_error *err); /* libzmq >= 4.3.3 */
 
 /* CURVE, for a learner's socket and for an actor's. */

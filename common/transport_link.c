@@ -62,8 +62,7 @@ static ifl_status client_open_socket(ifl_client *c, void **socket, const char *e
     *socket = zmq_socket(c->zmq, ZMQ_DEALER);
     if (!*socket)
         return ifl_fail(err, IFL_IO, "cannot open a socket: %s", zmq_strerror(zmq_errno()));
-    IFL_TRY(
-        transport_socket_setup(*socket, 1000, receive_hwm, 0, strchr(endpoint, '[') != NULL, err));
+    IFL_TRY(transport_socket_setup(*socket, endpoint, 1000, receive_hwm, 0, err));
     if (c->guarded) IFL_TRY(transport_socket_curve_client(*socket, &c->own, c->learner_key, err));
     if (socket == &c->control) {
         char name[48];

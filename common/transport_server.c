@@ -141,8 +141,8 @@ static ifl_status server_socket(ifl_server *s, void **socket, int send_hwm, int 
     *socket = zmq_socket(s->zmq, ZMQ_ROUTER);
     if (!*socket)
         return ifl_fail(err, IFL_IO, "cannot open a socket: %s", zmq_strerror(zmq_errno()));
-    IFL_TRY(transport_socket_setup(*socket, send_hwm, receive_hwm, s->options.linger_ms,
-                                   strchr(s->options.bind, '[') != NULL, err));
+    IFL_TRY(transport_socket_setup(*socket, s->options.bind, send_hwm, receive_hwm,
+                                   s->options.linger_ms, err));
     int on = 1;
     /* Handover: a reconnect with the same identity takes the place of a link that died without a
      * word. */

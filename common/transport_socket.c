@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,15 +207,24 @@ ifl_status transport_decode(transport_in *in, ifl_wire_header *header, ifl_messa
     return IFL_OK;
 }
 
+#define IPC_BUFFER_BYTES (4 << 20)
+
 static int socket_set(void *socket, int option, int value) {
     return zmq_setsockopt(socket, option, &value, sizeof value);
 }
 
-ifl_status transport_socket_setup(void *socket, int send_hwm, int receive_hwm, int linger_ms,
-                                  bool with_ipv6, ifl_error *err) {
+ifl_status transport_socket_setup(void *socket, const char *endpoint, int send_hwm, int receive_hwm,
+                                  int linger_ms, ifl_error *err) {
+    bool is_ipc = strncmp(endpoint, "ipc://", 6) == 0, with_ipv6 = strchr(endpoint, '[') != NULL;
     /* No ZMQ_HEARTBEAT_*: together with a full receive queue they abort the process (libzmq 4.3.4).
      */
     int64_t n_max = IFL_WIRE_PAYLOAD_MAX + IFL_WIRE_META_MAX;
+    /* A unix socket wakes its sender only when three quarters of the buffer are empty: with the
+     * default of 208 KiB the two sides of a chunk take turns. TCP's buffers tune themselves, better
+     * than a fixed size could for links of any length. Less than asked for is fine. */
+    if (is_ipc && (socket_set(socket, ZMQ_SNDBUF, IPC_BUFFER_BYTES) != 0 ||
+                   socket_set(socket, ZMQ_RCVBUF, IPC_BUFFER_BYTES) != 0))
+        return ifl_fail(err, IFL_IO, "cannot set a socket option: %s", zmq_strerror(zmq_errno()));
     if (socket_set(socket, ZMQ_IPV6, with_ipv6) != 0 ||
         zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &n_max, sizeof n_max) != 0 ||
         socket_set(socket, ZMQ_LINGER, linger_ms) != 0 ||
@@ -294,7 +304,18 @@ bool transport_monitor_take(void *monitor, int *event, int *value) {
     return found;
 }
 
+/* libzmq takes every frame by malloc, and each of a few MiB came fresh from the kernel and went
+ * back to it: a page fault for each 4 KiB, which costs more than copying them. The blocks that
+ * chunks need stay in the process instead. */
+static void socket_keep_blocks(void) {
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the most that glibc accepts */
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
+    mallopt(M_TOP_PAD, 16 << 20);
+}
+
 ifl_status transport_zmq_check(ifl_error *err) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, socket_keep_blocks);
     int major, minor, patch;
     zmq_version(&major, &minor, &patch);
     if (major * 10000 + minor * 100 + patch < 40303)

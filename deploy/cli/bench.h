@@ -35,6 +35,7 @@ typedef struct ifl_bench_args {
     const char *peers[IFL_BENCH_PEERS_MAX];
     const char *script, *torch_dtype, *torch_head; /* NULL: the default */
     double peer_timeout_s;
+    int64_t size_mib; /* transport: of one measurement */
 } ifl_bench_args;
 
 /* --- Cases of the whole model
@@ -87,6 +88,9 @@ ifl_status ifl_bench_against(const ifl_bench_args *a, const char *what, ifl_erro
 
 /* The op cases whose name holds a->only, each run under valgrind's callgrind. */
 ifl_status ifl_bench_count(const ifl_bench_args *a, ifl_error *err);
+
+/* The weight plane between two processes beside raw sockets, in turns. */
+ifl_status ifl_bench_transport(const ifl_bench_args *a, ifl_error *err);
 
 /* --- Printing
  * ----------------------------------------------------------------------------------------- */

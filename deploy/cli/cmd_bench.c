@@ -34,7 +34,8 @@ enum {
     KEY_SCRIPT,
     KEY_DTYPE,
     KEY_TORCH_HEAD,
-    KEY_PEER_TIMEOUT
+    KEY_PEER_TIMEOUT,
+    KEY_SIZE
 };
 
 static const struct argp_option bench_options[] = {
@@ -69,7 +70,9 @@ static const struct argp_option bench_options[] = {
      "memory.limit_gib: refuse to hold more than X GiB (default 0: no limit)", 0},
     {"seconds", KEY_SECONDS, "X", 0,
      "time of each op, and of each measurement of peak and bandwidth (default 0.3)", 0},
-    {"case", KEY_CASE, "TEXT", 0, "ops: only cases whose name holds TEXT", 0},
+    {"case", KEY_CASE, "TEXT", 0,
+     "ops: only cases whose name holds TEXT; transport: plane, plane_curve or zmq_curve alone", 0},
+    {"size-mib", KEY_SIZE, "N", 0, "transport: bytes of one measurement (default 512)", 0},
     {"json", KEY_JSON, NULL, 0, "one JSON object a line; tests/bench/README.md lists the fields",
      0},
     {"count", KEY_COUNT, NULL, 0,
@@ -171,6 +174,8 @@ static ifl_status bench_option(int key, const char *arg, void *user, ifl_error *
         return choice_take(&a->torch_dtype, "torch-dtype", arg, "f32", "bf16", err);
     case KEY_TORCH_HEAD:
         return choice_take(&a->torch_head, "torch-head", arg, "all", "trained", err);
+    case KEY_SIZE:
+        return ifl_options_int("size-mib", arg, 4, 1 << 20, &a->size_mib, err);
     case KEY_PEER_TIMEOUT:
         return ifl_options_double("peer-timeout", arg, 0.1, 1e6, &a->peer_timeout_s, err);
     default:
@@ -193,20 +198,24 @@ static ifl_status bench_ops(const ifl_bench_args *a, ifl_error *err) {
 }
 
 static ifl_status bench_dispatch(const ifl_bench_args *a, const char *what, ifl_error *err) {
-    static const char *const known[] = {"decode", "prefill", "train", "model", "ops", "all"};
+    static const char *const known[] = {"decode", "prefill",   "train", "model",
+                                        "ops",    "transport", "all"};
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         found |= strcmp(what, known[i]) == 0;
     if (!found)
         return ifl_fail(err, IFL_USAGE,
-                        "bench: got \"%.40s\", wanted decode, prefill, train, model, ops or all",
+                        "bench: got \"%.40s\", wanted decode, prefill, train, model, ops, "
+                        "transport or all",
                         what);
     bool all = strcmp(what, "all") == 0, ops = strcmp(what, "ops") == 0;
-    if (a->n_peers && ops)
-        return ifl_fail(err, IFL_USAGE, "--against compares whole models, not ops");
+    bool transport = strcmp(what, "transport") == 0;
+    if (a->n_peers && (ops || transport))
+        return ifl_fail(err, IFL_USAGE, "--against compares whole models, not %s", what);
     if (a->n_peers) return ifl_bench_against(a, all ? "model" : what, err);
     if (a->count && !ops)
         return ifl_fail(err, IFL_USAGE, "--count counts ops: inflight bench ops --count");
+    if (transport) return ifl_bench_transport(a, err);
     if (all || ops) IFL_TRY(bench_ops(a, err));
     if (ops) return IFL_OK;
     ifl_bench_model_case cases[IFL_BENCH_CASES_MAX];
@@ -220,7 +229,7 @@ static ifl_status bench_work(const ifl_options *options, void *user, ifl_error *
     a->options = options;
     a->config = options->config;
     a->model = ifl_config_model_name(options->config);
-    if (a->repeat == 0) a->repeat = a->n_peers ? 5 : 3;
+    if (a->repeat == 0) a->repeat = strcmp(what, "transport") == 0 ? 7 : a->n_peers ? 5 : 3;
     /* The whole table is one comparison: its cases have the same threads. */
     bool train = strcmp(what, "train") == 0;
     a->n_threads = ifl_cpu_threads(train ? a->config->learner.threads : a->config->actor.threads);
@@ -239,15 +248,17 @@ int ifl_cmd_bench(int argc, char **argv) {
                         .seconds = 0.3,
                         .count_case = -1,
                         .count_runs = 1,
-                        .peer_timeout_s = 1800};
+                        .peer_timeout_s = 1800,
+                        .size_mib = 512};
     const ifl_options_spec spec = {
         .doc = "Measures tokens per second of a whole model (decode and prefill through the "
                "engine, train as forward, "
                "backward, AdamW and the packing of the next weights; model: all of them) and the "
                "speed of single "
-               "ops, each beside the share of this host's measured roofline. Without an argument: "
-               "all.",
-        .args_doc = "[decode|prefill|train|model|ops|all]",
+               "ops, each beside the share of this host's measured roofline. transport: dense "
+               "weights from one process to another beside a raw socket, plain and with keys. "
+               "Without an argument: all but that.",
+        .args_doc = "[decode|prefill|train|model|ops|transport|all]",
         .extra = bench_options,
         .keys = bench_keys,
         .presets = presets,

@@ -15,8 +15,8 @@
 #define TRIES_MAX 16
 
 /* Sockets of control and weights; keys of actors that a learner with keys starts. */
-static const char *const file_names[] = {"sock", "sock.w", "learner.public", "local.public",
-                                         "local.secret"};
+static const char *const file_names[] = {"sock",           "sock.w",       "learner.secret",
+                                         "learner.public", "local.public", "local.secret"};
 
 /* A socket's whole path has to fit in 107 bytes. */
 static const char *base_folder(void) {
