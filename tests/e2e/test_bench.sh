@@ -20,6 +20,20 @@ has err.txt 'no op case is called like "no such op"'
 expect 64 "$inflight" bench decode --count
 expect 64 "$inflight" bench train --trained-last x
 
+# --- transport: every way over both paths, the same as JSON; ratios are to the raw socket
+expect 0 "$inflight" bench transport --repeat 2 --size-mib 16
+for path in ipc tcp; do
+    for way in "raw socket" "raw socket, checked" "weight plane" "weight plane, keys" "libzmq alone, keys"; do
+        grep -qE "^$path +$way +[0-9.]+ " out.txt || fail "no row of $way over $path: $(cat out.txt)"
+    done
+done
+expect 0 "$inflight" bench transport --repeat 1 --size-mib 16 --case plane --json
+[ "$(grep -c '"bench":"transport".*"gbyte_per_s_median"' out.txt)" = 6 ] || fail "rows: $(cat out.txt)"
+[ "$(grep -c '"way":"raw",.*"ratio_to_raw_median":1.0' out.txt)" = 2 ] || fail "raw: $(cat out.txt)"
+grep -q '"way":"plane"' out.txt || fail "no row of the plane"
+! grep -q '"way":"plane_curve"' out.txt || fail "--case plane ran others"
+expect 64 "$inflight" bench transport --against torch
+
 # --- llama.cpp: a table as llama-batched-bench prints it, one row for each batch named
 program llama-batched-bench <<'SH'
 #!/bin/sh

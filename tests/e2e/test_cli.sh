@@ -13,7 +13,7 @@ wrong() {
     [ -z "$(ls -A runs 2>/dev/null)" ] || fail "$*: a refused command left $(ls -A runs) in runs/"
 }
 
-commands=(train sft generate eval score parity bench export rollouts report learner actor)
+commands=(train sft generate eval score parity bench export rollouts report learner actor keys)
 # Help, on standard output, with every option and an example or a sentence on what it does.
 expect 0 "$inflight" --help
 cp out.txt commands.txt
@@ -77,10 +77,10 @@ wrong 65 "nowhere" parity --model nowhere
 wrong 65 "no such run to resume" train --config small.yaml run.resume=true
 wrong 65 "has no token" generate --model start --prompt "hello"
 
-# Links between hosts are refused until they are encrypted.
+# Links between hosts are refused without keys (test_keys.sh has the rest).
 wrong 64 "not a loopback address" learner --config small.yaml transport.bind=tcp://0.0.0.0:5555
 wrong 64 "not a loopback address" actor --config small.yaml --connect tcp://192.0.2.1:5555
-wrong 64 "wanted ipc:///path or tcp://127.0.0.1:port" learner --config small.yaml transport.bind=junk
+wrong 64 "wanted ipc:///path or tcp://host:port" learner --config small.yaml transport.bind=junk
 
 # --dry-run: the whole configuration, what follows from it, and one example as the model will see it.
 for command in train learner; do
