@@ -6,7 +6,7 @@ small_config
 quiet=(eval.before=false eval.after=false)
 
 # An address of this host that is not loopback; without one, all addresses through loopback.
-address=$(ip -4 -o addr show scope global 2>/dev/null | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1)
+address=$(ip -4 -o addr show scope global 2>/dev/null | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -n 1) || true
 bind=tcp://0.0.0.0:0
 
 # Keys: made once, readable by their user alone, copied as the command says.
@@ -84,7 +84,7 @@ for name in one late; do
 done
 
 # `train` gives the actors that it starts itself a key of their own; others may join it.
-train_start near --bind "tcp://0.0.0.0:$((20000 + $$ % 20000))" --keys keys run.steps=300 "${quiet[@]}"
+train_start near --bind "tcp://0.0.0.0:${endpoint##*:}" --keys keys run.steps=300 "${quiet[@]}"
 until_true 60 "step 3" has_row runs/near 3
 endpoint=$(sed -n 's/.*listening on \(tcp:[^ ]*\).*/\1/p' near.err.txt)
 endpoint=${endpoint/0.0.0.0/${address:-127.0.0.1}}
