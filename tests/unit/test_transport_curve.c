@@ -183,6 +183,11 @@ static void test_secrets_are_written_for_their_user_alone_and_never_twice(void *
     assert_non_null(strstr(err.text, "never overwritten"));
     assert_int_equal(ifl_key_pair_read(&after, path_of("good"), "good", NULL), IFL_OK);
     assert_string_equal(before.secret_key, after.secret_key);
+    unlink(path_of("good/good.public")); /* nor half a pair */
+    assert_int_equal(ifl_key_pair_write(&other, path_of("good"), "good", &err), IFL_USAGE);
+    assert_non_null(strstr(err.text, "good.secret is there already"));
+    assert_int_equal(ifl_key_pair_read(&after, path_of("good"), "good", NULL), IFL_OK);
+    assert_string_equal(before.secret_key, after.secret_key);
     assert_int_equal(ifl_key_allow(path_of("learner"), "good", other.public_key, &err), IFL_USAGE);
     assert_non_null(strstr(err.text, "revoke"));
 }
