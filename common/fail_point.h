@@ -10,9 +10,10 @@
  *     kill           SIGKILL to this process
  *     exit(N)        _exit with status N
  *     sleep(MS)      the passing thread waits
- *     error(NAME)    EIO, ENOSPC, EDQUOT, ENOMEM, EROFS: what the call would have said     (points E)
- *     tear           half of the bytes are written, then kill                              (points T)
- *     jump(MS)       the wall clock goes on from there, on or back                         (points J)
+ *     error(NAME)    EIO, ENOSPC, EDQUOT, ENOMEM, EROFS: what the call would have said     (points
+ * E) tear           half of the bytes are written, then kill                              (points
+ * T) jump(MS)       the wall clock goes on from there, on or back                         (points
+ * J)
  *
  * A point that acts says so in one line of the log, with its name and which passing it was. A
  * malformed term or an unknown name is IFL_USAGE; the text lists what there is. */
@@ -29,6 +30,7 @@
     X(LOG_WRITE, "log.write", "ET", "rollout log: the buffer goes to its segment")                 \
     X(LOG_SYNC, "log.sync", "E", "rollout log: written, before fdatasync")                         \
     X(LOG_SYNCED, "log.synced", "", "rollout log: on the disk, nobody has been told yet")          \
+    X(METRICS_WRITE, "metrics.write", "E", "metrics: rows go to the file")                         \
     X(DESK_WAIT, "desk.wait", "", "learner: the training thread waits for groups")                 \
     X(STEP_BEGIN, "step.begin", "", "learner: before a step takes its first groups")               \
     X(STEP_GRADIENTS, "step.gradients", "", "learner: gradients are whole, no weight has moved")   \

@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/config.h"
+#include "common/memory.h"
 
 #define ROTATE_BYTES_DEFAULT ((int64_t)64 << 20)
 #define LINE_BYTES_MAX (1 << 20)
@@ -39,10 +41,14 @@ struct ifl_metrics {
     int fd;
     int64_t bytes, rotate_bytes;
     double start_s;
-    json_t *row;  /* being built; NULL between rows */
-    json_t *last; /* name -> number */
-    bool failed;  /* out of memory while adding */
+    json_t *row;   /* being built; NULL between rows */
+    json_t *last;  /* name -> number */
+    bool failed;   /* out of memory while adding */
+    uint8_t *held; /* whole rows that found no room on the disk */
+    size_t n_held, held_cap;
 };
+
+#define HELD_BYTES_MAX (16 << 20)
 
 static ifl_status metrics_reopen(ifl_metrics *m, ifl_error *err) {
     m->fd = open(m->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -82,9 +88,34 @@ ifl_status ifl_metrics_open(ifl_metrics **out, const char *path, int64_t rotate_
     return IFL_OK;
 }
 
+/* Brings what is held into the file, by one write, so that readers never see half of a row. Without
+ * room for all of it the file is what it was before, and the rows wait for the next one. */
+static ifl_status metrics_write(ifl_metrics *m, ifl_error *err) {
+    if (!m->n_held) return IFL_OK;
+    int fault = ifl_fail_point(IFL_FAIL_METRICS_WRITE);
+    ssize_t written = fault > 0 ? -1 : write(m->fd, m->held, m->n_held);
+    int why = fault > 0 ? fault : written < 0 ? errno : ENOSPC;
+    if (written == (ssize_t)m->n_held) {
+        m->bytes += written;
+        m->n_held = 0;
+        return IFL_OK;
+    }
+    if (written > 0 && ftruncate(m->fd, m->bytes) != 0)
+        return ifl_fail(err, IFL_IO, "%s: cannot take back half of a row: %s", m->path,
+                        strerror(errno));
+    bool waits = (why == ENOSPC || why == EDQUOT) && m->n_held <= HELD_BYTES_MAX;
+    return waits ? IFL_OK
+                 : ifl_fail(err, IFL_IO, "%s: cannot write %zu bytes: %s", m->path, m->n_held,
+                            strerror(why));
+}
+
 void ifl_metrics_close(ifl_metrics *m) {
     if (!m) return;
-    if (m->fd >= 0) close(m->fd);
+    if (m->fd >= 0) {
+        metrics_write(m, NULL);
+        close(m->fd);
+    }
+    free(m->held);
     json_decref(m->row);
     json_decref(m->last);
     free(m);
@@ -158,13 +189,15 @@ ifl_status ifl_metrics_end(ifl_metrics *m, ifl_error *err) {
     }
     if (m->bytes && m->bytes + (int64_t)n + 1 > m->rotate_bytes)
         IFL_TRY_GOTO(st, metrics_rotate(m, err), done);
-    line[n] = '\n'; /* over the NUL: one write per line, so that readers never see half of one */
-    ssize_t written = write(m->fd, line, n + 1);
-    if (written != (ssize_t)(n + 1))
-        st = ifl_fail(err, IFL_IO, "%s: cannot write: %s", m->path,
-                      written < 0 ? strerror(errno) : "disk full");
-    else
-        m->bytes += written;
+    line[n] = '\n'; /* over the NUL */
+    void *held = m->held;
+    st = ifl_grow(&held, &m->held_cap, m->n_held + n + 1, 1, err);
+    m->held = held;
+    if (st == IFL_OK) {
+        memcpy(m->held + m->n_held, line, n + 1);
+        m->n_held += n + 1;
+        st = metrics_write(m, err);
+    }
 done:
     free(line);
     return st;

@@ -68,7 +68,7 @@ static bool files_write(job *j) {
     if (!f) return refuse(j, "%s: %s", path, strerror(errno));
     /* All four kinds of job have both KV modes within eight jobs. */
     static const char *const modes[] = {"pipeline", "pipeline", "sync", "async:2"};
-    j->directed = j->number % 4 >= 2;
+    j->strict = j->number % 4 >= 1;
     bool keep = (j->number + j->number / 4) % 2 == 1, wait = j->number % 4 == 1;
     fprintf(f,
             "config_version: 1\n"
@@ -222,11 +222,17 @@ static void collect(job *j) {
     }
 }
 
+/* Without what its predecessor has died of. */
+static void process_restart(job *j, job_process *p) {
+    process_arm(j, p, "");
+    process_start(j, p);
+}
+
 void job_supervise(job *j) {
     collect(j);
-    if (j->learner.wanted && j->learner.pid == 0) process_start(j, &j->learner);
+    if (j->learner.wanted && j->learner.pid == 0) process_restart(j, &j->learner);
     for (int i = 0; i <= JOB_EXTRA; i++)
-        if (j->actors[i].wanted && j->actors[i].pid == 0) process_start(j, &j->actors[i]);
+        if (j->actors[i].wanted && j->actors[i].pid == 0) process_restart(j, &j->actors[i]);
 }
 
 int64_t process_mark(const job_process *p) {

@@ -39,7 +39,8 @@ typedef struct job {
     char folder[JOB_PATH_MAX];
     uint64_t seed, n_drawn;
     int number, port;
-    bool directed; /* lock-step: an actor that is late with a version has no work under it */
+    bool strict; /* lock-step, or bounded staleness: an actor that is late with a version has no
+                    work */
     job_process learner, actors[JOB_ACTORS + 1];
     pid_t proxy;
     int proxy_in; /* its standard input */

@@ -249,8 +249,8 @@ static bool visitor(job *j, const char *point) {
 }
 
 static bool row_10(job *j) { /* joins in mid swap */
-    /* In lock-step one that is always late gets none. */
-    if (j->directed)
+    /* Where lag is bounded one that is always late gets no work. */
+    if (j->strict)
         return visitor(j, PICK(j, "receiver.begin=sleep(300)@1", "receiver.ready=sleep(300)@1"));
     return visitor(j, PICK(j, "receiver.begin=sleep(300)@1", "receiver.chunk=sleep(60)@1+",
                            "receiver.ready=sleep(300)@1"));
@@ -374,7 +374,7 @@ static bool row_25(job *j) { /* a link slower than the swaps */
     snprintf(text, sizeof text, "%lld B/s", (long long)rate);
     int64_t rss = process_rss_kib(&j->learner);
     proxy_tell(j, "%d weights down rate %lld 4000", lane_of(j, a), (long long)rate);
-    bool good = (j->directed || await_acks(j, a, 2, 4000)) && await_steps(j, 3, 4000);
+    bool good = (j->strict || await_acks(j, a, 2, 4000)) && await_steps(j, 3, 4000);
     job_pass(j, 1500);
     return good && (process_rss_kib(&j->learner) - rss < RSS_GROWTH_KIB ||
                     refuse(j, "the learner grew from %lld to %lld KiB at %s", (long long)rss,
@@ -492,7 +492,9 @@ static bool row_35(job *j) { /* the disk is full */
         return await_steps(j, 4, j->hang_ms) &&
                (j->learner.n_ends == ends || refuse(j, "the learner ended"));
     }
-    process_arm(j, &j->learner, "log.write=error(ENOSPC)@1+");
+    process_arm(j, &j->learner,
+                "log.write=error(ENOSPC)@1+;metrics.write=error(ENOSPC)@1+;"
+                "checkpoint.begin=error(ENOSPC)@1+");
     if (!await_text(j, &j->learner, mark, FIRE_MS, "nothing is acknowledged and nothing is leased"))
         return false;
     job_pass(j, 300); /* what was on its way when it began */

@@ -206,7 +206,7 @@ static int job_main(const options *o, int number, int slot, int64_t deadline_ns)
     t.jobs_failed = !clean;
     tally_write(f, &t);
     fclose(f);
-    if (clean && !getenv("KEEP")) { /* nothing to look at: its rollouts would fill the disk */
+    if (clean && !(getenv("KEEP") && *getenv("KEEP"))) { /* nothing to look at: its rollouts would fill the disk */
         char command[2 * JOB_PATH_MAX];
         snprintf(command, sizeof command, "rm -rf '%s/runs' '%s/record'", j.folder, j.folder);
         if (system(command) != 0) return 74;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fail_point.h"
 #include "common/metrics.h"
 #include "common/status_line.h"
 
@@ -118,6 +119,31 @@ static void test_rotation_keeps_every_row_in_order(void **state) {
     assert_int_equal(s.n, 40);
     for (int i = 0; i < 40; i++)
         assert_int_equal(s.steps[i], i + 1);
+}
+
+static void test_rows_without_room_on_the_disk_wait_for_it(void **state) {
+    (void)state;
+    char path[128];
+    ifl_error err = {0};
+    ifl_metrics *m;
+    snprintf(path, sizeof path, "%s/full.jsonl", folder);
+    assert_int_equal(ifl_metrics_open(&m, path, 0, &err), IFL_OK);
+    row_write(m, 1, 0.5);
+    assert_int_equal(ifl_fail_points_arm("metrics.write=error(ENOSPC)@1+", &err), IFL_OK);
+    row_write(m, 2, 0.5);
+    row_write(m, 3, 0.5);
+    assert_int_equal(ifl_fail_points_arm("", &err), IFL_OK);
+    row_write(m, 4, 0.25);
+    assert_int_equal(ifl_fail_points_arm("metrics.write=error(ENOSPC)@1", &err), IFL_OK);
+    row_write(m, 5, 0.25);
+    ifl_metrics_close(m);
+    seen s = {0};
+    int64_t n_skipped = 0;
+    assert_int_equal(ifl_metrics_read(path, seen_row, &s, &n_skipped, &err), IFL_OK);
+    assert_int_equal(s.n, 5);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(s.steps[i], i + 1);
+    assert_int_equal(n_skipped, 0);
 }
 
 static void test_missing_file_is_not_found(void **state) {
@@ -273,6 +299,7 @@ int main(void) {
         cmocka_unit_test(test_rows_read_back_and_not_a_number_is_null),
         cmocka_unit_test(test_torn_last_line_is_closed_off_and_skipped),
         cmocka_unit_test(test_rotation_keeps_every_row_in_order),
+        cmocka_unit_test(test_rows_without_room_on_the_disk_wait_for_it),
         cmocka_unit_test(test_missing_file_is_not_found),
         cmocka_unit_test(test_block_never_exceeds_the_width),
         cmocka_unit_test(test_block_shows_every_figure_when_wide),
