@@ -230,6 +230,7 @@ static void process_restart(job *j, job_process *p) {
 
 void job_supervise(job *j) {
     collect(j);
+    job_steps(j);
     if (j->learner.wanted && j->learner.pid == 0) process_restart(j, &j->learner);
     for (int i = 0; i <= JOB_EXTRA; i++)
         if (j->actors[i].wanted && j->actors[i].pid == 0) process_restart(j, &j->actors[i]);
@@ -263,6 +264,7 @@ int64_t process_rss_kib(const job_process *p) {
 
 int64_t job_steps(job *j) {
     char path[JOB_PATH_MAX + 64], block[65536];
+    int64_t before = j->stepped_ns;
     snprintf(path, sizeof path, "%s/runs/" RUN_NAME "/metrics.jsonl", j->folder);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     for (ssize_t n; fd >= 0 && (n = pread(fd, block, sizeof block, j->metrics_at)) > 0;) {
@@ -270,7 +272,10 @@ int64_t job_steps(job *j) {
         for (ssize_t i = 0; i < n; i++) {
             if (block[i] == '\n') {
                 j->partial[j->n_partial] = '\0';
-                if (strncmp(j->partial, "{\"kind\":\"step\"", 14) == 0) j->n_steps++;
+                if (strncmp(j->partial, "{\"kind\":\"step\"", 14) == 0) {
+                    j->n_steps++;
+                    j->stepped_ns = ifl_clock_ns();
+                }
                 j->n_partial = 0;
             } else if (j->n_partial + 1 < sizeof j->partial) {
                 j->partial[j->n_partial++] = block[i];
@@ -278,6 +283,8 @@ int64_t job_steps(job *j) {
         }
     }
     if (fd >= 0) close(fd);
+    int64_t pause = ifl_clock_ns() - before;
+    if (pause > j->pause_ns) j->pause_ns = pause;
     return j->n_steps;
 }
 

@@ -46,7 +46,8 @@ typedef struct job {
     int proxy_in; /* its standard input */
     odd_facts facts;
     int64_t metrics_at, n_steps;
-    char partial[256]; /* of the row of metrics that is being read */
+    int64_t stepped_ns, pause_ns; /* when a step was last seen; the longest time without one */
+    char partial[256];            /* of the row of metrics that is being read */
     size_t n_partial;
     const char *variant; /* of the fault under way, for the record */
     char why[JOB_TEXT_MAX];
@@ -78,7 +79,8 @@ bool process_said(const job_process *p, int64_t mark, const char *text);
 /* "NAME is gone" and the like, at the learner, about an actor. */
 bool learner_said_of(const job *j, int64_t mark, const char *name, const char *text);
 
-/* Steps trained so far by all learner processes, from the metrics. */
+/* Steps trained so far by all learner processes, from the metrics. Looked at in every turn of
+ * job_supervise, so that pause_ns is right to some 10 ms; set both times to begin anew. */
 int64_t job_steps(job *j);
 /* Acknowledgements an actor's recorder holds, of the running process alone. */
 int64_t actor_acks(const job *j, const job_process *p);

@@ -7,6 +7,7 @@
 typedef struct fault_row {
     int row; /* of the table */
     const char *fault;
+    bool stands; /* no step can be trained while it lasts: the time without one says nothing */
     /* Injects it into a job that runs well, and checks what must follow before it is lifted. False:
      * not as required, j->why says what. j->variant: which of its kinds it was. */
     bool (*play)(job *j);
