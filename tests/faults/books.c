@@ -65,6 +65,45 @@ __attribute__((format(printf, 3, 4))) static void violation(job_books *b, int64_
     va_end(args);
 }
 
+/* --- Versions that are published again ----------------------------------------------------------
+ */
+
+#define PROCESSES_MAX 4096
+#define CONTENT_AT 40 /* bytes before the content hash in an archive's file */
+
+typedef struct process_of_run {
+    int segment; /* its first one names its archive */
+    int64_t step;
+} process_of_run;
+
+static bool content_of(const char *versions, int segment, int64_t version, uint8_t out[16]) {
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s/%06d/v%010lld.ifw", versions, segment, (long long)version);
+    FILE *f = fopen(path, "rb");
+    bool got = f && fseek(f, CONTENT_AT, SEEK_SET) == 0 && fread(out, 1, 16, f) == 16;
+    if (f) fclose(f);
+    return got;
+}
+
+/* Each process against the last one before it that has the version it went on from. */
+static void versions_check(job_books *b, const process_of_run *processes, const char *versions) {
+    for (int64_t i = 1; i < b->processes && i < PROCESSES_MAX; i++) {
+        uint8_t now[16], before[16];
+        int64_t step = processes[i].step;
+        if (!content_of(versions, processes[i].segment, step, now)) continue; /* it died first */
+        for (int64_t k = i - 1; k >= 0; k--) {
+            if (!content_of(versions, processes[k].segment, step, before)) continue;
+            b->republished++;
+            if (memcmp(now, before, 16) != 0)
+                violation(
+                    b, &b->other_weights,
+                    "version %lld of process %lld has other weights than that of process %lld",
+                    (long long)step, (long long)i, (long long)k);
+            break;
+        }
+    }
+}
+
 /* --- The log ---------------------------------------------------------------------------------- */
 
 /* A process that goes on from a step undoes what was trained behind it, and what was leased beyond
@@ -132,8 +171,8 @@ static void on_trained(job_books *b, table *t, const ifl_record *r, int32_t proc
     }
 }
 
-static ifl_status log_read(job_books *b, table *t, bool *ended, const char *folder,
-                           ifl_error *err) {
+static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *processes,
+                           const char *folder, ifl_error *err) {
     ifl_rollout_reader *reader;
     ifl_record r;
     int64_t newest = 0;
@@ -144,6 +183,8 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, const char *fold
         int32_t process = (int32_t)b->processes;
         switch (r.type) {
         case IFL_RECORD_RUN_STARTED:
+            if (b->processes < PROCESSES_MAX)
+                processes[b->processes] = (process_of_run){atoi(strrchr(r.file, '/') + 1), r.step};
             b->processes++;
             newest = r.step;
             *ended = false;
@@ -216,11 +257,14 @@ static void record_read(job_books *b, table *t, const char *path) {
     if (f) fclose(f);
 }
 
-ifl_status job_books_read(job_books *b, const char *rollouts, const char *record, ifl_error *err) {
+ifl_status job_books_read(job_books *b, const char *rollouts, const char *record,
+                          const char *versions, ifl_error *err) {
+    static process_of_run processes[PROCESSES_MAX];
     *b = (job_books){0};
     table t = {0};
     bool ended = false;
-    ifl_status st = log_read(b, &t, &ended, rollouts, err);
+    ifl_status st = log_read(b, &t, &ended, processes, rollouts, err);
+    if (st == IFL_OK && versions) versions_check(b, processes, versions);
     DIR *dir = st == IFL_OK ? opendir(record) : NULL;
     for (struct dirent *e; dir && (e = readdir(dir));) {
         char path[PATH_BYTES];

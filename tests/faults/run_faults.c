@@ -42,6 +42,7 @@ typedef struct tally {
     int64_t jobs, jobs_failed, leased, stored, trained, acked, multi_version, replayed,
         not_replayable, processes;
     int64_t recover_max_us, recover_sum_us;
+    int64_t republished;
     int64_t pause_max_us[ROWS_MAX]; /* longest time without a step */
 } tally;
 
@@ -93,19 +94,22 @@ static void complain(FILE *f, tally *t, int64_t *count, const char *what, const 
 
 /* The three proofs over a job that has ended. */
 static void job_prove(job *j, FILE *f, tally *t) {
-    char path[JOB_PATH_MAX + 64], record[JOB_PATH_MAX + 64], out[65536], arguments[128];
+    char path[JOB_PATH_MAX + 64], record[JOB_PATH_MAX + 64], versions[JOB_PATH_MAX + 64];
+    char out[65536], arguments[128];
     job_books b;
     ifl_error err = {0};
     snprintf(path, sizeof path, "%s/runs/job/rollouts", j->folder);
     snprintf(record, sizeof record, "%s/record", j->folder);
-    if (job_books_read(&b, path, record, &err) != IFL_OK) {
+    snprintf(versions, sizeof versions, "%s/runs/job/versions", j->folder);
+    if (job_books_read(&b, path, record, versions, &err) != IFL_OK) {
         complain(f, t, &t->other, "books", err.text);
         return;
     }
     t->lost += b.lost + b.trained_unstored;
     t->stored_twice += b.stored_twice;
     t->trained_twice += b.trained_twice;
-    t->wrong_policy += b.wrong_version;
+    t->wrong_policy += b.wrong_version + b.other_weights;
+    t->republished += b.republished;
     t->other += b.not_leased;
     t->leased += b.leased;
     t->stored += b.stored;
@@ -284,6 +288,8 @@ static void table_print(const tally *t) {
         "%lld of several versions; %lld acknowledged to actors\n",
         (long long)t->jobs, (long long)t->processes, (long long)t->leased, (long long)t->stored,
         (long long)t->trained, (long long)t->multi_version, (long long)t->acked);
+    printf("%lld versions published again by a resumed learner, with the same bits\n",
+           (long long)t->republished);
     printf("%lld replayed from their versions, %lld not replayable; recovery after the lift mean "
            "%.2f s, "
            "longest %.2f s\n",

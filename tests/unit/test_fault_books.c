@@ -87,7 +87,7 @@ static job_books end(ifl_rollout_log *log, bool with_open) {
     job_books b;
     must(ifl_rollout_log_run_ended(log, 1, "finished", open, with_open ? 2 : 0, &err), &err);
     ifl_rollout_log_close(log);
-    must(job_books_read(&b, folder, record, &err), &err);
+    must(job_books_read(&b, folder, record, folder, &err), &err);
     return b;
 }
 
@@ -157,6 +157,34 @@ static void test_a_step_that_a_resume_undid_is_trained_again(void **state) {
     assert_int_equal(violations(&b), 0);
 }
 
+/* The first bytes of an archived version. */
+static void archived(int segment, int64_t version, uint8_t content) {
+    char path[160];
+    uint8_t bytes[56] = {0};
+    memset(bytes + 40, content, 16);
+    snprintf(path, sizeof path, "%s/%06d", folder, segment);
+    mkdir(path, 0755);
+    snprintf(path, sizeof path, "%s/%06d/v%010lld.ifw", folder, segment, (long long)version);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, sizeof bytes, f), sizeof bytes);
+    fclose(f);
+}
+
+static void test_a_version_published_again_with_other_weights_is_told(void **state) {
+    (void)state;
+    for (uint8_t other = 0; other < 2; other++) {
+        ifl_rollout_log_close(begin(0, 0));
+        archived(1 + 2 * other, 0, 7);
+        ifl_rollout_log *log = begin(0, 0);
+        archived(2 + 2 * other, 0, 7 + other);
+        must(ifl_rollout_log_flush(log, NULL), NULL);
+        job_books b = end(log, false);
+        assert_int_equal(b.other_weights, other);
+        assert_true(b.republished >= 1);
+    }
+}
+
 static void test_trained_and_not_stored_is_told(void **state) {
     (void)state;
     ifl_rollout_log *log = sound();
@@ -192,6 +220,7 @@ int main(void) {
         TEST(test_a_key_trained_in_two_steps_is_told_unless_a_resume_undid_the_first),
         TEST(test_a_step_that_a_resume_undid_is_trained_again),
         TEST(test_trained_and_not_stored_is_told),
+        TEST(test_a_version_published_again_with_other_weights_is_told),
         TEST(test_a_version_that_nobody_published_is_told),
         TEST(test_an_answer_without_a_lease_is_told),
     };
