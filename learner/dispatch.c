@@ -312,9 +312,14 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
     ifl_status st = IFL_OK;
     for (;;) {
         bool all = true;
-        for (int32_t i = 0; i < d->n_peers; i++)
-            all &= d->peers[i].version_done >= version;
-        if (all && d->n_peers > 0) break;
+        /* Who has said that it can take work. One that hasn't has no weights yet, or is no actor at
+         * all, and nobody waits for it. */
+        int32_t n_able = 0;
+        for (int32_t i = 0; i < d->n_peers; i++) {
+            n_able += d->peers[i].capacity > 0;
+            all &= d->peers[i].capacity <= 0 || d->peers[i].version_done >= version;
+        }
+        if (all && n_able > 0) break;
         /* Asked to stop, like the actors: with none left none can skip a version, and the step is
          * worth a checkpoint. */
         if (d->n_peers == 0 && d->stop && atomic_load(d->stop)) break;

@@ -266,6 +266,14 @@ static int64_t desk_oldest_pinned(ifl_groups *groups) {
     return oldest;
 }
 
+/* Whether a peer that has not said what it has in use may do so yet: an actor that comes back says it
+ * at once, one that has said nothing for lease_s and takes no work never had anything. */
+static bool desk_may_say(const ifl_dispatch *d, int32_t i) {
+    const desk_peer *p = &d->peers[i];
+    return p->version_done < 0 &&
+           (p->capacity > 0 || ifl_clock_s() - p->joined_s < d->config->transport.lease_s);
+}
+
 /* Work for a version that no actor has any more, and none can get (only the newest is served): its
  * actors were lost. Better the newest version, visible as lag, than a group that never ends. */
 static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
@@ -275,9 +283,8 @@ static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
         desk_work *work = group->user;
         bool possible = work->required_version < 0 || work->required_version >= d->version;
         for (int32_t i = 0; i < d->n_peers && !possible; i++)
-            possible =
-                !d->peers[i].too_small && (d->peers[i].version_done == work->required_version ||
-                                           d->peers[i].version_done < 0); /* it may say so yet */
+            possible = !d->peers[i].too_small &&
+                       (d->peers[i].version_done == work->required_version || desk_may_say(d, i));
         if (possible) continue;
         ifl_warn("no actor has version %lld any more: %d answers of task serial %llu are made "
                  "under version %lld",
@@ -684,6 +691,7 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
                                              .version_done = -1,
                                              .version_told = -1,
                                              .minor = event->message.hello.minor_max,
+                                             .joined_s = ifl_clock_s(),
                                              .first_lease = d->next_lease};
         snprintf(d->peers[d->n_peers - 1].name, IFL_WIRE_NAME_MAX, "%s", event->name);
         ifl_info("%s joined", event->name);

@@ -25,6 +25,7 @@ typedef struct desk_peer {
     int32_t n_handed_back, n_begun; /* answers that it gave up in order; those with a beginning */
     int64_t tokens_begun;
     int32_t n_refused; /* answers to leases of its own that broke the rules */
+    double joined_s;
     double tokens_per_s, step_ms_p50, pages_used;
     int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
 } desk_peer;

@@ -1,8 +1,8 @@
 /* The books of a job, from its rollout log and from what its processes recorded, by rules of its
  * own (common/rollout_ledger.h is what it is compared with): every leased key is stored, open or
  * leased again; stored keys are distinct; trained = stored less what waits; versions never go back
- * within a trajectory; what an actor was told is stored is in the log; a process that goes on from a
- * checkpoint publishes the weights that its predecessor had there. */
+ * within a trajectory; what an actor was told is stored is in the log; a process that goes on from
+ * a checkpoint publishes the weights that its predecessor had there. */
 #ifndef IFL_TESTS_FAULTS_BOOKS_H
 #define IFL_TESTS_FAULTS_BOOKS_H
 

@@ -262,9 +262,24 @@ int64_t process_rss_kib(const job_process *p) {
 
 /* --- Progress --------------------------------------------------------------------------------- */
 
+static void pause_note(job *j, int64_t ns) {
+    if (ns > j->pause_ns) j->pause_ns = ns;
+}
+
+/* A row says itself when it was, by the clock of its process: nobody need have looked meanwhile. */
+static void step_seen(job *j) {
+    const char *at = strstr(j->partial, "\"time_s\":");
+    double time_s = at ? strtod(at + 9, NULL) : 0.0;
+    int64_t now = ifl_clock_ns();
+    bool same = j->n_steps > 0 && time_s >= j->time_s;
+    pause_note(j, same ? (int64_t)((time_s - j->time_s) * 1e9) : now - j->stepped_ns);
+    j->time_s = time_s;
+    j->stepped_ns = now;
+    j->n_steps++;
+}
+
 int64_t job_steps(job *j) {
     char path[JOB_PATH_MAX + 64], block[65536];
-    int64_t before = j->stepped_ns;
     snprintf(path, sizeof path, "%s/runs/" RUN_NAME "/metrics.jsonl", j->folder);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     for (ssize_t n; fd >= 0 && (n = pread(fd, block, sizeof block, j->metrics_at)) > 0;) {
@@ -273,8 +288,7 @@ int64_t job_steps(job *j) {
             if (block[i] == '\n') {
                 j->partial[j->n_partial] = '\0';
                 if (strncmp(j->partial, "{\"kind\":\"step\"", 14) == 0) {
-                    j->n_steps++;
-                    j->stepped_ns = ifl_clock_ns();
+                    step_seen(j);
                 }
                 j->n_partial = 0;
             } else if (j->n_partial + 1 < sizeof j->partial) {
@@ -283,8 +297,7 @@ int64_t job_steps(job *j) {
         }
     }
     if (fd >= 0) close(fd);
-    int64_t pause = ifl_clock_ns() - before;
-    if (pause > j->pause_ns) j->pause_ns = pause;
+    pause_note(j, ifl_clock_ns() - j->stepped_ns);
     return j->n_steps;
 }
 

@@ -47,6 +47,7 @@ typedef struct job {
     odd_facts facts;
     int64_t metrics_at, n_steps;
     int64_t stepped_ns, pause_ns; /* when a step was last seen; the longest time without one */
+    double time_s;                /* of the last step, as its row says */
     char partial[256];            /* of the row of metrics that is being read */
     size_t n_partial;
     const char *variant; /* of the fault under way, for the record */
