@@ -192,7 +192,7 @@ const ifl_config_row ifl_config_rows[] = {
     DOUBLE("parity.versions_gib", parity.versions_gib, 0.001, 65536, "1", "GiB",
            "bound of that ring"),
 
-    DOUBLE("ledger.sample", ledger.sample, 0, 1, "0.01", "",
+    DOUBLE("ledger.sample", ledger.sample, 0, 1, "0.015625", "",
            "share of trained trajectories whose off-policyness is split by cause, into "
            "ledger.jsonl; 0 = none"),
     INT32("ledger.positions", ledger.positions, 0, 64, "4", "tokens",

@@ -143,6 +143,7 @@ typedef struct checker {
     ifl_config *config;
     scored *scored; /* in file order, steps ascending */
     size_t n_scored, scored_cap;
+    size_t n_closed; /* of them, those whose step has its row */
     ifl_bias_record *records;
     size_t n_records, records_cap;
     ifl_run_archive archive;
@@ -159,13 +160,6 @@ static ifl_status check_row(const json_t *row, void *user) {
     const char *kind = json_string_value(json_object_get(row, "kind"));
     int64_t step = (int64_t)json_integer_value(json_object_get(row, "step"));
     if (kind && strcmp(kind, "trajectory") == 0) {
-        /* A resumed run makes steps again: what came later stands. */
-        while (c->n_records && c->records[c->n_records - 1].step >= step)
-            c->n_records--;
-        int64_t done = c->n_records ? c->records[c->n_records - 1].step : 0;
-        while (c->n_scored && c->scored[c->n_scored - 1].step > done &&
-               c->scored[c->n_scored - 1].step != step)
-            c->n_scored--;
         if (c->n_scored == SCORED_MAX)
             return ifl_fail(c->err, IFL_LIMIT, "%s: more than %zu trajectories", c->run->ledger,
                             SCORED_MAX);
@@ -182,8 +176,18 @@ static ifl_status check_row(const json_t *row, void *user) {
         return IFL_OK;
     }
     if (!ifl_bias_of_row(&record, row)) return IFL_OK;
+    /* A resumed run makes steps again: what came later stands. Of the trajectories in front of this
+     * row, as many as it counts are its own; others belong to a step that was never finished. */
     while (c->n_records && c->records[c->n_records - 1].step >= record.step)
         c->n_records--;
+    size_t own = (size_t)record.n_trajectories, n_new = c->n_scored - c->n_closed;
+    if (own > n_new)
+        return ifl_fail(c->err, IFL_FORMAT, "%s: step %lld counts %zu trajectories and lists %zu",
+                        c->run->ledger, (long long)record.step, own, n_new);
+    while (c->n_closed && c->scored[c->n_closed - 1].step >= record.step)
+        c->n_closed--;
+    memmove(c->scored + c->n_closed, c->scored + c->n_scored - own, own * sizeof *c->scored);
+    c->n_scored = c->n_closed += own;
     void *grown = c->records;
     ifl_status st = ifl_grow(&grown, &c->records_cap, c->n_records + 1, sizeof *c->records, c->err);
     c->records = grown;
@@ -370,6 +374,7 @@ static ifl_status run_check(const ifl_run_dir *run, const ifl_options *options, 
     if (!c.config) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "ledger: out of memory"), done);
     IFL_TRY_GOTO(st, ifl_config_load(c.config, run->config, NULL, 0, err), done);
     IFL_TRY_GOTO(st, ifl_metrics_read(run->ledger, check_row, &c, &n_skipped, err), done);
+    c.n_scored = c.n_closed;
     IFL_TRY_GOTO(st, check_trajectories(&c, err), done);
     size_t at = 0;
     for (size_t i = 0; i < c.n_records; i++) {

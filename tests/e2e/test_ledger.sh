@@ -41,6 +41,8 @@ ledger top_p
 only top_p truncation
 # log Z of a set of nine tenths of the mass, at least: a tenth of a nat, at most.
 holds "$(entry top_p truncation max) <= 0.105361" "top_p 0.9 keeps 0.9"
+grep -qh "the bias ledger's truncation is 0.0[0-9]* nats per token, ledger.budget_truncation is 1e-09" top_p.*.txt runs/top_p/logs/* ||
+    fail "no warning"
 [ "$(number runs/top_p/summary.json bias_alarms)" = 4 ] || fail "a budget below the cost is an alarm each step"
 
 
@@ -65,6 +67,18 @@ train clip run.mode=async:4 run.steps=6 learner.loss=dapo learner.learning_rate=
 ledger clip
 only clip lag
 holds "$(entry clip correction dropped) > 0 && $(entry clip correction mass_dropped) > 0" "clips drop tokens"
+
+# A learner that is killed makes steps again, with other weights under the same numbers: they count once, and each
+# process's answers are scored with its own versions.
+train_start resumed run.steps=9 actor.kv=keep checkpoint.every_steps=3 "${quiet[@]}"
+until_true 60 "step 5" has_row runs/resumed 5
+kill -KILL "$trainer" && wait "$trainer" 2>/dev/null || true
+until_true 20 "the end of its actors" is_gone
+"$inflight" train --config small.yaml model.path=start run.name=resumed run.steps=9 actor.kv=keep checkpoint.every_steps=3 \
+    run.resume=true "${quiet[@]}" >resumed.out.txt 2>resumed.err.txt || fail "resume: $(tail -n 3 resumed.err.txt)"
+ledger resumed
+[ "$(grep -c '"kind":"ledger"' runs/resumed/ledger.jsonl)" -gt 9 ] || fail "no step was made again"
+has resumed.checked.txt "runs/resumed: 9 steps with "
 
 # Runs side by side.
 expect 0 "$inflight" ledger runs/recompute runs/keep runs/top_p
