@@ -39,6 +39,33 @@ static void note_refused(engine_parity *ep, const ifl_error *refused) {
     if (first) snprintf(first, sizeof ep->p->report->rows[0].first, "%.150s", refused->text);
 }
 
+/* What the learner computes: the softmax over the recorded sets, and over the full vocabulary. */
+static ifl_status score_sets(engine_parity *ep, const ifl_trajectory *t, ifl_replay_result *r,
+                             ifl_error *err) {
+    size_t n = (size_t)t->n_tokens;
+    float *kept = ifl_alloc(n, sizeof *kept), *full = ifl_alloc(n, sizeof *full);
+    ifl_replay_scores scores = {.logprobs = kept, .full_logprobs = full};
+    ifl_status st = kept && full ? IFL_OK : ifl_fail(err, IFL_NOMEM, "parity: out of memory");
+    *r = (ifl_replay_result){.first_differing = -1};
+    if (st == IFL_OK)
+        st = ifl_replay_score(ep->workspace, engine_parity_get, ep, t, IFL_HISTORY_RECORDED, -1,
+                              &scores, err);
+    for (int32_t p = 0; p < t->n_tokens && st == IFL_OK; p++) {
+        if (ifl_trajectory_version_at(t, p) < 0) continue;
+        r->n_checked++;
+        if (memcmp(&kept[p], &t->logprobs[p], sizeof *kept) == 0 &&
+            memcmp(&full[p], &t->full_logprobs[p], sizeof *full) == 0)
+            continue;
+        if (r->n_differing++ > 0) continue;
+        r->first_differing = p;
+        r->first_recorded = t->logprobs[p];
+        r->first_replayed = kept[p];
+    }
+    ifl_free(kept);
+    ifl_free(full);
+    return st;
+}
+
 static ifl_status replay_all(engine_parity *ep, ifl_engine *engine, int64_t *n_spanning,
                              ifl_error *err) {
     ifl_trajectory *t;
@@ -57,6 +84,10 @@ static ifl_status replay_all(engine_parity *ep, ifl_engine *engine, int64_t *n_s
         if (st == IFL_OK && ep->recompute) {
             st = ifl_replay_recompute(ep->workspace, engine_parity_get, ep, t, NULL, &r, err);
             if (st == IFL_OK) note(ep, "each version's forward over the whole prefix", t, &r);
+        }
+        if (st == IFL_OK && ep->truncated) {
+            st = score_sets(ep, t, &r, err);
+            if (st == IFL_OK) note(ep, "softmax over the recorded sets", t, &r);
         }
         ifl_trajectory_free(t);
         IFL_TRY(st);
