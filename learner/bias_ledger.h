@@ -157,7 +157,8 @@ typedef struct ifl_bias_figures {
 ifl_bias_figures ifl_bias_figures_of(const ifl_bias_sums *sums);
 
 /* An entry's cost per token: the exact KL, or without positions k1 of truncation (which is its KL
- * at each token) and k3 of the others; numerics by k3, which is 0 or an alarm. NAN without tokens. */
+ * at each token) and k3 of the others; numerics by k3, which is 0 or an alarm. NAN without tokens.
+ */
 double ifl_bias_nats(const ifl_bias_record *record, ifl_bias_entry entry);
 
 /* The table for people, as text. */

@@ -56,8 +56,8 @@
  *   k1  d               dK = 1: zero in expectation, so as a loss it says and does nothing
  *   k2  d^2 / 2         dK = d: the gradient of KL(p || ref)
  *   k3  e^-d - 1 + d    dK = 1 - e^-d: the gradient of KL(ref || p)
- * (Schulman 2020; the derivatives are worked out here.) kl.in = reward: kl_coef sum_t K, with mu for
- * p, leaves the reward before advantages are taken (learner/step.c).
+ * (Schulman 2020; the derivatives are worked out here.) kl.in = reward: kl_coef sum_t K, with mu
+ * for p, leaves the reward before advantages are taken (learner/step.c).
  *
  *   B    trajectories of the step whose status trains, in groups that were not skipped; those with
  *        advantage 0 are counted, although they need no forward and no backward.
@@ -69,6 +69,11 @@
  * mu is then that actor's probability and r, or k, carries the mismatch beside the lag; in all
  * losses it is cut at `cap` before anything else, so that no token weighs more than that. They are
  * counted, with figures of their own.
+ *
+ * A token of truncated sampling (rollout.top_k, top_p) has its recorded kept set for a vocabulary:
+ * p, mu, q and the reference are all of softmaxes over that set, whatever the weights, and so are
+ * the gradient, the entropy, KL's d and dppo's difference. What the sets leave out of the policy is
+ * no business of the loss; the bias ledger measures it (learner/bias_ledger.h).
  *
  * A length-cut trajectory trains like any other in all of them, unless learner.truncated is mask:
  * its reward says what it is worth. */
@@ -174,9 +179,9 @@ void ifl_loss_coefficients(const ifl_loss_options *options, const ifl_loss_count
                            const ifl_loss_tokens *tokens, int64_t step, float *coefficients,
                            ifl_loss_sums *sums);
 
-/* What each token's A d(log p) really is multiplied with (corrections, clips and masks in), norm and
- * loss weight aside: 0 for one that was dropped, NaN where a log-prob isn't finite. Unbiased would
- * be p/mu. */
+/* What each token's A d(log p) really is multiplied with (corrections, clips and masks in), norm
+ * and loss weight aside: 0 for one that was dropped, NaN where a log-prob isn't finite. Unbiased
+ * would be p/mu. */
 void ifl_loss_weights(const ifl_loss_options *options, const ifl_loss_tokens *tokens,
                       double *weights);
 

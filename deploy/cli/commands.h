@@ -15,7 +15,8 @@
     X(export, "export", "write a checkpoint or a model file as a Hugging Face folder")             \
     X(rollouts, "rollouts", "read a run's trajectories; --check balances its books")               \
     X(replay, "replay", "generate trajectories of a run again and compare every bit")              \
-    X(ledger, "ledger", "where a run's off-policyness comes from, in nats; --check scores it again") \
+    X(ledger, "ledger",                                                                            \
+      "where a run's off-policyness comes from, in nats; --check scores it again")                 \
     X(report, "report", "write a run's report.html")                                               \
     X(learner, "learner", "the learner process alone, for actors elsewhere")                       \
     X(actor, "actor", "one actor process, for a learner elsewhere")                                \

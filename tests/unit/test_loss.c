@@ -471,6 +471,49 @@ static void test_empty_step_reports_neutral_figures(void **state) {
     assert_true(r.ess == 1.0 && r.loss == 0.0 && r.n_tokens == 0);
 }
 
+/* A coefficient is norm, loss weight and advantage times the weight that ifl_loss_weights gives. */
+static void test_weights_are_what_coefficients_multiply(void **state) {
+    (void)state;
+    static columns c;
+    enum { N = 24 };
+    int n_cut = 0;
+    for (int i = 0; i < N; i++) {
+        c.logprobs[i].logprob = -0.1f - 0.07f * (float)(i * 5 % 11);
+        c.mu[i] = -0.1f - 0.09f * (float)(i * 7 % 13);
+        c.q[i] = -0.1f - 0.08f * (float)(i * 3 % 12);
+        c.advantages[i] = i < 10 ? 1.5f : -0.5f; /* two answers */
+        c.owners[i] = i >= 10;
+        c.lengths[i] = i < 10 ? 10 : 14;
+        c.loss_weights[i] = i % 4 ? 1.0f : 0.5f;
+    }
+    for (int kind = 0; kind < N_KINDS; kind++)
+        for (int correction = 0; correction < N_CORRECTIONS; correction++) {
+            if (kind == IFL_LOSS_DECOUPLED_PPO && correction > 0) continue;
+            ifl_loss_options o = options_of((ifl_loss_kind)kind);
+            o.correction = (ifl_correction_kind)correction;
+            o.correction_low = 0.8;
+            o.correction_high = 1.2;
+            ifl_loss_counts counts = {1, 1};
+            ifl_loss_tokens tokens = columns_view(&c, 0, N);
+            ifl_loss_sums sums = {0};
+            float coefficients[N];
+            double weights[N];
+            ifl_loss_coefficients(&o, &counts, &tokens, 1, coefficients, &sums);
+            ifl_loss_weights(&o, &tokens, weights);
+            for (int i = 0; i < N; i++) {
+                double norm =
+                    kind == IFL_LOSS_GRPO || kind == IFL_LOSS_GSPO || kind == IFL_LOSS_SAPO
+                        ? 1.0 / c.lengths[i]
+                    : kind == IFL_LOSS_DR_GRPO ? 1.0 / o.max_new_tokens
+                                               : 1.0;
+                assert_rounded((double)coefficients[i], -norm * (double)c.loss_weights[i] *
+                                                            (double)c.advantages[i] * weights[i]);
+                n_cut += weights[i] == 0.0;
+            }
+        }
+    assert_true(n_cut > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values_and_gradients_match_autodiff),
@@ -484,6 +527,7 @@ int main(void) {
         cmocka_unit_test(test_non_finite_logprob_poisons_its_coefficient_only),
         cmocka_unit_test(test_absurd_ratios_stay_finite),
         cmocka_unit_test(test_empty_step_reports_neutral_figures),
+        cmocka_unit_test(test_weights_are_what_coefficients_multiply),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
