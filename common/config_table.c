@@ -310,15 +310,16 @@ int ifl_config_source_row_find(const char *key) {
 
 #define NEAR_KEY_MAX 64
 
-/* Levenshtein distance; long keys are not worth a suggestion. */
-static size_t edit_distance(const char *a, const char *b) {
+/* Levenshtein distance, or more than `most` when it is more; long keys are not worth a suggestion.
+ */
+static size_t edit_distance(const char *a, const char *b, size_t most) {
     size_t n = strlen(a), m = strlen(b);
-    if (n > NEAR_KEY_MAX || m > NEAR_KEY_MAX) return NEAR_KEY_MAX;
+    if (n > NEAR_KEY_MAX || m > NEAR_KEY_MAX || n > m + most || m > n + most) return most + 1;
     size_t row[NEAR_KEY_MAX + 1];
     for (size_t j = 0; j <= m; j++)
         row[j] = j;
     for (size_t i = 1; i <= n; i++) {
-        size_t diagonal = row[0];
+        size_t diagonal = row[0], least = i;
         row[0] = i;
         for (size_t j = 1; j <= m; j++) {
             size_t best = diagonal + (a[i - 1] != b[j - 1]);
@@ -326,7 +327,9 @@ static size_t edit_distance(const char *a, const char *b) {
             if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
             diagonal = row[j];
             row[j] = best;
+            if (best < least) least = best;
         }
+        if (least > most) return most + 1;
     }
     return row[m];
 }
@@ -336,7 +339,7 @@ const char *ifl_config_near(const ifl_config_row *rows, int n_rows, const char *
     size_t best_distance = strlen(key) / 4 + 1;
     if (best_distance > 4) best_distance = 4;
     for (int i = 0; i < n_rows; i++) {
-        size_t d = edit_distance(key, rows[i].key);
+        size_t d = edit_distance(key, rows[i].key, best_distance);
         if (d <= best_distance && (!best || d < best_distance)) {
             best = rows[i].key;
             best_distance = d;
