@@ -139,9 +139,7 @@ static ifl_status on_trajectory(job_books *b, table *t, const ifl_record *r, int
         int64_t before = -1;
         for (int32_t i = 0; i < traj->n_runs; i++) {
             int64_t version = traj->runs[i].version;
-            /* A step publishes the version of its number; the log knows of the step a little later.
-             */
-            if (version < before || version < 0 || version > newest + 1)
+            if (version < before || version < 0 || version > newest)
                 violation(b, &b->wrong_version, "%llu/%d: version %lld after %lld, newest %lld",
                           (unsigned long long)traj->task_serial, traj->sample, (long long)version,
                           (long long)before, (long long)newest);
@@ -200,8 +198,11 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
         case IFL_RECORD_TRAJECTORY:
             st = on_trajectory(b, t, &r, process, newest, err);
             break;
-        case IFL_RECORD_TRAINED:
+        case IFL_RECORD_PUBLISHED: /* before any actor can have it */
             newest = r.step;
+            break;
+        case IFL_RECORD_TRAINED:
+            if (r.step > newest) newest = r.step;
             on_trained(b, t, &r, process);
             break;
         case IFL_RECORD_DROPPED:
@@ -216,6 +217,8 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
             break;
         case IFL_RECORD_GROUP_CLOSED:
         case IFL_RECORD_CHECKPOINT:
+        case IFL_RECORD_TAKEN:
+        case IFL_RECORD_CAUGHT_UP:
             break;
         }
         if (st != IFL_OK) break;
