@@ -116,7 +116,7 @@ static void test_second_learner_is_refused_while_the_first_lives(void **state) {
     if (ifl_run_dir_create(&run, config, &err) != IFL_OK) fail_msg("%s", err.text);
     for (int overwrite = 0; overwrite < 2; overwrite++) {
         run_named("locked", !overwrite, overwrite);
-        assert_int_equal(ifl_run_dir_create(&other, config, &err), IFL_USAGE);
+        assert_int_equal(ifl_run_dir_create(&other, config, &err), IFL_PEER);
         assert_non_null(strstr(err.text, "in use by another learner"));
     }
     ifl_run_dir_close(&run);
