@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/log.h"
 #include "common/rollout_ledger.h"
 #include "learner/dispatch.h"
@@ -411,6 +413,122 @@ static void want_refusal(desk *k, const ifl_wire_lease *lease, int32_t sample, a
 }
 
 /* Whatever decides a bit of a log-prob must be what the learner will score with. */
+/* One that is connected and never says that it can take work: a namesake, a peer that only listens.
+ */
+static void test_nobody_waits_for_a_session_that_takes_no_work(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e;
+    ifl_error err = {0};
+    desk_open(&k, IFL_MODE_ASYNC, 3);
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    give_credit(&k, GROUP_SIZE);
+    report_version(k.client, 3);
+    ifl_client *idle = join(&k, "idle");
+    want_of(idle, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    must(ifl_dispatch_wait_applied(k.dispatch, 3, 5.0, &err), &err);
+    give_credit_of(idle, GROUP_SIZE); /* now it counts, and has nothing in use */
+    ifl_sleep_ms(200);
+    assert_int_equal(ifl_dispatch_wait_applied(k.dispatch, 3, 0.3, &err), IFL_TIMEOUT);
+    report_version(idle, 3);
+    must(ifl_dispatch_wait_applied(k.dispatch, 3, 5.0, &err), &err);
+    ifl_client_free(idle);
+    desk_close(&k);
+}
+
+static void test_the_third_answer_that_contradicts_its_lease_ends_the_session(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e;
+    desk_open(&k, IFL_MODE_PIPELINE, 5);
+    uint64_t seed = (uint64_t)k.config.run.seed;
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    ifl_dispatch_set_in_flight(k.dispatch, 1); /* after each refusal it is leased again */
+    give_credit(&k, 4 * GROUP_SIZE);
+    for (int i = 0; i < 3; i++) {
+        want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+        answer_as(k.client, &e.message.lease, 0, seed, 1000); /* never published */
+        want_nack(&k, IFL_NACK_STALE);
+        ifl_client_event_clear(&e);
+    }
+    want(&k, IFL_CLIENT_LOST, -1, &e);
+    assert_non_null(strstr(e.text, "broke the rules"));
+    ifl_client_event_clear(&e);
+    ifl_rollout_balance b = desk_close(&k);
+    assert_int_equal(b.lost, 0);
+    assert_true(ifl_rollout_balance_holds(&b));
+}
+
+static void test_nothing_is_acknowledged_or_leased_while_the_disk_is_full(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e, reply;
+    ifl_error err = {0};
+    desk_open(&k, IFL_MODE_PIPELINE, 0);
+    uint64_t seed = (uint64_t)k.config.run.seed;
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    ifl_dispatch_set_in_flight(k.dispatch, 1);
+    give_credit(&k, 4 * GROUP_SIZE);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    must(ifl_fail_points_arm("log.write=error(ENOSPC)@1+", &err), &err);
+    answer(&k, &e.message.lease, 0, seed);
+    want_none(k.client, IFL_WIRE_TRAJ_ACK);
+    ifl_dispatch_set_in_flight(k.dispatch, 2);
+    answer(&k, &e.message.lease, 1, seed);
+    want_none(k.client, IFL_WIRE_LEASE);
+    must(ifl_fail_points_arm("", &err), &err);
+    /* What was taken in before the disk was full, then new work, then what had to wait. */
+    static const int types[] = {IFL_WIRE_TRAJ_ACK, IFL_WIRE_LEASE, IFL_WIRE_TRAJ_ACK};
+    for (int i = 0; i < 3; i++) {
+        want(&k, IFL_CLIENT_MESSAGE, types[i], &reply);
+        if (types[i] == IFL_WIRE_TRAJ_ACK)
+            assert_int_equal(reply.message.traj_ack.status, IFL_ACK_STORED);
+        ifl_client_event_clear(&reply);
+    }
+    ifl_client_event_clear(&e);
+    ifl_rollout_balance b = desk_close(&k);
+    assert_int_equal(b.stored, 2);
+    assert_int_equal(b.lost, 0);
+    assert_true(ifl_rollout_balance_holds(&b));
+}
+
+static void test_nothing_is_acknowledged_after_a_failed_sync(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e;
+    ifl_group *groups[1];
+    ifl_error err = {0};
+    desk_open(&k, IFL_MODE_PIPELINE, 0);
+    uint64_t seed = (uint64_t)k.config.run.seed;
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    ifl_dispatch_set_in_flight(k.dispatch, 1);
+    give_credit(&k, GROUP_SIZE);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    must(ifl_fail_points_arm("log.write=error(EIO)@1", &err), &err);
+    answer(&k, &e.message.lease, 0, seed);
+    want_none(k.client, IFL_WIRE_TRAJ_ACK);
+    assert_int_equal(ifl_dispatch_take(k.dispatch, 1, IFL_TAKE_ARRIVAL, 5.0, groups, &err), IFL_IO);
+    answer(&k, &e.message.lease, 1, seed); /* nor any later one, though the disk would take it */
+    want_none(k.client, IFL_WIRE_TRAJ_ACK);
+    assert_int_equal(ifl_dispatch_end(k.dispatch, 0, "failed", &err), IFL_IO);
+    must(ifl_fail_points_arm("", &err), &err);
+    ifl_client_event_clear(&e);
+    ifl_client_free(k.client);
+    ifl_dispatch_free(k.dispatch);
+    ifl_server_free(k.server);
+    ifl_rollout_log_close(k.log);
+    ifl_task_set_close(k.train);
+    ifl_tokenizer_free(k.tokenizer);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", k.folder);
+    assert_int_equal(system(command), 0);
+}
+
 static void test_another_temperature_or_truncation_than_the_leases_is_refused(void **state) {
     (void)state;
     for (int which = 0; which < 4; which++) {
@@ -478,6 +596,10 @@ int main(void) {
     ifl_log_setup("test", IFL_LOG_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members_given_up_are_dropped_in_the_log_and_not_lost),
+        cmocka_unit_test(test_nobody_waits_for_a_session_that_takes_no_work),
+        cmocka_unit_test(test_the_third_answer_that_contradicts_its_lease_ends_the_session),
+        cmocka_unit_test(test_nothing_is_acknowledged_or_leased_while_the_disk_is_full),
+        cmocka_unit_test(test_nothing_is_acknowledged_after_a_failed_sync),
         cmocka_unit_test(test_a_bad_answer_to_no_lease_of_its_own_changes_nothing),
         cmocka_unit_test(test_answers_of_another_history_are_refused_and_counted),
         cmocka_unit_test(test_another_temperature_or_truncation_than_the_leases_is_refused),
