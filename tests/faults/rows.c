@@ -337,9 +337,9 @@ static bool row_21(job *j) { /* longer than the lease, one actor */
     j->variant = a->name;
     proxy_tell(j, "%d both both stall %lld", lane_of(j, a), (long long)ms);
     if (!await_gone(j, mark, a->name, JOB_DETECT_MS)) return false;
+    mark = process_mark(&j->learner); /* on a slow host the stall may be over before the rest is */
     if (!await_steps(j, 3, j->hang_ms)) return false; /* leased again, done by others */
     job_pass(j, ms / 2);
-    mark = process_mark(&j->learner);
     proxy_tell(j, "%d both both stall 0", lane_of(j, a));
     return await_joined(j, mark, a->name, j->hang_ms);
 }
@@ -374,7 +374,9 @@ static bool row_25(job *j) { /* a link slower than the swaps */
     snprintf(text, sizeof text, "%lld B/s", (long long)rate);
     int64_t rss = process_rss_kib(&j->learner);
     proxy_tell(j, "%d weights down rate %lld 4000", lane_of(j, a), (long long)rate);
-    bool good = (j->strict || await_acks(j, a, 2, 4000)) && await_steps(j, 3, 4000);
+    /* async:k skips no version, and so goes at the pace of its slowest actor. */
+    bool good =
+        (j->strict || await_acks(j, a, 2, 4000)) && (j->number % 4 == 3 || await_steps(j, 3, 4000));
     job_pass(j, 1500);
     return good && (process_rss_kib(&j->learner) - rss < RSS_GROWTH_KIB ||
                     refuse(j, "the learner grew from %lld to %lld KiB at %s", (long long)rss,
