@@ -285,6 +285,21 @@ bool odd_protocol(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
 
 /* --- Rows 9, 11 ------------------------------------------------------------------------------- */
 
+/* A session has begun: opens its weight plane. It has no room for sequences, so no lease will come.
+ */
+static bool crowd_welcomed(odd_link *link, odd_link *plane, int64_t left_ms) {
+    ifl_message answer;
+    if (!message_await(link, IFL_WIRE_WELCOME, IFL_WIRE_WELCOME, left_ms > 0 ? left_ms : 0,
+                       &answer))
+        return false;
+    link->session = plane->session = answer.session;
+    link->seq = plane->seq = 0;
+    ifl_message credit = ifl_message_make(IFL_WIRE_CREDIT);
+    credit.credit.n_bytes = IFL_WIRE_PAYLOAD_MAX;
+    message_send(plane, &credit);
+    return true;
+}
+
 bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, char why[ODD_TEXT_MAX]) {
     odd_link links[CROWD_MAX] = {0}, planes[CROWD_MAX] = {0};
     int n_welcome = 0, n_announced = 0;
@@ -304,26 +319,27 @@ bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, char why[ODD_TEX
         message_send(&links[i], &hello);
     }
     double said_s = (double)(ifl_clock_ns() - begin) * 1e-9;
+    for (int i = 0; i < n; i++)
+        n_welcome +=
+            crowd_welcomed(&links[i], &planes[i], limit_ms - (ifl_clock_ns() - begin) / 1000000);
+    /* They send no heartbeats: one whose session has ended before its turn here joins again, as an
+     * actor would. */
     for (int i = 0; i < n; i++) {
         ifl_message answer;
-        int64_t left = limit_ms - (ifl_clock_ns() - begin) / 1000000;
-        if (!message_await(&links[i], IFL_WIRE_WELCOME, IFL_WIRE_WELCOME, left > 0 ? left : 0,
-                           &answer))
-            continue;
-        n_welcome++;
-        links[i].session = planes[i].session = answer.session;
-        ifl_message credit = ifl_message_make(IFL_WIRE_CREDIT);
-        credit.credit.n_bytes = IFL_WIRE_PAYLOAD_MAX;
-        message_send(&planes[i], &credit); /* it has no room for sequences: no lease will come */
-    }
-    for (int i = 0; i < n; i++) {
-        ifl_message answer;
-        int64_t left = limit_ms - (ifl_clock_ns() - begin) / 1000000;
-        if (!links[i].session ||
-            !message_await(&planes[i], IFL_WIRE_WANN, IFL_WIRE_WANN, left > 0 ? left : 0, &answer))
-            continue;
-        n_announced++;
-        ifl_message_clear(&answer);
+        bool announced = false;
+        for (int64_t left;
+             !announced && (left = limit_ms - (ifl_clock_ns() - begin) / 1000000) > 0;) {
+            announced = message_await(&planes[i], IFL_WIRE_WANN, IFL_WIRE_WANN,
+                                      left < 300 ? left : 300, &answer);
+            if (announced) break;
+            char name[IFL_WIRE_NAME_MAX];
+            snprintf(name, sizeof name, "crowd-%d", i);
+            ifl_message hello = hello_make(&links[i], facts, name);
+            message_send(&links[i], &hello);
+            crowd_welcomed(&links[i], &planes[i], left);
+        }
+        n_announced += announced;
+        if (announced) ifl_message_clear(&answer);
     }
     double all_s = (double)(ifl_clock_ns() - begin) * 1e-9;
     for (int i = 0; i < n; i++) {
