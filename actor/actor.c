@@ -72,6 +72,7 @@ typedef struct actor {
     int64_t stats_tokens;
     float step_ms[STEP_TIMES];
     int64_t n_steps;
+    double begun_s;       /* this actor; 0 once it has said how long its first token took */
     double step_end_s;    /* of the last decode step; 0 = the batch was empty since */
     bool swap_unreported; /* a version is in use that the learner has not been told about */
 } actor;
@@ -452,6 +453,15 @@ static double actor_step_median(const actor *a) {
     return (double)sorted[n / 2];
 }
 
+static void actor_say_first_token(actor *a) {
+    ifl_weight_receiver_stats r;
+    if (a->begun_s == 0.0) return;
+    ifl_weight_receiver_stats_get(a->receiver, &r);
+    ifl_info("generating %.2f s after its start; weights of %.1f MiB took %.2f s of that",
+             ifl_clock_s() - a->begun_s, (double)r.version_bytes_last / 1048576.0, r.fetch_s_last);
+    a->begun_s = 0.0;
+}
+
 static void actor_send_stats(actor *a) {
     double now = ifl_clock_s(), span = now - a->stats_sent_s;
     bool full = span >= STATS_INTERVAL_S;
@@ -707,6 +717,7 @@ static ifl_status actor_loop(actor *a, ifl_error *err) {
             double begin = ifl_clock_s();
             IFL_TRY(actor_step(a, &n_decoded, err));
             a->step_end_s = ifl_clock_s();
+            if (n_decoded > 0) actor_say_first_token(a);
             if (n_decoded > 0)
                 a->step_ms[a->n_steps++ % STEP_TIMES] = (float)((a->step_end_s - begin) * 1e3);
         }
@@ -758,7 +769,7 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
     a->options = options;
     a->config = c;
     a->answers_end = &a->answers;
-    a->stats_sent_s = ifl_clock_s();
+    a->stats_sent_s = a->begun_s = ifl_clock_s();
     ifl_reward_pool_options rewards = {c->reward.workers, c->reward.timeout_ms, REWARD_QUEUE_MAX,
                                        NULL};
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&a->rewards, &rewards, err), done);

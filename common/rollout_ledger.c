@@ -216,8 +216,9 @@ static ifl_status on_record(ifl_rollout_ledger *ledger, const ifl_record *r, ifl
     case IFL_RECORD_RUN_ENDED:
         ledger->ended = true;
         for (int32_t i = 0; i < r->n_keys; i++) {
-            IFL_TRY(entry_of(ledger, r->keys[i], &e, err));
-            e->in_flight = 1;
+            e = &ledger->entries[slot_of(ledger->entries, ledger->cap, r->keys[i])];
+            /* Of a group that is open, and that nobody was ever given: not in the books. */
+            if (e->used && e->leased) e->in_flight = 1;
         }
         break;
     }

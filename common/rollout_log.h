@@ -94,7 +94,7 @@ ifl_status ifl_rollout_log_dropped(ifl_rollout_log *log, ifl_rollout_key key, co
 ifl_status ifl_rollout_log_masked(ifl_rollout_log *log, ifl_rollout_key key, const char *reason,
                                   ifl_error *err);
 ifl_status ifl_rollout_log_checkpoint(ifl_rollout_log *log, int64_t step, ifl_error *err);
-/* `in_flight`: every training key that is leased or stored and has no fate, taken from the
+/* `in_flight`: every training key that is open, leased or stored and has no fate, taken from the
  * learner's own tables (leases, waiting groups), never from a difference: a key that is in none of
  * them shows as lost. */
 ifl_status ifl_rollout_log_run_ended(ifl_rollout_log *log, int64_t step, const char *reason,

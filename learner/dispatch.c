@@ -546,8 +546,6 @@ ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, i
         for (int32_t i = 0; i < open && st == IFL_OK; i++) {
             const ifl_group *group = ifl_groups_find(d->train, serials[i]);
             st = desk_log_given_up(d, group, err);
-            const desk_work *work = group->user;
-            if (work->attempt == 0) continue; /* opened, but nobody has had it: not in the books */
             for (int32_t m = 0; m < group->n_members; m++)
                 if (group->members[m].state != IFL_MEMBER_DROPPED)
                     keys[n++] = (ifl_rollout_key){group->task_serial, m, IFL_PURPOSE_TRAIN};

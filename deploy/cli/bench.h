@@ -36,6 +36,7 @@ typedef struct ifl_bench_args {
     const char *script, *torch_dtype, *torch_head; /* NULL: the default */
     double peer_timeout_s;
     int64_t size_mib; /* transport: of one measurement */
+    double every_s;   /* swap: between two publications */
 } ifl_bench_args;
 
 /* --- Cases of the whole model
@@ -91,6 +92,9 @@ ifl_status ifl_bench_count(const ifl_bench_args *a, ifl_error *err);
 
 /* The weight plane between two processes beside raw sockets, in turns. */
 ifl_status ifl_bench_transport(const ifl_bench_args *a, ifl_error *err);
+
+/* Decoding with and without new weights. */
+ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err);
 
 /* --- Printing
  * ----------------------------------------------------------------------------------------- */

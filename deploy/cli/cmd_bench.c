@@ -26,6 +26,7 @@ enum {
     KEY_TRAINED,
     KEY_MEMORY,
     KEY_SECONDS,
+    KEY_EVERY,
     KEY_CASE,
     KEY_COUNT,
     KEY_COUNT_CASE,
@@ -72,6 +73,8 @@ static const struct argp_option bench_options[] = {
      "time of each op, and of each measurement of peak and bandwidth (default 0.3)", 0},
     {"case", KEY_CASE, "TEXT", 0,
      "ops: only cases whose name holds TEXT; transport: plane, plane_curve or zmq_curve alone", 0},
+    {"every", KEY_EVERY, "SECONDS", 0,
+     "swap: time from one version to the next (default 5); a stretch has four", 0},
     {"size-mib", KEY_SIZE, "N", 0, "transport: bytes of one measurement (default 512)", 0},
     {"json", KEY_JSON, NULL, 0, "one JSON object a line; tests/bench/README.md lists the fields",
      0},
@@ -149,6 +152,8 @@ static ifl_status bench_option(int key, const char *arg, void *user, ifl_error *
         return IFL_OK;
     case KEY_SECONDS:
         return ifl_options_double("seconds", arg, 0.001, 60, &a->seconds, err);
+    case KEY_EVERY:
+        return ifl_options_double("every", arg, 0.01, 3600, &a->every_s, err);
     case KEY_CASE:
         a->only = arg;
         return IFL_OK;
@@ -199,23 +204,24 @@ static ifl_status bench_ops(const ifl_bench_args *a, ifl_error *err) {
 
 static ifl_status bench_dispatch(const ifl_bench_args *a, const char *what, ifl_error *err) {
     static const char *const known[] = {"decode", "prefill",   "train", "model",
-                                        "ops",    "transport", "all"};
+                                        "ops",    "transport", "swap",  "all"};
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         found |= strcmp(what, known[i]) == 0;
     if (!found)
         return ifl_fail(err, IFL_USAGE,
                         "bench: got \"%.40s\", wanted decode, prefill, train, model, ops, "
-                        "transport or all",
+                        "transport, swap or all",
                         what);
     bool all = strcmp(what, "all") == 0, ops = strcmp(what, "ops") == 0;
-    bool transport = strcmp(what, "transport") == 0;
-    if (a->n_peers && (ops || transport))
+    bool transport = strcmp(what, "transport") == 0, swap = strcmp(what, "swap") == 0;
+    if (a->n_peers && (ops || transport || swap))
         return ifl_fail(err, IFL_USAGE, "--against compares whole models, not %s", what);
     if (a->n_peers) return ifl_bench_against(a, all ? "model" : what, err);
     if (a->count && !ops)
         return ifl_fail(err, IFL_USAGE, "--count counts ops: inflight bench ops --count");
     if (transport) return ifl_bench_transport(a, err);
+    if (swap) return ifl_bench_swap(a, err);
     if (all || ops) IFL_TRY(bench_ops(a, err));
     if (ops) return IFL_OK;
     ifl_bench_model_case cases[IFL_BENCH_CASES_MAX];
@@ -232,7 +238,10 @@ static ifl_status bench_work(const ifl_options *options, void *user, ifl_error *
     if (a->repeat == 0) a->repeat = strcmp(what, "transport") == 0 ? 7 : a->n_peers ? 5 : 3;
     /* The whole table is one comparison: its cases have the same threads. */
     bool train = strcmp(what, "train") == 0;
+    bool swap = strcmp(what, "swap") == 0;
     a->n_threads = ifl_cpu_threads(train ? a->config->learner.threads : a->config->actor.threads);
+    /* The other end of the weight plane needs a CPU, too. */
+    if (swap && a->config->actor.threads == 0 && a->n_threads > 1) a->n_threads--;
     if (a->isa && !a->count && !ifl_ops_force(a->isa))
         return ifl_fail(err, IFL_USAGE, "--isa %s: this host cannot run it", a->isa);
     IFL_TRY(ifl_profile_parse(&a->numerics, a->config->model.numerics, err));
@@ -249,16 +258,16 @@ int ifl_cmd_bench(int argc, char **argv) {
                         .count_case = -1,
                         .count_runs = 1,
                         .peer_timeout_s = 1800,
-                        .size_mib = 512};
+                        .size_mib = 512,
+                        .every_s = 5};
     const ifl_options_spec spec = {
-        .doc = "Measures tokens per second of a whole model (decode and prefill through the "
-               "engine, train as forward, "
-               "backward, AdamW and the packing of the next weights; model: all of them) and the "
-               "speed of single "
-               "ops, each beside the share of this host's measured roofline. transport: dense "
-               "weights from one process to another beside a raw socket, plain and with keys. "
-               "Without an argument: all but that.",
-        .args_doc = "[decode|prefill|train|model|ops|transport|all]",
+        .doc = "Measures this host. WHAT is decode, prefill or train (tokens per second of a whole "
+               "model: through the engine, and as forward, backward, AdamW and the packing of the "
+               "next weights), model (all three), ops (single ops), each beside the share of this "
+               "host's measured roofline; transport (dense weights from one process to another "
+               "beside a raw socket, plain and with keys) or swap (decoding with and without new "
+               "weights in its middle). Without WHAT: all but the last two.",
+        .args_doc = "[WHAT]",
         .extra = bench_options,
         .keys = bench_keys,
         .presets = presets,

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What it costs a running job that an actor joins, and that it leaves again: how long the newcomer takes until its
+# first token, and the learner's time for a trained token (step time less waiting for answers, so that the length of
+# answers and the number of actors don't count) with and without it. Learner and actors have CPUs of their own.
+#
+#   tests/bench/join_leave.sh LEARNER_CPU ACTOR_CPU NEWCOMER_CPU [ROUNDS] [key=value ...]
+#   tests/bench/join_leave.sh 0 1 2 5
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+[ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 64; }
+learner_cpu=$1 actor_cpu=$2 newcomer_cpu=$3 rounds=${4:-5}
+shift $(( $# < 4 ? $# : 4 ))
+config=${CONFIG:-deploy/configs/quickstart.yaml} inflight=${INFLIGHT:-build/inflight} steps=${STEPS:-8}
+out=$(mktemp -d)
+leave() { kill -KILL $(jobs -p) 2>/dev/null || true; rm -rf "$out"; }
+trap leave EXIT
+options=(run.dir="$out" run.name=job run.steps=100000 "transport.bind=ipc://$out/sock" eval.before=false eval.after=false
+    eval.every_steps=0 checkpoint.every_steps=0 "$@")
+
+if [ -z "${MODEL:-}" ]; then
+    "$inflight" sft --config "$config" run.name=start sft.out="$out/start" learner.threads=2 >"$out/log" 2>&1 ||
+        { tail -n 20 "$out/log"; exit 1; }
+    MODEL=$out/start
+fi
+rows() { grep -c '^{"kind":"step",' "$out/job/metrics.jsonl" 2>/dev/null || true; }
+await_rows() { until [ "$(rows)" -ge "$1" ]; do kill -0 "$learner" || { tail -n 5 "$out/learner.txt"; exit 1; }; sleep 0.2; done; }
+actor() { # NAME CPU
+    "$inflight" actor --config "$config" model.path="$MODEL" --name "$1" actor.cpus="$2" actor.threads=1 "${options[@]}" \
+        >"$out/$1.txt" 2>&1 &
+}
+"$inflight" learner --config "$config" model.path="$MODEL" learner.cpus="$learner_cpu" learner.threads=1 "${options[@]}" \
+    >"$out/learner.txt" 2>&1 &
+learner=$!
+until grep -sq "listening on" "$out/learner.txt"; do sleep 0.1; done
+actor resident "$actor_cpu"
+await_rows 4
+
+: >"$out/changes" # steps done when the number of actors changed, and what it was from then on
+for round in $(seq "$rounds"); do
+    echo "$(rows) 1" >>"$out/changes"
+    await_rows $(($(rows) + steps))
+    echo "$(rows) 2" >>"$out/changes"
+    actor "newcomer-$round" "$newcomer_cpu"
+    newcomer=$!
+    await_rows $(($(rows) + steps))
+    echo "$(rows) 1" >>"$out/changes"
+    kill -TERM "$newcomer"
+    wait "$newcomer" || { echo "the newcomer left with status $?"; tail -n 3 "$out/newcomer-$round.txt"; exit 1; }
+    await_rows $(($(rows) + steps / 2))
+    sed -n 's/.*| \(generating .*\)/joined: \1/p; s/.*| asked to stop: \(.*\)/left: \1/p' "$out/newcomer-$round.txt"
+done
+kill -TERM "$learner"
+wait "$learner" || true
+awk '
+    function value(key,  t) { t = $0; if (!sub(".*\"" key "\":", "", t)) return 0; sub(/[,}].*/, "", t); return t + 0 }
+    function median(list, n,  i, j, t) {
+        for (i = 2; i <= n; i++) for (j = i; j > 1 && list[j] < list[j - 1]; j--) { t = list[j]; list[j] = list[j - 1]; list[j - 1] = t }
+        return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+    }
+    FNR == NR { from[++n_changes] = $1; actors[n_changes] = $2; next }
+    /^{"kind":"step"/ {
+        step++
+        while (at < n_changes && step > from[at + 1]) at++
+        total = value("stats/tokens"); tokens = total - before; before = total
+        if (at == 0 || tokens == 0) next
+        # The step under way at a change belongs to neither.
+        if (step == from[at] + 1) { if (actors[at] == 2) { joins[++n_joins] = (value("time/step") - value("time/wait_for_batch")) / tokens }; next }
+        if (actors[at] == 1) one[++n_one] = (value("time/step") - value("time/wait_for_batch")) / tokens
+        else two[++n_two] = (value("time/step") - value("time/wait_for_batch")) / tokens
+    }
+    END {
+        a = median(one, n_one); b = median(two, n_two); c = median(joins, n_joins)
+        printf "learner, us of a trained token: %.1f with one actor (%d steps), %.1f with two (%d), %.1f in the steps in which one joined (%d); ratios %.3f and %.3f\n",
+            a * 1e6, n_one, b * 1e6, n_two, c * 1e6, n_joins, b / a, c / a
+    }' "$out/changes" "$out/job/metrics.jsonl"
