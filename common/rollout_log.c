@@ -35,10 +35,10 @@ struct ifl_rollout_log {
     char path[IFL_PATH_MAX]; /* of the current segment */
     int fd;
     int32_t number;
-    int64_t segment_written;   /* bytes of whole records in the file */
-    uint8_t *buffer;           /* whole records that aren't in the file yet */
+    int64_t segment_written; /* bytes of whole records in the file */
+    uint8_t *buffer;         /* whole records that aren't in the file yet */
     size_t n_buffer, buffer_cap;
-    bool unsynced, broken;     /* broken: a write or a sync has failed; nothing is tried again */
+    bool unsynced, broken; /* broken: a write or a sync has failed; nothing is tried again */
     ifl_rollout_log_options options;
     uint8_t *scratch; /* a record's meta while it is built */
     size_t scratch_cap;
@@ -188,8 +188,7 @@ static ifl_status record_write(ifl_rollout_log *log, ifl_record_type type, const
         return ifl_fail(err, IFL_FULL, "%s: %zu bytes wait for room on the disk, limit %d",
                         log->path, log->n_buffer, BUFFER_BYTES_MAX);
     void *buffer = log->buffer;
-    ifl_status st =
-        ifl_grow(&buffer, &log->buffer_cap, log->n_buffer + (size_t)total, 1, err);
+    ifl_status st = ifl_grow(&buffer, &log->buffer_cap, log->n_buffer + (size_t)total, 1, err);
     log->buffer = buffer;
     IFL_TRY(st);
     buffer_put(log, header, sizeof header);

@@ -148,7 +148,8 @@ void ifl_client_wake_weights(ifl_client *c) {
 
 void ifl_client_reset_link(ifl_client *c, const char *text) {
     pthread_mutex_lock(&c->lock);
-    if (c->connected && !c->reset_text[0]) snprintf(c->reset_text, sizeof c->reset_text, "%s", text);
+    if (c->connected && !c->reset_text[0])
+        snprintf(c->reset_text, sizeof c->reset_text, "%s", text);
     pthread_mutex_unlock(&c->lock);
     transport_wake(c->wake_fd);
 }

@@ -88,8 +88,8 @@ void transport_server_drop(ifl_server *s, server_peer *peer, const char *why) {
 void transport_server_expel(ifl_server *s, server_peer *peer, int32_t code, uint64_t seq,
                             const char *why) {
     while (peer->out.head &&
-           transport_send(s->control, peer->identity, peer->session, &peer->control,
-                          peer->out.head, &s->stats.bytes_out) == IFL_OK) {
+           transport_send(s->control, peer->identity, peer->session, &peer->control, peer->out.head,
+                          &s->stats.bytes_out) == IFL_OK) {
         s->stats.messages_out++;
         transport_out_free(transport_out_shift(&peer->out));
     }

@@ -330,8 +330,8 @@ ifl_status ifl_dispatch_wait_applied(ifl_dispatch *d, int64_t version, double id
     return st;
 }
 
-/* With the lock held, which is let go while there is no room on the disk. A request to stop ends the
- * wait: what the log has not taken was never acknowledged. */
+/* With the lock held, which is let go while there is no room on the disk. A request to stop ends
+ * the wait: what the log has not taken was never acknowledged. */
 static ifl_status desk_flush_waiting(ifl_dispatch *d, ifl_error *err) {
     ifl_status st;
     while ((st = desk_flush(d, err)) == IFL_FULL) {

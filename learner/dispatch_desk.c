@@ -266,8 +266,8 @@ static int64_t desk_oldest_pinned(ifl_groups *groups) {
     return oldest;
 }
 
-/* Whether a peer that has not said what it has in use may do so yet: an actor that comes back says it
- * at once, one that has said nothing for lease_s and takes no work never had anything. */
+/* Whether a peer that has not said what it has in use may do so yet: an actor that comes back says
+ * it at once, one that has said nothing for lease_s and takes no work never had anything. */
 static bool desk_may_say(const ifl_dispatch *d, int32_t i) {
     const desk_peer *p = &d->peers[i];
     return p->version_done < 0 &&
@@ -543,8 +543,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
             desk_note_late(d, refused.text);
         /* It had the lease, and the versions and the prompt with it: no honest actor says this. The
          * transport counts those that it refuses by itself. */
-        if (lessee && peer && ++peer->n_refused >= REFUSED_MAX)
-            d->quarantine = from;
+        if (lessee && peer && ++peer->n_refused >= REFUSED_MAX) d->quarantine = from;
         /* A stale one is generated again, under this run's versions. */
         if (!invalid && lessee) ifl_groups_return_lease(groups, m->lease_id);
         if (invalid && lessee &&

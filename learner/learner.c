@@ -29,7 +29,8 @@ static ifl_status learner_checkpoint(learner *l, ifl_error *err) {
     return IFL_OK;
 }
 
-/* In the middle of a run a checkpoint that finds no room on the disk is put off to the next step. */
+/* In the middle of a run a checkpoint that finds no room on the disk is put off to the next step.
+ */
 static ifl_status learner_checkpoint_between(learner *l, ifl_error *err) {
     ifl_status st = learner_checkpoint(l, err);
     if (st == IFL_FULL && !l->checkpoint_due)

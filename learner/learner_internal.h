@@ -64,11 +64,11 @@ typedef struct learner {
     ifl_audit_counts audit_before; /* of earlier processes of this run, as the next */
     ifl_dispatch_stats desk_before;
     char run_uuid[33];
-    uint64_t run_epoch; /* of this process; with run_uuid the name of its history of versions */
-    int64_t step;       /* finished */
-    int64_t checkpoint; /* newest one's step; -1 = none yet */
+    uint64_t run_epoch;  /* of this process; with run_uuid the name of its history of versions */
+    int64_t step;        /* finished */
+    int64_t checkpoint;  /* newest one's step; -1 = none yet */
     bool checkpoint_due; /* the last one found no room on the disk */
-    int32_t async_k;    /* lock-step modes: versions behind; -1 = pipeline */
+    int32_t async_k;     /* lock-step modes: versions behind; -1 = pipeline */
     double started_s;
     json_t *evals;        /* array for summary.json */
     bool has_gain;        /* of this run's evaluations before and after, on the same tasks */

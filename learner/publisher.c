@@ -278,7 +278,8 @@ static void publisher_drop_edition(ifl_publisher *p, int32_t index) {
  * its own. */
 static void publisher_look(ifl_publisher *p) {
     for (int32_t i = 0; i < p->n_editions; i++) /* only this thread changes the list */
-        p->editions[i]->fetched = ifl_server_is_fetched(p->server, p->editions[i]->manifest->version);
+        p->editions[i]->fetched =
+            ifl_server_is_fetched(p->server, p->editions[i]->manifest->version);
 }
 
 /* Older versions go when nobody fetches them; beyond IFL_EDITIONS_MAX one goes even so: one that

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every row of the fault table twice, on small jobs that live on, and the proxy's and the harness's own failing
-# directions. deploy/soak faults plays a thousand. COUNT=N, SEED=S for more, or others.
+# Every row of the fault table twice, on small jobs that live on; deploy/soak faults plays a thousand. COUNT=N, SEED=S for
+# more, or others. (unit/test_fault_books.c has the checker's failing directions.)
 . "$(dirname "$0")/lib.sh"
 tools=$(dirname "$inflight")/tests
 

@@ -15,7 +15,11 @@
 #define FIRE_MS 8000 /* until a fail point that is passed all the time has acted */
 #define GRACE_MS 5000
 #define START_FROM_MS 10000 /* a learner that is started again has its checkpoint */
+#ifdef __SANITIZE_ADDRESS__
+#define RSS_GROWTH_KIB (1 << 20) /* what is freed stays for a while, to be watched */
+#else
 #define RSS_GROWTH_KIB (48 << 10)
+#endif
 
 static bool refuse(job *j, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static bool refuse(job *j, const char *format, ...) {

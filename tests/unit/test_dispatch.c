@@ -512,7 +512,8 @@ static void test_nothing_is_acknowledged_after_a_failed_sync(void **state) {
     must(ifl_fail_points_arm("log.write=error(EIO)@1", &err), &err);
     answer(&k, &e.message.lease, 0, seed);
     want_none(k.client, IFL_WIRE_TRAJ_ACK);
-    assert_int_equal(ifl_dispatch_take(k.dispatch, 1, IFL_TAKE_ARRIVAL, 5.0, groups, &err), IFL_IO);
+    assert_int_equal(ifl_dispatch_take(k.dispatch, 1, 1, IFL_TAKE_ARRIVAL, 5.0, groups, &err),
+                     IFL_IO);
     answer(&k, &e.message.lease, 1, seed); /* nor any later one, though the disk would take it */
     want_none(k.client, IFL_WIRE_TRAJ_ACK);
     assert_int_equal(ifl_dispatch_end(k.dispatch, 0, "failed", &err), IFL_IO);
