@@ -16,8 +16,10 @@ typedef struct ledger_entry {
     ifl_hash content; /* of the last trajectory's bytes; 0 = none yet */
 } ledger_entry;
 
-/* Versions whose weights are compared; beyond, none is. */
-#define VERSIONS_MAX (1 << 24)
+typedef struct ledger_version {
+    int64_t version;
+    ifl_hash content; /* as last published */
+} ledger_version;
 
 struct ifl_rollout_ledger {
     ledger_entry *entries; /* open addressing, power of two */
@@ -25,7 +27,7 @@ struct ifl_rollout_ledger {
     int32_t process; /* learner processes begun so far */
     int64_t eval_leased, eval_stored, leases_renewed, records, torn_bytes, unleased;
     int64_t generated_again, versions_remade;
-    void *versions; /* [versions_cap] content hashes by version; 0 = none yet */
+    ledger_version *versions; /* [n_versions] ascending */
     size_t n_versions, versions_cap;
     int32_t n_reasons;
     char reasons[IFL_REASONS_MAX][IFL_REASON_MAX];
@@ -158,15 +160,27 @@ static ifl_status on_trajectory(ifl_rollout_ledger *ledger, const ifl_record *r,
 }
 
 static ifl_status on_published(ifl_rollout_ledger *ledger, const ifl_record *r, ifl_error *err) {
-    if (r->step >= VERSIONS_MAX) return IFL_OK;
-    size_t at = (size_t)r->step;
-    IFL_TRY(ifl_grow(&ledger->versions, &ledger->versions_cap, at + 1, sizeof(ifl_hash), err));
-    ifl_hash *versions = ledger->versions, none = {0};
-    for (; ledger->n_versions <= at; ledger->n_versions++)
-        versions[ledger->n_versions] = none;
-    if (!ifl_hash_equal(versions[at], none) && !ifl_hash_equal(versions[at], r->content))
+    size_t low = 0, high = ledger->n_versions;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (ledger->versions[middle].version < r->step)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == ledger->n_versions || ledger->versions[low].version != r->step) {
+        void *grown = ledger->versions;
+        ifl_status st = ifl_grow(&grown, &ledger->versions_cap, ledger->n_versions + 1,
+                                 sizeof *ledger->versions, err);
+        ledger->versions = grown;
+        IFL_TRY(st);
+        memmove(ledger->versions + low + 1, ledger->versions + low,
+                (ledger->n_versions++ - low) * sizeof *ledger->versions);
+        ledger->versions[low] = (ledger_version){r->step, r->content};
+    } else if (!ifl_hash_equal(ledger->versions[low].content, r->content)) {
         ledger->versions_remade++;
-    versions[at] = r->content;
+        ledger->versions[low].content = r->content;
+    }
     return IFL_OK;
 }
 

@@ -18,6 +18,7 @@ typedef struct entry {
     int32_t stored_by;  /* last learner process that stored it; 0 = none */
     int64_t trained_in; /* step; 0 = none that stands */
     bool ended;         /* dropped or masked */
+    int32_t ended_by;   /* process; a later one may have gone back before that */
     uint64_t leases[8]; /* last ones that an answer was stored under */
     int32_t n_leases;
 } entry;
@@ -169,6 +170,12 @@ static void on_trained(job_books *b, table *t, const ifl_record *r, int32_t proc
     }
 }
 
+static void entry_end(table *t, const ifl_record *r, int32_t process) {
+    entry *e = entry_of(t, r->key.task_serial, r->key.sample);
+    e->ended = true;
+    e->ended_by = process;
+}
+
 static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *processes,
                            const char *folder, ifl_error *err) {
     ifl_rollout_reader *reader;
@@ -192,7 +199,7 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
             for (int32_t i = 0; i < r.group_size && r.purpose == IFL_PURPOSE_TRAIN; i++) {
                 entry *e = entry_of(t, r.task_serial, i);
                 e->leased = true;
-                if (e->trained_in == 0) e->ended = false;
+                if (e->trained_in == 0 && e->ended_by != process) e->ended = false;
             }
             break;
         case IFL_RECORD_TRAJECTORY:
@@ -208,7 +215,7 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
         case IFL_RECORD_DROPPED:
         case IFL_RECORD_MASKED:
             if (r.key.purpose == IFL_PURPOSE_TRAIN)
-                entry_of(t, r.key.task_serial, r.key.sample)->ended = true;
+                entry_end(t, &r, process);
             break;
         case IFL_RECORD_RUN_ENDED:
             *ended = true;

@@ -1,4 +1,5 @@
-/* common/rollout_log.h: a log of one or two segments, and the books that are made of it.
+/* common/rollout_log.h: a log of one or two segments, the books that are made of it, and what a resumed run
+ * would do again.
  *
  *   u8 mode     1: checksums as they are; 2: two segments
  *   u16 bytes of the first segment, if there are two; the rest */
@@ -6,6 +7,7 @@
 
 #include "common/rollout_ledger.h"
 #include "common/rollout_record.h"
+#include "learner/redo.h"
 #include "tests/fuzz/fuzz.h"
 
 /* Gives each record its magic and its checksums, as far as lengths lead from one to the next. */
@@ -76,6 +78,22 @@ static void read_books(void) {
     ifl_rollout_ledger_free(ledger);
 }
 
+static void read_redo(void) {
+    ifl_redo *redo = NULL;
+    ifl_error err = {0};
+    const uint64_t open[2] = {3, 1};
+    for (int64_t step = 0; step < 3; step++) {
+        if (ifl_redo_read(&redo, fuzz_folder(), step, open, 2, 4, 2, &err) != IFL_OK) return;
+        FUZZ_CHECK(redo->last_step >= step && redo->next_serial >= 4);
+        for (int64_t i = 0; i < redo->n_answers; i++)
+            FUZZ_CHECK(redo->answers[i].version_newest <= redo->last_step &&
+                       (redo->answers[i].dropped || redo->answers[i].segment > 0));
+        for (int32_t i = 0; i < redo->n_takes; i++)
+            FUZZ_CHECK(redo->takes[i].step > step && redo->takes[i].n >= 0);
+        ifl_redo_free(redo);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_input in = fuzz_input_of(data, size), first = {0};
     int mode = (int)fuzz_take(&in, 1);
@@ -84,5 +102,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     segment_write("000002.ifl", in, !(mode & 1));
     read_records();
     read_books();
+    read_redo();
     return 0;
 }
