@@ -753,11 +753,13 @@ static ifl_engine_options actor_engine_options(const ifl_config *c) {
 
 int64_t ifl_actor_bytes(const ifl_config *config, const ifl_model *model, int n_threads) {
     ifl_engine_options options = actor_engine_options(config);
+    bool kept = config->rollout.top_k > 0 || config->rollout.top_p < 1.0; /* of one decode step */
     return ifl_engine_bytes(model, &options, n_threads) +
            2 * (model->n_panel_elements * 2 + model->n_vector_elements * 4) +
            4 * config->actor.sequences_max *
                ifl_kept_ids_bound(config->rollout.max_new_tokens, config->rollout.top_k,
-                                  config->rollout.top_p, model->config.vocab_size);
+                                  config->rollout.top_p, model->config.vocab_size) +
+           (kept ? 4 * (int64_t)config->actor.sequences_max * IFL_KEPT_SET_MAX : 0);
 }
 
 ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {

@@ -62,6 +62,7 @@ char *learner_state(learner *l) {
                               (json_int_t)t->guard_differing);
     json_object_set_new(root, "foreign", foreign);
     json_object_set_new(root, "guard", guard);
+    json_object_set_new(root, "bias_alarms", json_integer((json_int_t)l->bias_alarms));
     if (isfinite(t->accuracy_before))
         json_object_set_new(root, "accuracy_before", json_real(t->accuracy_before));
     char *text = json_dumps(root, JSON_INDENT(1));
@@ -142,6 +143,7 @@ ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
     t->foreign.foreign.weight = json_number_value(json_object_get(foreign, "weight"));
     t->guard_checked = state_int(guard, "checked");
     t->guard_differing = state_int(guard, "differing");
+    l->bias_alarms = state_int(root, "bias_alarms");
     l->audit_before.n_foreign = state_int(foreign, "audit");
     l->audit_before.tokens_foreign = state_int(foreign, "audit_tokens");
     l->desk_before.foreign = state_int(foreign, "stored");
