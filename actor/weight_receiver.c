@@ -357,8 +357,8 @@ static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *
         if (r->patching) r->touched[c->chunk] = true;
         ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
     } else {
-        if ((c->codec != IFL_CODEC_ULP_GAP && c->codec != IFL_CODEC_ULP_CLASS) || !r->patching ||
-            c->base != r->held->version || r->touched[c->chunk])
+        if (!ifl_codec_is_patch(c->codec) || !r->patching || c->base != r->held->version ||
+            r->touched[c->chunk])
             return IFL_MISMATCH;
         if (!ifl_hash_equal(hash, c->hash)) return IFL_FORMAT;
         ifl_status st;

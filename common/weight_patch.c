@@ -421,18 +421,177 @@ static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *bas
     }
 }
 
-/* Direct sizes cost at least a bit each, places of large ones some bits more for each of those. */
-static bool sizes_are_direct(uint32_t n_large, int32_t n) {
-    return n_large > (uint32_t)n / 3;
+/* --- Sizes by Huffman code
+ * -------------------------------------------------------------------------------- */
+
+#define SYMBOLS 112
+#define CODE_MAX 11    /* bits */
+#define HUFFMAN_MIN 48 /* sizes that are worth a code of their own */
+#define CODE_HEADER_BYTES ((7 + 4 * SYMBOLS + 7) / 8)
+
+typedef struct size_code {
+    uint8_t lengths[SYMBOLS]; /* 0 = unused */
+    uint16_t codes[SYMBOLS];  /* their first bit lowest, as they are written */
+    int n;                    /* 1 + the highest symbol used */
+} size_code;
+
+static int size_symbol(uint32_t v, int *n_extra) {
+    *n_extra = 0;
+    if (v < 16) return (int)v;
+    int e = 31 - __builtin_clz(v);
+    *n_extra = e - 3;
+    return 16 + 8 * (e - 4) + (int)(v >> (e - 3) & 7);
+}
+
+/* Huffman's lengths for those that occur. */
+static int code_depths(const uint32_t counts[SYMBOLS], uint8_t lengths[SYMBOLS]) {
+    uint64_t weight[2 * SYMBOLS];
+    int parent[2 * SYMBOLS], n = 0, symbols[SYMBOLS], depth_max = 0;
+    for (int s = 0; s < SYMBOLS; s++)
+        if (counts[s] > 0) {
+            symbols[n] = s;
+            weight[n++] = counts[s];
+        }
+    int n_leaves = n, n_nodes = n;
+    bool open[2 * SYMBOLS];
+    for (int i = 0; i < n; i++)
+        open[i] = true;
+    for (int left = n; left > 1; left--) {
+        int a = -1, b = -1; /* the two lightest, earlier ones first */
+        for (int i = 0; i < n_nodes; i++) {
+            if (!open[i]) continue;
+            if (a < 0 || weight[i] < weight[a]) {
+                b = a;
+                a = i;
+            } else if (b < 0 || weight[i] < weight[b]) {
+                b = i;
+            }
+        }
+        open[a] = open[b] = false;
+        parent[a] = parent[b] = n_nodes;
+        weight[n_nodes] = weight[a] + weight[b];
+        open[n_nodes++] = true;
+    }
+    memset(lengths, 0, SYMBOLS);
+    for (int i = 0; i < n_leaves; i++) {
+        int depth = n_leaves == 1;
+        for (int at = i; at != n_nodes - 1; at = parent[at])
+            depth++;
+        lengths[symbols[i]] = (uint8_t)depth;
+        if (depth > depth_max) depth_max = depth;
+    }
+    return depth_max;
+}
+
+/* Canonical codes of the lengths, the first bit lowest. False: the lengths are no code's, or leave
+ * some out. */
+static bool code_assign(size_code *code) {
+    int count[CODE_MAX + 1] = {0}, next[CODE_MAX + 2] = {0}, n_used = 0, room = 0;
+    for (int s = 0; s < code->n; s++) {
+        if (code->lengths[s] > CODE_MAX) return false;
+        count[code->lengths[s]]++;
+        n_used += code->lengths[s] > 0;
+    }
+    count[0] = 0;
+    for (int l = 1; l <= CODE_MAX; l++) {
+        room += count[l] << (CODE_MAX - l);
+        next[l + 1] = (next[l] + count[l]) << 1;
+    }
+    /* One symbol alone has one bit, and the other half of the codes is not used. */
+    bool alone = n_used == 1 && count[1] == 1;
+    if (!alone && room != 1 << CODE_MAX) return false;
+    for (int s = 0; s < code->n; s++) {
+        int l = code->lengths[s];
+        if (l == 0) continue;
+        int forward = next[l]++, back = 0;
+        for (int i = 0; i < l; i++)
+            back |= (forward >> i & 1) << (l - 1 - i);
+        code->codes[s] = (uint16_t)back;
+    }
+    return true;
+}
+
+static void code_make(size_code *code, const int32_t *steps, int32_t n) {
+    uint32_t counts[SYMBOLS] = {0};
+    int extra;
+    for (int32_t i = 0; i < n; i++)
+        counts[size_symbol((uint32_t)abs(steps[i]) - 1, &extra)]++;
+    *code = (size_code){0};
+    /* Flatter counts give shorter codes; equal ones for 112 symbols have 7 bits. */
+    while (code_depths(counts, code->lengths) > CODE_MAX)
+        for (int s = 0; s < SYMBOLS; s++)
+            counts[s] = (counts[s] + 1) / 2;
+    for (int s = 0; s < SYMBOLS; s++)
+        if (code->lengths[s] > 0) code->n = s + 1;
+    bool sound = code_assign(code);
+    IFL_ASSERT(sound);
+}
+
+static void huffman_put(bit_writer *w, const int32_t *steps, int32_t n) {
+    size_code code;
+    code_make(&code, steps, n);
+    bits_put(w, (uint64_t)code.n, 7);
+    for (int s = 0; s < code.n; s++)
+        bits_put(w, code.lengths[s], 4);
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t v = (uint32_t)abs(steps[i]) - 1;
+        int n_extra, s = size_symbol(v, &n_extra);
+        bits_put(w, code.codes[s], code.lengths[s]);
+        bits_put(w, v & ((1u << n_extra) - 1), n_extra);
+    }
+}
+
+static ifl_status huffman_take(bit_reader *r, int32_t *steps, int32_t n, ifl_error *err) {
+    size_code code = {0};
+    uint8_t symbols[1 << CODE_MAX];
+    bits_fill(r);
+    code.n = (int)bits_take(r, 7);
+    if (code.n > SYMBOLS)
+        return ifl_fail(err, IFL_FORMAT, "patch: a code of %d symbols, the most is %d", code.n,
+                        SYMBOLS);
+    for (int s = 0; s < code.n; s++) {
+        bits_fill(r);
+        code.lengths[s] = (uint8_t)bits_take(r, 4);
+    }
+    if (!code_assign(&code)) return ifl_fail(err, IFL_FORMAT, "patch: lengths that are no code's");
+    memset(symbols, SYMBOLS, sizeof symbols);
+    for (int s = 0; s < code.n; s++)
+        for (int at = code.codes[s], l = code.lengths[s]; l > 0 && at < 1 << CODE_MAX; at += 1 << l)
+            symbols[at] = (uint8_t)s;
+    for (int32_t i = 0; i < n; i++) {
+        bits_fill(r);
+        int s = symbols[r->bits & ((1u << CODE_MAX) - 1)];
+        if (s == SYMBOLS) return ifl_fail(err, IFL_FORMAT, "patch: bits that are no size");
+        (void)bits_take(r, code.lengths[s]);
+        uint32_t v = (uint32_t)s;
+        if (s >= 16) {
+            int e = 4 + (s - 16) / 8;
+            v = (8u | (uint32_t)(s - 16) % 8) << (e - 3) | (uint32_t)bits_take(r, e - 3);
+        }
+        IFL_TRY(size_apply(&steps[i], v, 1, err));
+    }
+    return IFL_OK;
+}
+
+/* --- One class -------------------------------------------------------------------------------- */
+
+typedef enum { SIZES_PLACES, SIZES_RICE, SIZES_HUFFMAN } sizes_mode;
+
+/* Sizes of all cost at least a bit each, places of large ones some bits more for each of those. */
+static sizes_mode sizes_choose(uint32_t n_large, int32_t n) {
+    if (n_large <= (uint32_t)n / 3) return SIZES_PLACES;
+    return n < HUFFMAN_MIN ? SIZES_RICE : SIZES_HUFFMAN;
 }
 
 static void class_put(bit_writer *w, const uint32_t *ranks, const int32_t *steps, int32_t n) {
     uint32_t n_large = large_count(steps, n);
-    bool direct = sizes_are_direct(n_large, n);
+    sizes_mode mode = sizes_choose(n_large, n);
     places_put(w, ranks, n);
     signs_put(w, steps, n);
-    bits_put(w, direct, 1);
-    if (direct) {
+    bits_put(w, mode, 2);
+    if (mode == SIZES_HUFFMAN) {
+        huffman_put(w, steps, n);
+    } else if (mode == SIZES_RICE) {
         rice_list list = {.w = w};
         for (int32_t i = 0; i < n; i++)
             list_put(&list, (uint32_t)abs(steps[i]) - 1);
@@ -448,7 +607,10 @@ static ifl_status class_take(bit_reader *r, uint32_t *ranks, int32_t *steps, int
     IFL_TRY(places_take(r, ranks, n, n_elements, err));
     signs_take(r, steps, n);
     bits_fill(r);
-    if (!bits_take(r, 1)) {
+    uint64_t mode = bits_take(r, 2);
+    if (mode == SIZES_HUFFMAN) return huffman_take(r, steps, n, err);
+    if (mode > SIZES_HUFFMAN) return ifl_fail(err, IFL_FORMAT, "patch: sizes of kind 3");
+    if (mode == SIZES_PLACES) {
         uint32_t n_large = (uint32_t)bits_take(r, 32);
         if (n_large > (uint32_t)n)
             return ifl_fail(err, IFL_FORMAT, "patch: %u large steps of %d", n_large, n);
@@ -471,8 +633,8 @@ ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base
     classed c = {0};
     ifl_status st = classed_create(&c, patch->n, err);
     /* Every class's lists may end in the middle of a block. */
-    size_t most =
-        HEADER_BYTES + CLASSES * (CLASS_BYTES + 64) + 3 * code_bytes_max((size_t)patch->n);
+    size_t most = HEADER_BYTES + CLASSES * (CLASS_BYTES + 64 + CODE_HEADER_BYTES) +
+                  3 * code_bytes_max((size_t)patch->n);
     if (st == IFL_OK) st = code_reserve(bytes, cap, most, err);
     if (st != IFL_OK) {
         classed_free(&c);

@@ -23,8 +23,15 @@
  *   u32 n           changed weights
  *   u32 n_classes   classes that have any
  *   per class       u8 exponent (ascending), u32 changed ones
- *   per class       gaps[] (counted among the weights of the class), signs[], one bit: if 0, u32
- *                   n_large, places and sizes as above; if 1, sizes[] of all, |step| - 1
+ *   per class       gaps[] (counted among the weights of the class), signs[], 2 bits: 0: u32
+ *                   n_large, places and sizes as above; 1: sizes[] of all, |step| - 1; 2: the same
+ *                   sizes in a Huffman code of the class's own
+ *
+ * The Huffman code's symbols: a size v below 16 is symbol v. Above, with e the place of its highest
+ * bit, it is symbol 16 + 8 (e - 4) + the next three bits, and its e - 3 lowest bits follow the code
+ * as they are. First come 7 bits: 1 + the highest symbol used, and for each symbol up to that 4 bits,
+ * the length of its code (0: unused; at most 11). Codes are canonical: by length, then by symbol;
+ * their highest bit comes first.
  *
  * gaps, places and sizes are Rice codes (Rice & Plaunt 1971) in blocks of 64 numbers: 5 bits k,
  * then for each number v the unary v >> k (zeros, then a one) and k bits v mod 2^k; 24 zeros are

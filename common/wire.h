@@ -232,8 +232,11 @@ typedef enum {
     IFL_CODEC_DENSE = 0, /* raw bf16 elements */
     /* common/weight_patch.h, against the same chunk of a base version. */
     IFL_CODEC_ULP_GAP = 1,   /* plain */
-    IFL_CODEC_ULP_CLASS = 2, /* by class */
+    IFL_CODEC_ULP_CLASS = 3, /* by class; 2 was an earlier form of it */
 } ifl_codec;
+static inline bool ifl_codec_is_patch(int32_t codec) {
+    return codec == IFL_CODEC_ULP_GAP || codec == IFL_CODEC_ULP_CLASS;
+}
 
 typedef struct ifl_manifest_tensor {
     char name[IFL_WIRE_TENSOR_NAME_MAX];

@@ -306,7 +306,7 @@ static ifl_status reader_apply(ifl_version_reader *r, const version_file *f, ifl
         const uint8_t *bytes;
         if (begin != next || n < 1 || n > r->model->n_elements - begin || n > (1 << 30) ||
             (codec == IFL_CODEC_DENSE ? (int64_t)n_bytes != 2 * n
-                                      : codec > IFL_CODEC_ULP_CLASS || f->base < 0))
+                                      : !ifl_codec_is_patch((int32_t)codec) || f->base < 0))
             return ifl_fail(err, IFL_FORMAT, "%s: chunk %u is [%lld, +%lld), codec %u, %u bytes",
                             f->map.path, i, (long long)begin, (long long)n, codec, n_bytes);
         IFL_TRY(ifl_file_map_range(&f->map, offset, n_bytes, &bytes, err));

@@ -154,6 +154,32 @@ static void test_a_weights_exponent_foretells_its_change(void **state) {
     free(now);
 }
 
+/* Sizes in Huffman codes: one symbol alone, a code that would be too deep, and every size that
+ * there is. */
+static void test_every_distribution_of_sizes_comes_back(void **state) {
+    (void)state;
+    static uint16_t base[N], now[N];
+    const int32_t middle = ifl_bf16_place(ifl_bf16_from_f32(1.0f));
+    for (int kind = 0; kind < 3; kind++) {
+        uint64_t counter = 0;
+        for (int32_t i = 0; i < N; i++) {
+            int32_t size = 7;
+            if (kind == 1) /* each half as often as the one before it */
+                size = 1 + __builtin_ctzll(draw(&counter) | 1ull << 40);
+            if (kind == 2) size = 1 + i % (INT16_MAX - middle - 128);
+            bool down = i % 3 == 0;
+            base[i] = ifl_bf16_from_f32(1.0f);
+            now[i] = ifl_bf16_at_place(down ? middle - size : middle + size);
+        }
+        size_t n_bytes = assert_round_trip(base, now, N);
+        /* A gap and a sign each (and 5 bits for 64 gaps), and the size, whose entropy is 0, 2, and
+         * some 14 bits, and whose code has one bit at least. */
+        const double most[] = {2.1 + 1.01, 2.1 + 2.05, 2.1 + 15.0};
+        assert_true((double)n_bytes_classed * 8 / N < most[kind]);
+        assert_true(kind > 0 || n_bytes_classed < n_bytes);
+    }
+}
+
 static void test_merged_patches_equal_both_in_a_row(void **state) {
     (void)state;
     uint16_t *v[4];
@@ -257,6 +283,7 @@ int main(void) {
         cmocka_unit_test(test_every_density_and_size_comes_back),
         cmocka_unit_test(test_one_percent_of_single_steps_is_near_its_entropy),
         cmocka_unit_test(test_a_weights_exponent_foretells_its_change),
+        cmocka_unit_test(test_every_distribution_of_sizes_comes_back),
         cmocka_unit_test(test_merged_patches_equal_both_in_a_row),
         cmocka_unit_test(test_wrong_base_is_noticed_or_stays_inside_bf16),
         cmocka_unit_test(test_malformed_bytes_are_refused_or_harmless),
