@@ -583,10 +583,52 @@ static sizes_mode sizes_choose(uint32_t n_large, int32_t n) {
     return n < HUFFMAN_MIN ? SIZES_RICE : SIZES_HUFFMAN;
 }
 
+/* Of a class in which most change, the places of those that don't. */
+static void kept_put(bit_writer *w, const uint32_t *ranks, int32_t n, uint32_t n_kept) {
+    rice_list list = {.w = w};
+    uint32_t next = 0, rank = 0; /* the first place that may be named; the place looked at */
+    bits_put(w, n_kept, 32);
+    for (int32_t i = 0; i < n; i++, rank++)
+        for (; rank < ranks[i]; rank++) {
+            list_put(&list, rank - next);
+            next = rank + 1;
+        }
+    list_end(&list);
+}
+
+static ifl_status kept_take(bit_reader *r, uint32_t *ranks, int32_t n, int64_t n_elements,
+                            ifl_error *err) {
+    bits_fill(r);
+    uint32_t n_kept = (uint32_t)bits_take(r, 32), v[BLOCK];
+    if (n_kept >= (uint32_t)n || (int64_t)n_kept + n > n_elements)
+        return ifl_fail(err, IFL_FORMAT, "patch: %u weights kept, %d changed, of %lld", n_kept, n,
+                        (long long)n_elements);
+    int64_t rank = 0;
+    int32_t i = 0;
+    for (uint32_t k = 0; k < n_kept;) {
+        int block = n_kept - k < BLOCK ? (int)(n_kept - k) : BLOCK;
+        rice_take_block(r, v, block);
+        for (int j = 0; j < block; j++, k++, rank++)
+            for (uint32_t gap = v[j]; gap > 0; gap--) {
+                if (i == n) return ifl_fail(err, IFL_FORMAT, "patch: more than %d changes", n);
+                ranks[i++] = (uint32_t)rank++;
+            }
+    }
+    while (i < n)
+        ranks[i++] = (uint32_t)rank++;
+    return IFL_OK;
+}
+
 static void class_put(bit_writer *w, const uint32_t *ranks, const int32_t *steps, int32_t n) {
     uint32_t n_large = large_count(steps, n);
     sizes_mode mode = sizes_choose(n_large, n);
-    places_put(w, ranks, n);
+    uint32_t n_kept = ranks[n - 1] + 1 - (uint32_t)n;
+    bool most_change = n_kept < (uint32_t)n;
+    bits_put(w, most_change, 1);
+    if (most_change)
+        kept_put(w, ranks, n, n_kept);
+    else
+        places_put(w, ranks, n);
     signs_put(w, steps, n);
     bits_put(w, mode, 2);
     if (mode == SIZES_HUFFMAN) {
@@ -604,7 +646,11 @@ static void class_put(bit_writer *w, const uint32_t *ranks, const int32_t *steps
 
 static ifl_status class_take(bit_reader *r, uint32_t *ranks, int32_t *steps, int32_t n,
                              int64_t n_elements, ifl_error *err) {
-    IFL_TRY(places_take(r, ranks, n, n_elements, err));
+    bits_fill(r);
+    if (bits_take(r, 1))
+        IFL_TRY(kept_take(r, ranks, n, n_elements, err));
+    else
+        IFL_TRY(places_take(r, ranks, n, n_elements, err));
     signs_take(r, steps, n);
     bits_fill(r);
     uint64_t mode = bits_take(r, 2);
@@ -633,7 +679,7 @@ ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base
     classed c = {0};
     ifl_status st = classed_create(&c, patch->n, err);
     /* Every class's lists may end in the middle of a block. */
-    size_t most = HEADER_BYTES + CLASSES * (CLASS_BYTES + 64 + CODE_HEADER_BYTES) +
+    size_t most = HEADER_BYTES + CLASSES * (CLASS_BYTES + 68 + CODE_HEADER_BYTES) +
                   3 * code_bytes_max((size_t)patch->n);
     if (st == IFL_OK) st = code_reserve(bytes, cap, most, err);
     if (st != IFL_OK) {
@@ -710,7 +756,8 @@ ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t
     IFL_ASSERT(n_elements >= 0 && n_elements <= ELEMENTS_MAX);
     ifl_byte_reader header = {.at = bytes, .end = bytes + n_bytes};
     uint32_t n = ifl_take_u32(&header), n_classes = ifl_take_u32(&header);
-    if (header.bad || n > n_elements || n_classes > CLASSES || n > (n_bytes - HEADER_BYTES) * 4)
+    /* Each change has a bit at least, its sign. */
+    if (header.bad || n > n_elements || n_classes > CLASSES || n > (n_bytes - HEADER_BYTES) * 8)
         return ifl_fail(err, IFL_FORMAT,
                         "patch: %zu bytes for %u changes in %u classes among %lld elements",
                         n_bytes, n, n_classes, (long long)n_elements);

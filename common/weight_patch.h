@@ -23,9 +23,10 @@
  *   u32 n           changed weights
  *   u32 n_classes   classes that have any
  *   per class       u8 exponent (ascending), u32 changed ones
- *   per class       gaps[] (counted among the weights of the class), signs[], 2 bits: 0: u32
- *                   n_large, places and sizes as above; 1: sizes[] of all, |step| - 1; 2: the same
- *                   sizes in a Huffman code of the class's own
+ *   per class       1 bit: 0: gaps[] (counted among the weights of the class); 1: u32 n_kept, the
+ *                   gaps[] of those before the last changed one that stay (fewer than change, then).
+ *                   signs[]. 2 bits: 0: u32 n_large, places and sizes as above; 1: sizes[] of all,
+ *                   |step| - 1; 2: the same sizes in a Huffman code of the class's own
  *
  * The Huffman code's symbols: a size v below 16 is symbol v. Above, with e the place of its highest
  * bit, it is symbol 16 + 8 (e - 4) + the next three bits, and its e - 3 lowest bits follow the code
@@ -79,7 +80,7 @@ ifl_status ifl_patch_encode(const ifl_patch *patch, uint8_t **bytes, size_t *cap
 ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
                             int64_t n_elements, ifl_error *err);
 
-/* The same by class: `base` is what the patch is against, n_elements of it. Decoding with another
+/* The same by class (memory: at most 128 times n_bytes): `base` is what the patch is against, n_elements of it. Decoding with another
  * base gives another patch, or IFL_FORMAT: whoever can't be sure compares a hash of the result. */
 ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base,
                                     int64_t n_elements, uint8_t **bytes, size_t *cap,
