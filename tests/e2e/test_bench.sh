@@ -34,6 +34,19 @@ grep -q '"way":"plane"' out.txt || fail "no row of the plane"
 ! grep -q '"way":"plane_curve"' out.txt || fail "--case plane ran others"
 expect 64 "$inflight" bench transport --against torch
 
+# --- new weights in the middle of decoding
+for kv in keep recompute; do
+    # shellcheck disable=SC2086
+    expect 0 "$inflight" bench swap --model tiny-llama --every 0.05 --repeat 2 --threads 1 --batch 4 --prompt-tokens 24 \
+        --new-tokens 16 actor.kv=$kv
+    has out.txt "tiny-llama, kv $kv, 4 sequences, 1 threads, a version every 0.05 s"
+    grep -qE '^[1-9][0-9]* swaps: stall between two decode steps p50' out.txt || fail "$kv: no swap: $(cat out.txt)"
+done
+grep -qE '^rebuilding [1-9][0-9]* tokens of one group took' out.txt || fail "nothing was rebuilt: $(cat out.txt)"
+expect 0 "$inflight" bench swap --model tiny-llama --every 0.05 --repeat 1 --threads 1 --batch 4 --prompt-tokens 24 \
+    --new-tokens 16 --json
+grep -q '"bench":"swap".*"ratio_median":' out.txt || fail "no figures: $(cat out.txt)"
+
 # --- llama.cpp: a table as llama-batched-bench prints it, one row for each batch named
 program llama-batched-bench <<'SH'
 #!/bin/sh
