@@ -228,7 +228,9 @@ static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, co
                 redo->answers[redo->n_answers++] = e->answer;
             break;
         case EVENT_LEASED:
-            if (e->serial >= redo->next_serial) redo->next_serial = e->serial + 1;
+            /* Not one that is further off than groups can be open. */
+            if (e->serial >= redo->next_serial && e->serial - next_serial < IFL_GROUPS_MAX)
+                redo->next_serial = e->serial + 1;
             break;
         case EVENT_VERSION:
             if (e->step >= redo->step)
