@@ -55,6 +55,7 @@ awk '
     function value(key,  t) { t = $0; if (!sub(".*\"" key "\":", "", t)) return 0; sub(/[,}].*/, "", t); return t + 0 }
     function median(list, n,  i, j, t) {
         for (i = 2; i <= n; i++) for (j = i; j > 1 && list[j] < list[j - 1]; j--) { t = list[j]; list[j] = list[j - 1]; list[j - 1] = t }
+        spread = n < 4 ? "" : sprintf(" [%.1f to %.1f]", list[int(n / 4) + 1] * 1e6, list[n - int(n / 4)] * 1e6)
         return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
     }
     FNR == NR { from[++n_changes] = $1; actors[n_changes] = $2; next }
@@ -69,7 +70,7 @@ awk '
         else two[++n_two] = (value("time/step") - value("time/wait_for_batch")) / tokens
     }
     END {
-        a = median(one, n_one); b = median(two, n_two); c = median(joins, n_joins)
-        printf "learner, us of a trained token: %.1f with one actor (%d steps), %.1f with two (%d), %.1f in the steps in which one joined (%d); ratios %.3f and %.3f\n",
-            a * 1e6, n_one, b * 1e6, n_two, c * 1e6, n_joins, b / a, c / a
+        a = median(one, n_one); sa = spread; b = median(two, n_two); sb = spread; c = median(joins, n_joins); sc = spread
+        printf "learner, us of a trained token, median [quartiles]: %.1f%s with one actor (%d steps), %.1f%s with two (%d), %.1f%s in the steps in which one joined (%d); ratios %.3f and %.3f\n",
+            a * 1e6, sa, n_one, b * 1e6, sb, n_two, c * 1e6, sc, n_joins, b / a, c / a
     }' "$out/changes" "$out/job/metrics.jsonl"
