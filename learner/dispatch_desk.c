@@ -140,7 +140,9 @@ static int64_t desk_in_use(const ifl_dispatch *d, const desk_peer *p) {
     return p->version_done >= 0 ? p->version_done : d->first_version;
 }
 
-/* `version`: that it must have in use, -1 = any; version_min: or at least that. */
+/* The one with most room; of several the one that has waited longest, or where work is short the
+ * last one would never get any. `version`: that it must have in use, -1 = any; version_min: or at
+ * least that. */
 static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t version,
                                    int64_t version_min) {
     desk_peer *best = NULL;
@@ -150,7 +152,9 @@ static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t versio
             desk_in_use(d, p) < version_min)
             continue;
         if (p->outstanding > 0 && p->outstanding + need > p->capacity) continue;
-        if (!best || p->capacity - p->outstanding > best->capacity - best->outstanding) best = p;
+        int32_t more =
+            best ? (p->capacity - p->outstanding) - (best->capacity - best->outstanding) : 1;
+        if (more > 0 || (more == 0 && p->last_lease < best->last_lease)) best = p;
     }
     return best;
 }
@@ -237,6 +241,7 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
             ifl_record_event("leased", purpose, group->task_serial, d->samples[i], lease_id, 0);
         work->attempt++;
         peer->outstanding += n;
+        peer->last_lease = lease_id;
         /* It samples with what it has in use now, or with something newer. */
         if (work->version_leased < 0 || in_use < work->version_leased)
             work->version_leased = in_use;

@@ -20,6 +20,7 @@ typedef struct desk_peer {
     int64_t version_done;           /* in use there; -1 = not known yet */
     int64_t version_told;           /* that it may go on to (lock-step modes) */
     uint64_t first_lease;           /* of this session: earlier ones are not its own any more */
+    uint64_t last_lease;            /* that it was given; 0 = none yet */
     bool too_small;                 /* it has handed back work that can never fit there */
     int32_t minor;                  /* of the protocol that it speaks at most */
     int32_t n_handed_back, n_begun; /* answers that it gave up in order; those with a beginning */
