@@ -6,7 +6,7 @@ small_config
 quiet=(eval.before=false eval.after=false)
 
 for kv in keep recompute; do
-    train "$kv" "actor.kv=$kv" run.steps=10 checkpoint.every_steps=5 "${quiet[@]}"
+    train "$kv" "actor.kv=$kv" run.steps=10 checkpoint.every_steps=5 learner.groups_in_flight=80 actor.sequences_max=6 "${quiet[@]}"
     expect 0 "$inflight" replay "$kv"
     n=$(sed -n 's/^replayed \([0-9]*\) traj.*; 0 differ in token or log-prob; 0 trajectories not replayable$/\1/p' out.txt)
     holds "${n:-0} >= 320" "$kv: $(cat out.txt)"

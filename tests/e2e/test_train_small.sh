@@ -55,17 +55,17 @@ check_run() {
 }
 
 steps=16
-# All groups of the run in flight from its start: a learner that a busy machine holds up must not find its actors idle
+# All groups of the run in flight from its start, and few at a time: a learner that a busy machine holds up must not find its actors idle
 # at every swap.
 for kv in recompute keep; do
-    train "$kv" run.steps=$steps "actor.kv=$kv" learner.groups_in_flight=$((8 * steps))
+    train "$kv" run.steps=$steps "actor.kv=$kv" learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6
     check_run "runs/$kv" $steps
     is_gone || fail "processes are left over after $kv: $(processes)"
 done
 [ "$(number runs/recompute/summary.json accuracy_before)" = "$(number runs/keep/summary.json accuracy_before)" ] ||
     fail "the same start evaluates differently"
 # The other numerics profile, with the same promise.
-train bf16 run.steps=$steps actor.kv=recompute learner.groups_in_flight=$((8 * steps)) model.numerics=bf16
+train bf16 run.steps=$steps actor.kv=recompute learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6 model.numerics=bf16
 check_run runs/bf16 $steps
 echo "ok: $(number runs/recompute/summary.json parity_tokens_after_swap) and" \
     "$(number runs/keep/summary.json parity_tokens_after_swap) tokens after a swap, all bits equal"
