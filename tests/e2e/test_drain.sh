@@ -4,9 +4,10 @@
 # undisturbed run.
 . "$(dirname "$0")/lib.sh"
 small_config
-# Slow actors, and a learner that waits for them: they have begun something whenever they are asked to leave.
+# Slow actors (a pause in each decode step), and a learner that waits for them: they have begun something whenever they are
+# asked to leave.
 quiet=(eval.before=false eval.after=false learner.groups_in_flight=60 learner.learning_rate=1e-5 parity.audit=0
-    actor.sequences_max=4)
+    actor.sequences_max=16)
 
 # run_with_leavers NAME STEPS [key=value ...]: two actors; again and again one comes and the older one is asked to leave.
 run_with_leavers() {
@@ -18,10 +19,10 @@ run_with_leavers() {
         "transport.bind=$endpoint" "${quiet[@]}" "$@" >"$name.learner.txt" 2>&1 &
     learner=$!
     until_true 30 "the learner to listen" grep -sq "listening on" "$name.learner.txt"
-    actor_start "$name-0" "${quiet[@]}" "$@" && actors+=("$actor")
+    INFLIGHT_FAILPOINT="actor.step=sleep(1)@1+" actor_start "$name-0" "${quiet[@]}" "$@" && actors+=("$actor")
     until_true 60 "step 2" has_row "runs/$name" 2
     for n in 1 2 3 4; do
-        actor_start "$name-$n" "${quiet[@]}" "$@" && actors+=("$actor")
+        INFLIGHT_FAILPOINT="actor.step=sleep(1)@1+" actor_start "$name-$n" "${quiet[@]}" "$@" && actors+=("$actor")
         until_true 30 "$name-$n to join" grep -sq "$name-$n joined" "$name.learner.txt"
         until_true 30 "answers of $name-$n" has_answer_of "$name" "$name-$n"
         kill -TERM "${actors[n - 1]}" 2>/dev/null || break
@@ -42,10 +43,10 @@ run_with_leavers() {
 }
 has_answer_of() { "$inflight" rollouts "$1" --json 2>/dev/null | grep "\"actor\":\"$2\"" >/dev/null; }
 
-run_with_leavers keep 100 actor.kv=keep
-run_with_leavers recompute 100 actor.kv=recompute
-run_with_leavers sync 40 run.mode=sync
-train calm run.mode=sync run.steps=40 "${quiet[@]}"
+run_with_leavers keep 60 actor.kv=keep
+run_with_leavers recompute 60 actor.kv=recompute
+run_with_leavers sync 30 run.mode=sync
+train calm run.mode=sync run.steps=30 "${quiet[@]}"
 weights_of runs/sync sync.model
 weights_of runs/calm calm.model
 cmp sync.model/model.safetensors calm.model/model.safetensors || fail "sync: other weights than undisturbed"
