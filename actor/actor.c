@@ -92,6 +92,9 @@ static void actor_forget_begun(actor *a) {
 }
 
 static ifl_status actor_begun_in(actor *a, ifl_message *message, ifl_error *err) {
+    if (a->n_begun >= IFL_WIRE_SAMPLES_MAX)
+        return ifl_fail(err, IFL_LIMIT, "actor: %zu beginnings without their lease, limit %d",
+                        a->n_begun, IFL_WIRE_SAMPLES_MAX);
     void *grown = a->begun;
     ifl_status st = ifl_grow(&grown, &a->begun_cap, a->n_begun + 1, sizeof *a->begun, err);
     a->begun = grown;
@@ -164,10 +167,17 @@ static int64_t lease_begun_version(const actor_lease *lease) {
 static void lease_check_begun(actor *a, actor_lease *lease, const ifl_engine_request *request) {
     for (int32_t i = 0; lease->begun && i < lease->message.lease.n_samples; i++) {
         ifl_error why = {0};
-        if (!lease->begun[i] ||
-            ifl_engine_check_begun(a->engine, request, lease->message.lease.samples[i],
-                                   lease->begun[i], &why) == IFL_OK)
-            continue;
+        if (!lease->begun[i]) continue;
+        ifl_status st = ifl_engine_check_begun(a->engine, request, lease->message.lease.samples[i],
+                                               lease->begun[i], &why);
+        int64_t required = lease->message.lease.required_version;
+        if (st == IFL_OK && required >= 0 && lease->begun[i]->runs[0].version != required)
+            st =
+                ifl_fail(&why, IFL_MISMATCH,
+                         "the beginning of trajectory %llu/%d is of version %lld, required is %lld",
+                         (unsigned long long)request->task_serial, lease->begun[i]->sample,
+                         (long long)lease->begun[i]->runs[0].version, (long long)required);
+        if (st == IFL_OK) continue;
         ifl_warn("%s: generated from its start", why.text);
         ifl_trajectory_free(lease->begun[i]);
         lease->begun[i] = NULL;

@@ -71,7 +71,7 @@ const ifl_config_row ifl_config_rows[] = {
 
     INT32("rollout.prompts_per_step", rollout.prompts_per_step, 1, 65536, "32", "prompts",
           "groups of one optimizer step"),
-    INT32("rollout.group_size", rollout.group_size, 1, 4096, "8", "trajectories",
+    INT32("rollout.group_size", rollout.group_size, 1, 1024, "8", "trajectories",
           "trajectories of one prompt"),
     DOUBLE("rollout.temperature", rollout.temperature, 0, 100, "1", "",
            "logits are divided by it; 0 = greedy, not for training"),

@@ -150,6 +150,8 @@ ifl_status ifl_rollout_reader_next(ifl_rollout_reader *reader, ifl_record *out, 
  * IFL_NOTFOUND: no such segment. */
 ifl_status ifl_rollout_reader_seek(ifl_rollout_reader *reader, int32_t segment, int64_t offset,
                                    ifl_error *err);
+/* After IFL_FORMAT: the next record will be the first one of the next segment. */
+void ifl_rollout_reader_skip(ifl_rollout_reader *reader);
 /* The number in a segment's path. */
 int32_t ifl_rollout_segment_number(const char *file);
 /* Bytes of torn tails met so far. */

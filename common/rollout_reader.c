@@ -342,6 +342,11 @@ ifl_status ifl_rollout_reader_next(ifl_rollout_reader *r, ifl_record *out, ifl_e
     }
 }
 
+void ifl_rollout_reader_skip(ifl_rollout_reader *r) {
+    if (r->f) fclose(r->f);
+    r->f = NULL;
+}
+
 int32_t ifl_rollout_segment_number(const char *file) {
     const char *name = strrchr(file, '/');
     return (int32_t)strtol(name ? name + 1 : file, NULL, 10);

@@ -172,6 +172,13 @@ bool ifl_dispatch_redoing(ifl_dispatch *d) {
     return redoing;
 }
 
+ifl_status ifl_dispatch_stop_redoing(ifl_dispatch *d, const char *why, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = d->redo ? desk_redo_give_up(d, why, err) : IFL_OK;
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
 void ifl_dispatch_set_version(ifl_dispatch *d, int64_t version) {
     pthread_mutex_lock(&d->lock);
     d->version = version;
@@ -222,6 +229,19 @@ static ifl_status desk_wait_stoppable(ifl_dispatch *d, double idle_s, const char
     return desk_wait(d, idle_s, what, err);
 }
 
+/* Members that were given up after too many attempts get their fate in the log when their group is
+ * taken, or the run ends: until then a checkpoint still opens them again. */
+static ifl_status desk_log_given_up(ifl_dispatch *d, const ifl_group *group, ifl_error *err) {
+    for (int32_t i = 0; i < group->n_members; i++) {
+        const ifl_member *m = &group->members[i];
+        if (m->state != IFL_MEMBER_DROPPED || m->drop_reason != IFL_DROP_ATTEMPTS) continue;
+        IFL_TRY(ifl_rollout_log_dropped(d->log,
+                                        (ifl_rollout_key){group->task_serial, i, IFL_PURPOSE_TRAIN},
+                                        ifl_drop_reason_name(IFL_DROP_ATTEMPTS), err));
+    }
+    return IFL_OK;
+}
+
 /* Caller holds the lock. */
 typedef bool (*desk_taker)(ifl_dispatch *d, void *how, ifl_group **out, ifl_error *err,
                            ifl_status *st);
@@ -241,8 +261,11 @@ static ifl_status desk_take(ifl_dispatch *d, int64_t step, int32_t n, desk_taker
         uint64_t *serials = malloc(sizeof *serials * (size_t)n);
         for (int32_t i = 0; i < n && serials; i++)
             serials[i] = out[i]->task_serial;
-        st = serials ? ifl_rollout_log_taken(d->log, step, serials, n, err)
-                     : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
+        for (int32_t i = 0; i < n && st == IFL_OK; i++)
+            st = desk_log_given_up(d, out[i], err);
+        if (st == IFL_OK)
+            st = serials ? ifl_rollout_log_taken(d->log, step, serials, n, err)
+                         : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
         free(serials);
     }
     pthread_mutex_unlock(&d->lock);
@@ -342,19 +365,6 @@ static ifl_status desk_flush_waiting(ifl_dispatch *d, ifl_error *err) {
     return st;
 }
 
-/* Members that were given up after too many attempts get their fate in the log when their group
- * ends: until then a checkpoint still opens them again. */
-static ifl_status desk_log_given_up(ifl_dispatch *d, const ifl_group *group, ifl_error *err) {
-    for (int32_t i = 0; i < group->n_members; i++) {
-        const ifl_member *m = &group->members[i];
-        if (m->state != IFL_MEMBER_DROPPED || m->drop_reason != IFL_DROP_ATTEMPTS) continue;
-        IFL_TRY(ifl_rollout_log_dropped(d->log,
-                                        (ifl_rollout_key){group->task_serial, i, IFL_PURPOSE_TRAIN},
-                                        ifl_drop_reason_name(IFL_DROP_ATTEMPTS), err));
-    }
-    return IFL_OK;
-}
-
 ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups, int32_t n,
                               ifl_member_outcome *const *outcomes, const bool *skipped,
                               ifl_error *err) {
@@ -395,7 +405,6 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                 break;
             }
         }
-        if (st == IFL_OK) st = desk_log_given_up(d, group, err);
         if (st == IFL_OK)
             st = ifl_rollout_log_group_closed(d->log, group->task_serial, IFL_PURPOSE_TRAIN,
                                               members, n_members, err);
@@ -545,7 +554,7 @@ ifl_status ifl_dispatch_end(ifl_dispatch *d, int64_t step, const char *reason, i
         ifl_groups_serials(d->train, serials, open);
         for (int32_t i = 0; i < open && st == IFL_OK; i++) {
             const ifl_group *group = ifl_groups_find(d->train, serials[i]);
-            st = desk_log_given_up(d, group, err);
+            if (!group->taken) st = desk_log_given_up(d, group, err);
             for (int32_t m = 0; m < group->n_members; m++)
                 if (group->members[m].state != IFL_MEMBER_DROPPED)
                     keys[n++] = (ifl_rollout_key){group->task_serial, m, IFL_PURPOSE_TRAIN};

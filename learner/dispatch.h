@@ -89,6 +89,8 @@ void ifl_dispatch_published(ifl_dispatch *dispatch, int64_t version, ifl_hash co
 /* Whether what an earlier process did is still being done again. Until then every version must be
  * published before the next one is. */
 bool ifl_dispatch_redoing(ifl_dispatch *dispatch);
+/* It cannot be, because of `why`: a warning, and what is left is generated again. */
+ifl_status ifl_dispatch_stop_redoing(ifl_dispatch *dispatch, const char *why, ifl_error *err);
 
 /* Waits until all connected actors report a version >= `version` in use. */
 ifl_status ifl_dispatch_wait_applied(ifl_dispatch *dispatch, int64_t version, double idle_s,

@@ -10,7 +10,8 @@
 #define POLL_MS 20
 #define LATE_INTERVAL_S 5.0
 #define FULL_RETRY_MS 100
-#define REFUSED_MAX 3 /* answers of one session that break the rules, until it ends */
+#define BEGUN_BYTES_MAX (48 << 20) /* of one lease; below what a link holds at a time */
+#define REFUSED_MAX 3              /* answers of one session that break the rules, until it ends */
 
 /* --- Groups
  * ----------------------------------------------------------------------------------------- */
@@ -159,13 +160,42 @@ static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t versio
     return best;
 }
 
+/* Groups that may be begun beside those that are. A bound only after a resume that could not do
+ * everything again: then more are open than learner.groups_in_flight, and begun all at once they
+ * would be old before they are trained. */
+static int32_t desk_room(ifl_dispatch *d) {
+    if (d->in_flight <= 0 || ifl_groups_n_open(d->train) <= d->in_flight) return INT32_MAX;
+    int32_t n = 0;
+    uint64_t serial = 0;
+    for (const ifl_group *g; (g = ifl_groups_next(d->train, serial)) != NULL;) {
+        serial = g->task_serial + 1;
+        n += !g->taken && desk_is_begun(g);
+    }
+    return d->in_flight - n;
+}
+
+/* The first version that it has tokens of and that its lease does not ask for; -1 = none. */
+static int64_t desk_other_version(const desk_work *work, const ifl_trajectory *traj) {
+    for (int32_t i = 0; i < traj->n_runs && work->required_version >= 0; i++)
+        if (traj->runs[i].version != work->required_version) return traj->runs[i].version;
+    return -1;
+}
+
 /* What another actor has begun of a lease goes ahead of it. */
-static ifl_status desk_send_begun(ifl_dispatch *d, const desk_peer *peer, const ifl_group *group,
+static ifl_status desk_send_begun(ifl_dispatch *d, const desk_peer *peer, ifl_group *group,
                                   int32_t n, ifl_error *err) {
+    size_t bytes = 0;
     if (peer->minor < 3) return IFL_OK; /* it begins anew */
     for (int32_t i = 0; i < n; i++) {
-        const ifl_member *m = &group->members[d->samples[i]];
+        ifl_member *m = &group->members[d->samples[i]];
         if (!m->begun) continue;
+        /* ids, log-probs, loss weights and kept sets; runs and events are few */
+        bytes += (size_t)m->begun->n_tokens * 20 + (size_t)m->begun->n_kept_ids * 4;
+        if (desk_other_version(group->user, m->begun) >= 0 || bytes > BEGUN_BYTES_MAX) {
+            ifl_trajectory_free(m->begun); /* it begins anew */
+            m->begun = NULL;
+            continue;
+        }
         ifl_message message = ifl_message_make(IFL_WIRE_TRAJ);
         message.traj.trajectory = m->begun;
         IFL_TRY(ifl_server_send(d->server, peer->peer, &message, err));
@@ -178,9 +208,15 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
                                    int32_t need, ifl_error *err) {
     const ifl_config *c = d->config;
     uint64_t from_serial = 0;
+    int32_t room = purpose == IFL_PURPOSE_TRAIN ? desk_room(d) : INT32_MAX;
     for (;;) {
         ifl_group *group = ifl_groups_pending(groups, from_serial);
         if (!group) return IFL_OK;
+        if (purpose == IFL_PURPOSE_TRAIN &&
+            (desk_redo_owes(d, group->task_serial) || (room <= 0 && !desk_is_begun(group)))) {
+            from_serial = group->task_serial + 1;
+            continue;
+        }
         desk_work *work = group->user;
         int64_t least = purpose == IFL_PURPOSE_TRAIN ? desk_admits_from(d, group) : INT64_MIN;
         desk_peer *peer =
@@ -191,6 +227,7 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
             continue;
         }
         int64_t in_use = desk_in_use(d, peer);
+        bool begins = !desk_is_begun(group);
         int32_t n;
         uint64_t lease_id = d->next_lease++;
         ifl_groups_assign_group(groups, group, peer->peer, lease_id, d->samples, &n);
@@ -240,6 +277,7 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         for (int32_t i = 0; i < n; i++)
             ifl_record_event("leased", purpose, group->task_serial, d->samples[i], lease_id, 0);
         work->attempt++;
+        room -= begins;
         peer->outstanding += n;
         peer->last_lease = lease_id;
         /* It samples with what it has in use now, or with something newer. */
@@ -296,6 +334,7 @@ static void desk_repin(ifl_dispatch *d, ifl_groups *groups) {
                  (long long)work->required_version, group->n_pending,
                  (unsigned long long)group->task_serial, (long long)d->version);
         work->required_version = d->version;
+        ifl_groups_forget_begun(group); /* of the version that is gone */
     }
 }
 
@@ -339,7 +378,7 @@ static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
      * their lag would not be k. */
     if (ifl_groups_counts_get(d->eval).pending > 0 && desk_oldest_pinned(d->train) >= d->version)
         IFL_TRY(desk_lease_table(d, d->eval, IFL_PURPOSE_EVAL, 1, err));
-    if (d->redo) return IFL_OK; /* what is missing may come back yet */
+    if (d->redo && !d->directed) return IFL_OK; /* what is missing may come back yet */
     return desk_lease_table(d, d->train, IFL_PURPOSE_TRAIN, d->config->rollout.group_size, err);
 }
 
@@ -444,15 +483,7 @@ ifl_status desk_check_task(const ifl_dispatch *d, const ifl_group *group,
                         "trajectory %llu/%d was sampled with seed %llu, the run has %lld",
                         (unsigned long long)traj->task_serial, traj->sample,
                         (unsigned long long)traj->seed, (long long)d->config->run.seed);
-    IFL_TRY(desk_check_numerics(d, work, traj, err));
-    for (int32_t i = 0; i < traj->n_runs; i++)
-        if (work->required_version >= 0 && traj->runs[i].version != work->required_version)
-            return ifl_fail(
-                err, IFL_MISMATCH,
-                "trajectory %llu/%d has tokens of version %lld, required are those of %lld",
-                (unsigned long long)traj->task_serial, traj->sample,
-                (long long)traj->runs[i].version, (long long)work->required_version);
-    return IFL_OK;
+    return desk_check_numerics(d, work, traj, err);
 }
 
 static ifl_status desk_check(const ifl_dispatch *d, const ifl_group *group,
@@ -463,6 +494,13 @@ static ifl_status desk_check(const ifl_dispatch *d, const ifl_group *group,
                         (unsigned long long)traj->task_serial, traj->sample);
     if (!group) return IFL_OK; /* closed long ago, or never leased: the table says so */
     IFL_TRY(desk_check_task(d, group, traj, err));
+    const desk_work *work = group->user;
+    int64_t other = desk_other_version(work, traj);
+    if (other >= 0)
+        return ifl_fail(err, IFL_MISMATCH,
+                        "trajectory %llu/%d has tokens of version %lld, required are those of %lld",
+                        (unsigned long long)traj->task_serial, traj->sample, (long long)other,
+                        (long long)work->required_version);
     for (int32_t i = 0; i < traj->n_kv_events; i++)
         IFL_TRY(desk_check_version(d, traj, traj->kv_events[i].version, err));
     for (int32_t i = 0; i < traj->n_runs; i++)

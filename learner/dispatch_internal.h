@@ -126,6 +126,10 @@ ifl_status desk_redo_begin(ifl_dispatch *d, const ifl_redo *redo, const char *ro
                            ifl_error *err);
 /* Puts answers back into the groups that are open. */
 ifl_status desk_redo_attach(ifl_dispatch *d, ifl_error *err);
+/* Warns why; what is left is generated again. */
+ifl_status desk_redo_give_up(ifl_dispatch *d, const char *why, ifl_error *err);
+/* Whether answers of the group may come back yet, so that it is not to be leased. */
+bool desk_redo_owes(const ifl_dispatch *d, uint64_t serial);
 ifl_status desk_redo_published(ifl_dispatch *d, int64_t version, ifl_hash content, ifl_error *err);
 /* The groups that `step` took then. *wait: not yet; neither: the step takes what comes. */
 ifl_status desk_redo_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_group **out, bool *taken,

@@ -1,8 +1,10 @@
 /* The desk after a restart: does again what the log says (learner/redo.h). Answers come back to
  * their groups as soon as the versions that they name are published, and proven to be the same
- * weights as then; steps take the groups that they took. Nothing is leased for training before all
- * of that is done. Where it cannot be (other weights, another configuration, a log that has been
- * damaged), a warning says why, and what is left is generated again. */
+ * weights as then; steps take the groups that they took. In pipeline mode nothing is leased for
+ * training before all of that is done; in the lock-step modes a group is as soon as the log owes it
+ * nothing more, since the next version waits for it. Where it cannot be done again (other weights,
+ * another configuration, a log that has been damaged), a warning says why, and what is left is
+ * generated again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +18,7 @@ static ifl_status redo_end(ifl_dispatch *d, ifl_error *err) {
     return ifl_rollout_log_caught_up(d->log, d->redo_step, err);
 }
 
-static ifl_status redo_give_up(ifl_dispatch *d, const char *why, ifl_error *err) {
+ifl_status desk_redo_give_up(ifl_dispatch *d, const char *why, ifl_error *err) {
     int64_t left = 0;
     for (int64_t i = 0; i < d->redo->n_answers; i++)
         left += !d->redo->answers[i].done && !d->redo->answers[i].dropped;
@@ -44,12 +46,17 @@ static ifl_status redo_read_answer(ifl_dispatch *d, const ifl_redo_answer *answe
     IFL_TRY(ifl_rollout_reader_seek(d->redo_reader, answer->segment, answer->offset, err));
     ifl_status st = ifl_rollout_reader_next(d->redo_reader, record, err);
     if (st == IFL_OK && record->type != IFL_RECORD_TRAJECTORY) st = IFL_NOTFOUND;
+    if (st == IFL_OK)
+        st = ifl_trajectory_decode(traj, record->meta, record->n_meta, record->payload,
+                                   record->n_payload, err);
+    if (st == IFL_OK &&
+        ((*traj)->task_serial != answer->task_serial || (*traj)->sample != answer->sample))
+        st = IFL_NOTFOUND;
     if (st == IFL_NOTFOUND)
-        return ifl_fail(err, IFL_FORMAT, "rollouts/%06d.ifl: offset %lld: no trajectory there",
-                        answer->segment, (long long)answer->offset);
+        return ifl_fail(err, IFL_FORMAT, "rollouts/%06d.ifl: offset %lld: not trajectory %llu/%d",
+                        answer->segment, (long long)answer->offset,
+                        (unsigned long long)answer->task_serial, answer->sample);
     IFL_TRY(st);
-    IFL_TRY(ifl_trajectory_decode(traj, record->meta, record->n_meta, record->payload,
-                                  record->n_payload, err));
     return ifl_trajectory_check(*traj, d->vocab_size, err);
 }
 
@@ -64,12 +71,11 @@ static ifl_status redo_attach(ifl_dispatch *d, ifl_group *group, const ifl_redo_
         ifl_trajectory_free(traj);
         return IFL_OK;
     }
-    if (traj) {
-        if (d->directed && traj->n_runs > 0) work->required_version = traj->runs[0].version;
-        if (desk_check_task(d, group, traj, why) != IFL_OK) {
-            ifl_trajectory_free(traj);
-            return IFL_OK;
-        }
+    /* It may be of another version than what the group still lacks is asked for: of one that no
+     * actor can get any more. */
+    if (traj && desk_check_task(d, group, traj, why) != IFL_OK) {
+        ifl_trajectory_free(traj);
+        return IFL_OK;
     }
     ifl_status st = IFL_OK;
     if (!leased)
@@ -100,14 +106,29 @@ static ifl_status redo_attach(ifl_dispatch *d, ifl_group *group, const ifl_redo_
     return IFL_OK;
 }
 
+bool desk_redo_owes(const ifl_dispatch *d, uint64_t serial) {
+    if (!d->redo) return false;
+    int64_t low = 0, high = d->redo->n_answers;
+    while (low < high) { /* ascending by serial */
+        int64_t at = low + (high - low) / 2;
+        if (d->redo->answers[at].task_serial < serial)
+            low = at + 1;
+        else
+            high = at;
+    }
+    for (; low < d->redo->n_answers && d->redo->answers[low].task_serial == serial; low++)
+        if (!d->redo->answers[low].done) return true;
+    return false;
+}
+
 /* Done when every step has its groups again and no answer is left over. */
 static ifl_status redo_end_if_done(ifl_dispatch *d, ifl_error *err) {
-    if (d->redo_take < d->redo->n_takes || d->redo_verified < d->redo->last_step) return IFL_OK;
+    if (d->redo_take < d->redo->n_takes || d->redo_verified < d->redo->last_version) return IFL_OK;
     for (int64_t i = 0; i < d->redo->n_answers; i++)
         if (!d->redo->answers[i].done) return IFL_OK;
     if (d->n_restored > 0)
         ifl_info("%lld stored answers are back from the log, %lld steps after step %lld done again",
-                 (long long)d->n_restored, (long long)(d->redo->last_step - d->redo->step),
+                 (long long)d->n_restored, (long long)(d->redo->last_version - d->redo->step),
                  (long long)d->redo->step);
     return redo_end(d, err);
 }
@@ -121,7 +142,7 @@ ifl_status desk_redo_attach(ifl_dispatch *d, ifl_error *err) {
         if (!group) continue; /* not open yet */
         ifl_error why = {0};
         IFL_TRY(redo_attach(d, group, answer, &why, err));
-        if (why.status != IFL_OK) return redo_give_up(d, why.text, err);
+        if (why.status != IFL_OK) return desk_redo_give_up(d, why.text, err);
         answer->done = true;
     }
     pthread_cond_broadcast(&d->changed);
@@ -134,7 +155,7 @@ ifl_status desk_redo_published(ifl_dispatch *d, int64_t version, ifl_hash conten
     if (then && !ifl_hash_equal(*then, content)) {
         char why[96];
         snprintf(why, sizeof why, "version %lld has other weights than then", (long long)version);
-        return redo_give_up(d, why, err);
+        return desk_redo_give_up(d, why, err);
     }
     d->redo_verified = version;
     return desk_redo_attach(d, err);
@@ -150,15 +171,20 @@ ifl_status desk_redo_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_group **
     }
     if (d->redo_take == d->redo->n_takes) {
         IFL_TRY(redo_end_if_done(d, err));
-        return d->redo ? redo_give_up(d, "some of them belong to no group any more", err) : IFL_OK;
+        return d->redo ? desk_redo_give_up(d, "some of them belong to no group any more", err)
+                       : IFL_OK;
     }
     const ifl_redo_take *take = &d->redo->takes[d->redo_take];
     if (take->step != step || take->n != n)
-        return redo_give_up(d, "its steps took other numbers of groups", err);
+        return desk_redo_give_up(d, "its steps took other numbers of groups", err);
     for (int32_t i = 0; i < n; i++) {
         out[i] = ifl_groups_find(d->train, take->serials[i]);
-        if (!out[i] || out[i]->taken || out[i]->n_pending + out[i]->n_leased > 0)
-            return redo_give_up(d, "the log lacks some of a step's answers", err);
+        bool whole = out[i] && !out[i]->taken && out[i]->n_pending + out[i]->n_leased == 0;
+        if (!whole && out[i] && !out[i]->taken && d->directed) {
+            *wait = true; /* for what has been leased meanwhile */
+            return IFL_OK;
+        }
+        if (!whole) return desk_redo_give_up(d, "the log lacks some of a step's answers", err);
     }
     ifl_groups_take_these(out, n);
     d->redo_take++;

@@ -252,6 +252,13 @@ bool ifl_groups_keep_begun(ifl_groups *groups, uint64_t actor, ifl_trajectory *t
     return true;
 }
 
+void ifl_groups_forget_begun(ifl_group *group) {
+    for (int32_t i = 0; i < group->n_members; i++) {
+        ifl_trajectory_free(group->members[i].begun);
+        group->members[i].begun = NULL;
+    }
+}
+
 void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id) {
     for (int32_t g = 0; g < groups->n_open; g++) {
         ifl_group *group = groups->open[g];

@@ -104,6 +104,9 @@ int32_t ifl_groups_hand_back(ifl_groups *groups, uint64_t lease_id);
  * earlier one. False when that member is not leased so: the caller still owns traj. */
 bool ifl_groups_keep_begun(ifl_groups *groups, uint64_t actor, ifl_trajectory *traj);
 
+/* Frees the beginnings of its members: they are generated from their start. */
+void ifl_groups_forget_begun(ifl_group *group);
+
 /* Takes back a lease that never left this process: pending again, and no attempt is counted. */
 void ifl_groups_unassign(ifl_groups *groups, uint64_t lease_id);
 

@@ -60,7 +60,9 @@ static ifl_status learner_publish(learner *l, int64_t version, ifl_error *err) {
                                   l->store, err));
     /* Steps that are done again go faster than publications, and every version is wanted. */
     if (!ifl_dispatch_redoing(l->dispatch)) return IFL_OK;
-    return ifl_publisher_wait(l->publisher, version, (int64_t)(IDLE_S * 1000.0), err);
+    ifl_error why = {0};
+    st = ifl_publisher_wait(l->publisher, version, (int64_t)(IDLE_S * 1000.0), &why);
+    return st == IFL_OK ? IFL_OK : ifl_dispatch_stop_redoing(l->dispatch, why.text, err);
 }
 
 static void learner_told(void *user, int64_t version, ifl_hash content) {
@@ -274,15 +276,17 @@ static ifl_status learner_read_redo(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     if (!c->run.resume) return IFL_OK;
     ifl_error why = {0};
-    ifl_status st =
-        ifl_redo_read(&l->redo, l->options->run->rollouts, l->step, l->open_serials,
-                      l->n_open_serials, l->next_serial, c->rollout.prompts_per_step, &why);
+    ifl_status st = ifl_redo_read(&l->redo, l->options->run->rollouts, l->step, l->open_serials,
+                                  l->n_open_serials, l->next_serial, &why);
     if (st == IFL_NOMEM) {
         *err = why;
         return st;
     }
     if (st != IFL_OK)
         ifl_warn("what the run did after step %lld is done anew: %s", (long long)l->step, why.text);
+    else if (*l->redo->damage)
+        ifl_warn("of what the run did after step %lld some is done anew: %s", (long long)l->step,
+                 l->redo->damage);
     return IFL_OK;
 }
 

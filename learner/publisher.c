@@ -252,7 +252,8 @@ struct ifl_publisher {
     publication pending, building;
     ifl_publisher_told told; /* NULL: nobody */
     void *told_user;
-    int64_t version_accepted, version_announced;
+    int64_t version_accepted, version_announced, version_failed;
+    ifl_error failure;                       /* of version_failed */
     edition *editions[IFL_EDITIONS_MAX + 1]; /* oldest first; only the thread changes the list */
     int32_t n_editions;
     int32_t n_patches_max;
@@ -713,6 +714,9 @@ static void publisher_do(ifl_publisher *p) {
         publisher_retire(p);
         p->version_announced = job.version;
         p->stats.announced++;
+    } else {
+        p->version_failed = job.version;
+        p->failure = err;
     }
     p->building = (publication){0};
     pthread_mutex_unlock(&p->lock);
@@ -777,7 +781,7 @@ ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl
     p->server = server;
     p->chunk_elements = chunk_bytes / 2;
     if (p->chunk_elements > model->n_elements) p->chunk_elements = model->n_elements;
-    p->version_accepted = p->version_announced = -1;
+    p->version_accepted = p->version_announced = p->version_failed = -1;
     p->stats.patch_version = p->stats.patch_base = -1;
     p->n_patches_max = n_patches;
     for (int32_t i = 0; i < MERGED_MAX; i++)
@@ -865,11 +869,16 @@ ifl_status ifl_publisher_wait(ifl_publisher *p, int64_t version, int64_t wait_ms
     struct timespec deadline = publisher_deadline(wait_ms);
     ifl_status st = IFL_OK;
     pthread_mutex_lock(&p->lock);
-    while (p->version_announced < version && st == IFL_OK)
-        if (pthread_cond_timedwait(&p->changed, &p->lock, &deadline) != 0 &&
-            p->version_announced < version)
+    while (p->version_announced < version && st == IFL_OK) {
+        if (p->version_failed == version) {
+            if (err) *err = p->failure;
+            st = p->failure.status;
+        } else if (pthread_cond_timedwait(&p->changed, &p->lock, &deadline) != 0 &&
+                   p->version_announced < version && p->version_failed != version) {
             st = ifl_fail(err, IFL_TIMEOUT, "version %lld has not been announced within %lld ms",
                           (long long)version, (long long)wait_ms);
+        }
+    }
     pthread_mutex_unlock(&p->lock);
     return st;
 }

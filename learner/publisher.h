@@ -54,7 +54,8 @@ ifl_status ifl_publisher_publish(ifl_publisher *publisher, int64_t version, int6
                                  const ifl_weights *weights, ifl_publisher_release release,
                                  void *user, ifl_error *err);
 
-/* Waits until `version` or a newer one has been announced. IFL_TIMEOUT. */
+/* Waits until `version` or a newer one has been announced. IFL_TIMEOUT; why `version` could not be
+ * published. */
 ifl_status ifl_publisher_wait(ifl_publisher *publisher, int64_t version, int64_t wait_ms,
                               ifl_error *err);
 

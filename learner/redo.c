@@ -27,8 +27,13 @@ typedef struct event_list {
 } event_list;
 
 /* The history up to now: `settled` stands; `own` is what the present process has done, which stands
- * once it has caught up. */
+ * once it has caught up. Only what can matter to the run that goes on from `step` is kept, or a
+ * resume would take memory for the whole log. */
 typedef struct history {
+    int64_t step;         /* that the run goes on from, ... */
+    const uint64_t *open; /* [n_open] ascending: the groups that its checkpoint has open, ... */
+    int32_t n_open;
+    uint64_t next_serial; /* ... and its task cursor */
     event_list settled, own;
     size_t resumed_at; /* where in `settled` the present process began */
     bool caught_up;
@@ -82,6 +87,24 @@ static ifl_status history_add(history *h, event e, ifl_error *err) {
     return list_add(h->caught_up ? &h->settled : &h->own, e, err);
 }
 
+/* An answer is one whether its process has caught up or not: it was sampled by weights that had
+ * been proven to be what they were, and an actor was told that it is stored. */
+static ifl_status history_keep_answers(history *h, ifl_error *err) {
+    for (size_t i = 0; i < h->own.n; i++) {
+        const event *e = &h->own.items[i];
+        if (e->kind == EVENT_ANSWER || e->kind == EVENT_LEASED)
+            IFL_TRY(list_add(&h->settled, *e, err));
+    }
+    return IFL_OK;
+}
+
+/* Damage: what lies before it is not known any more. */
+static void history_forget(history *h) {
+    list_clear(&h->settled, 0);
+    list_clear(&h->own, 0);
+    h->caught_up = true;
+}
+
 static ifl_status on_run_started(history *h, const ifl_record *r, ifl_error *err) {
     void *processes = h->processes;
     ifl_status st = ifl_grow(&processes, &h->processes_cap, (size_t)h->n_processes + 1,
@@ -90,6 +113,7 @@ static ifl_status on_run_started(history *h, const ifl_record *r, ifl_error *err
     if (st != IFL_OK) return st;
     h->processes[h->n_processes++] =
         (ifl_version_process){ifl_rollout_segment_number(r->file), r->step};
+    IFL_TRY(history_keep_answers(h, err));
     list_clear(&h->own, 0);
     size_t at = list_find_step(&h->settled, r->step);
     /* A history of which nothing is known (or nothing that this process began from): it starts
@@ -105,7 +129,19 @@ static ifl_status on_run_started(history *h, const ifl_record *r, ifl_error *err
     return IFL_OK;
 }
 
+static int compare_serials(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Whether the group has to be open again. */
+static bool history_wants(const history *h, uint64_t serial) {
+    return serial >= h->next_serial ||
+           bsearch(&serial, h->open, (size_t)h->n_open, sizeof *h->open, compare_serials) != NULL;
+}
+
 static ifl_status on_taken(history *h, const ifl_record *r, ifl_error *err) {
+    if (r->step <= h->step) return IFL_OK;
     uint64_t *serials = malloc(sizeof *serials * (size_t)(r->n_keys + 1));
     if (!serials) return ifl_fail(err, IFL_NOMEM, "out of memory for a step's groups");
     for (int32_t i = 0; i < r->n_keys; i++)
@@ -138,21 +174,25 @@ static ifl_status on_trajectory(history *h, const ifl_record *r, ifl_error *err)
         note_version(&e.answer, traj->runs[i].version);
     for (int32_t i = 0; i < traj->n_kv_events; i++)
         note_version(&e.answer, traj->kv_events[i].version);
-    bool train = traj->purpose == IFL_PURPOSE_TRAIN;
+    bool wanted = traj->purpose == IFL_PURPOSE_TRAIN && history_wants(h, traj->task_serial);
     ifl_trajectory_free(traj);
-    return train ? history_add(h, e, err) : IFL_OK;
+    return wanted ? history_add(h, e, err) : IFL_OK;
 }
 
 /* Only what was decided about a member for itself: the other reasons follow from its step. */
 static ifl_status on_dropped(history *h, const ifl_record *r, ifl_error *err) {
     bool invalid = strcmp(r->reason, ifl_drop_reason_name(IFL_DROP_INVALID)) == 0,
          attempts = strcmp(r->reason, ifl_drop_reason_name(IFL_DROP_ATTEMPTS)) == 0;
-    if (r->key.purpose != IFL_PURPOSE_TRAIN || (!invalid && !attempts)) return IFL_OK;
+    if (r->key.purpose != IFL_PURPOSE_TRAIN || (!invalid && !attempts) ||
+        !history_wants(h, r->key.task_serial))
+        return IFL_OK;
     event e = {.kind = EVENT_ANSWER,
                .answer = {.task_serial = r->key.task_serial,
                           .sample = r->key.sample,
                           .dropped = true,
                           .drop_reason = invalid ? IFL_DROP_INVALID : IFL_DROP_ATTEMPTS,
+                          .segment = ifl_rollout_segment_number(r->file),
+                          .offset = r->offset,
                           .version_oldest = -1,
                           .version_newest = -1}};
     return history_add(h, e, err);
@@ -169,6 +209,7 @@ static ifl_status on_record(history *h, const ifl_record *r, ifl_error *err) {
     case IFL_RECORD_TAKEN:
         return on_taken(h, r, err);
     case IFL_RECORD_PUBLISHED:
+        if (r->step < h->step) return IFL_OK;
         return history_add(
             h, (event){.kind = EVENT_VERSION, .step = r->step, .content = r->content}, err);
     case IFL_RECORD_TRAJECTORY:
@@ -176,7 +217,7 @@ static ifl_status on_record(history *h, const ifl_record *r, ifl_error *err) {
     case IFL_RECORD_DROPPED:
         return on_dropped(h, r, err);
     case IFL_RECORD_LEASED:
-        if (r->purpose != IFL_PURPOSE_TRAIN) return IFL_OK;
+        if (r->purpose != IFL_PURPOSE_TRAIN || r->task_serial < h->next_serial) return IFL_OK;
         return history_add(h, (event){.kind = EVENT_LEASED, .serial = r->task_serial}, err);
     case IFL_RECORD_GROUP_CLOSED:
     case IFL_RECORD_MASKED:
@@ -191,50 +232,38 @@ static int compare_answers(const void *a, const void *b) {
     const ifl_redo_answer *x = a, *y = b;
     if (x->task_serial != y->task_serial) return x->task_serial < y->task_serial ? -1 : 1;
     if (x->sample != y->sample) return x->sample < y->sample ? -1 : 1;
-    /* The record that came first is before a later one of the same key. */
+    /* Of one key the later record is the newer one: segments grow from process to process. */
     if (x->segment != y->segment) return x->segment < y->segment ? -1 : 1;
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-static int compare_serials(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static bool is_open(const uint64_t *open, int32_t n_open, uint64_t next_serial, uint64_t serial) {
-    return serial >= next_serial ||
-           bsearch(&serial, open, (size_t)n_open, sizeof *open, compare_serials) != NULL;
-}
-
 /* Takes over from the history what lies behind `from`, and the answers of groups that are open. */
-static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, const uint64_t *open,
-                               int32_t n_open, uint64_t next_serial, ifl_error *err) {
+static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, ifl_error *err) {
+    uint64_t next_serial = redo->next_serial;
     redo->takes = calloc(list->n + 1, sizeof *redo->takes);
     redo->answers = calloc(list->n + 1, sizeof *redo->answers);
     redo->versions = calloc(list->n + 1, sizeof *redo->versions);
     if (!redo->takes || !redo->answers || !redo->versions)
         return ifl_fail(err, IFL_NOMEM, "out of memory for what the run has to do again");
-    redo->next_serial = next_serial;
     for (size_t i = 0; i < list->n; i++) {
         event *e = &list->items[i];
         switch (e->kind) {
         case EVENT_TAKE:
-            if (i < from || e->step <= redo->step) break;
+            if (i < from) break;
             redo->takes[redo->n_takes++] = (ifl_redo_take){e->step, e->take.n, e->take.serials};
             e->take.serials = NULL; /* they are redo's now */
             break;
         case EVENT_ANSWER:
-            if (is_open(open, n_open, next_serial, e->answer.task_serial))
-                redo->answers[redo->n_answers++] = e->answer;
+            redo->answers[redo->n_answers++] = e->answer;
             break;
         case EVENT_LEASED:
-            /* Not one that is further off than groups can be open. */
-            if (e->serial >= redo->next_serial && e->serial - next_serial < IFL_GROUPS_MAX)
+            /* Not one that is further off than groups can be open beside others. */
+            if (e->serial >= redo->next_serial && e->serial - next_serial < IFL_GROUPS_MAX / 2)
                 redo->next_serial = e->serial + 1;
             break;
         case EVENT_VERSION:
-            if (e->step >= redo->step)
-                redo->versions[redo->n_versions++] = (ifl_redo_version){e->step, e->content};
+            redo->versions[redo->n_versions++] = (ifl_redo_version){e->step, e->content};
+            if (e->step > redo->last_version) redo->last_version = e->step;
             break;
         case EVENT_STEP_DONE:
             break;
@@ -243,66 +272,67 @@ static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, co
     return IFL_OK;
 }
 
-/* One fate a member: the first answer, if there is one. Answers of versions that no whole step
- * leads to are left out; nobody could make those versions. */
-static void redo_reduce(ifl_redo *redo, int32_t groups_per_step) {
-    redo->last_step = redo->step;
-    int32_t at = 0;
-    while (at < redo->n_takes) {
-        int64_t n = 0, step = redo->takes[at].step;
-        int32_t end = at;
-        for (; end < redo->n_takes && redo->takes[end].step == step; end++)
-            n += redo->takes[end].n;
-        if (step != redo->last_step + 1 || n != groups_per_step) break;
-        redo->last_step = step;
-        at = end;
-    }
+/* One fate a member: the newest. An older one of the same key is the same answer, or of a process
+ * after which the run could not be done again. Answers of versions that were never published are
+ * left out; nobody could make those versions. */
+static void redo_reduce(ifl_redo *redo) {
     qsort(redo->answers, (size_t)redo->n_answers, sizeof *redo->answers, compare_answers);
     int64_t n = 0;
     for (int64_t i = 0; i < redo->n_answers; i++) {
         const ifl_redo_answer *a = &redo->answers[i];
+        if (a->version_newest > redo->last_version) continue;
         bool again = n > 0 && redo->answers[n - 1].task_serial == a->task_serial &&
                      redo->answers[n - 1].sample == a->sample;
-        if (again && !redo->answers[n - 1].dropped) continue;
-        if (a->version_newest > redo->last_step) continue;
-        if (again) n--;
-        redo->answers[n++] = *a;
+        redo->answers[again ? n - 1 : n++] = *a;
     }
     redo->n_answers = n;
 }
 
-ifl_status ifl_redo_read(ifl_redo **out, const char *folder, int64_t step, const uint64_t *open,
-                         int32_t n_open, uint64_t next_serial, int32_t groups_per_step,
-                         ifl_error *err) {
-    *out = NULL;
-    history h = {.caught_up = true};
-    ifl_rollout_reader *reader = NULL;
-    uint64_t *sorted = NULL;
-    ifl_status st;
-    ifl_redo *redo = calloc(1, sizeof *redo);
-    if (!redo) return ifl_fail(err, IFL_NOMEM, "out of memory for what the run has to do again");
-    redo->step = redo->last_step = step;
-    redo->next_serial = next_serial;
-    st = ifl_rollout_reader_open(&reader, folder, err);
-    while (st == IFL_OK) {
+/* Reads all records into the history; of damage the first place is kept in redo->damage. */
+static ifl_status redo_read_log(ifl_redo *redo, history *h, ifl_rollout_reader *reader,
+                                ifl_error *err) {
+    for (;;) {
         ifl_record record;
-        st = ifl_rollout_reader_next(reader, &record, err);
-        if (st == IFL_OK) st = on_record(&h, &record, err);
+        ifl_error why = {0};
+        ifl_status st = ifl_rollout_reader_next(reader, &record, &why);
+        if (st == IFL_NOTFOUND) return IFL_OK;
+        if (st == IFL_OK) st = on_record(h, &record, &why);
+        if (st == IFL_OK) continue;
+        if (st != IFL_FORMAT) {
+            *err = why;
+            return st;
+        }
+        if (!*redo->damage) snprintf(redo->damage, sizeof redo->damage, "%s", why.text);
+        history_forget(h);
+        ifl_rollout_reader_skip(reader);
     }
-    if (st != IFL_NOTFOUND) goto done; /* which is the log's end, or no log at all */
-    st = IFL_OK;
-    size_t from = list_find_step(&h.settled, step);
-    sorted = malloc(sizeof *sorted * (size_t)(n_open + 1));
-    if (!sorted) {
+}
+
+ifl_status ifl_redo_read(ifl_redo **out, const char *folder, int64_t step, const uint64_t *open,
+                         int32_t n_open, uint64_t next_serial, ifl_error *err) {
+    *out = NULL;
+    history h = {.step = step, .n_open = n_open, .next_serial = next_serial, .caught_up = true};
+    ifl_rollout_reader *reader = NULL;
+    ifl_status st;
+    uint64_t *sorted = malloc(sizeof *sorted * (size_t)(n_open + 1));
+    ifl_redo *redo = calloc(1, sizeof *redo);
+    if (!redo || !sorted) {
         st = ifl_fail(err, IFL_NOMEM, "out of memory for what the run has to do again");
         goto done;
     }
+    redo->step = redo->last_version = step;
+    redo->next_serial = next_serial;
     if (n_open > 0) memcpy(sorted, open, sizeof *sorted * (size_t)n_open);
     qsort(sorted, (size_t)n_open, sizeof *sorted, compare_serials);
+    h.open = sorted;
+    st = ifl_rollout_reader_open(&reader, folder, err);
+    if (st == IFL_OK) IFL_TRY_GOTO(st, redo_read_log(redo, &h, reader, err), done);
+    if (st != IFL_OK && st != IFL_NOTFOUND) goto done; /* no log at all is none to do again */
+    IFL_TRY_GOTO(st, history_keep_answers(&h, err), done);
+    size_t from = list_find_step(&h.settled, step);
     if (from != SIZE_MAX) {
-        IFL_TRY_GOTO(st, redo_collect(redo, &h.settled, from, sorted, n_open, next_serial, err),
-                     done);
-        redo_reduce(redo, groups_per_step);
+        IFL_TRY_GOTO(st, redo_collect(redo, &h.settled, from, err), done);
+        redo_reduce(redo);
     }
     redo->processes = h.processes;
     redo->n_processes = h.n_processes;

@@ -3,9 +3,9 @@
  * answer, and the same groups in the same order give the same weights, bit for bit.
  *
  * A log is the work of several learner processes. Each begins at a step; from where it has caught
- * up (IFL_RECORD_CAUGHT_UP) its records take the place of what earlier ones did after that step,
- * and one that ends before has done nothing. A pure reading of files: learner/dispatch_redo.c acts
- * on it. */
+ * up (IFL_RECORD_CAUGHT_UP) its records take the place of what earlier ones did after that step;
+ * of one that ends before only the answers count. A pure reading of files:
+ * learner/dispatch_redo.c acts on it. */
 #ifndef IFL_LEARNER_REDO_H
 #define IFL_LEARNER_REDO_H
 
@@ -39,7 +39,7 @@ typedef struct ifl_redo_version {
 
 typedef struct ifl_redo {
     int64_t step;         /* that the run goes on from */
-    int64_t last_step;    /* the last one whose groups are all here; `step` when there is none */
+    int64_t last_version; /* the newest that was published; `step` when none was */
     uint64_t next_serial; /* the task cursor as it was at the end */
     ifl_redo_take *takes; /* of the steps after `step` */
     int32_t n_takes;
@@ -49,15 +49,14 @@ typedef struct ifl_redo {
     int32_t n_versions;
     ifl_version_process *processes; /* of the run so far */
     int32_t n_processes;
+    char damage[256]; /* where the log is damaged; empty when it isn't */
 } ifl_redo;
 
-/* Reads the whole log. `open` (n_open serials) and next_serial come from the checkpoint of `step`;
- * groups_per_step tells whole steps. Returns owned; without answers and takes where the log has
- * none (also without a log at all, or one of builds that wrote less). IFL_FORMAT names file and
- * offset of damage. */
+/* Reads the whole log. `open` (n_open serials) and next_serial come from the checkpoint of `step`.
+ * Returns owned; without answers and takes where the log has none (also without a log at all, or
+ * one of builds that wrote less). Of a damaged log only the processes after the damage count. */
 ifl_status ifl_redo_read(ifl_redo **out, const char *folder, int64_t step, const uint64_t *open,
-                         int32_t n_open, uint64_t next_serial, int32_t groups_per_step,
-                         ifl_error *err);
+                         int32_t n_open, uint64_t next_serial, ifl_error *err);
 void ifl_redo_free(ifl_redo *redo); /* NULL is fine */
 
 /* The content hash that `version` must have; NULL when the log doesn't say. */

@@ -45,6 +45,7 @@ has_answer_of() { "$inflight" rollouts "$1" --json 2>/dev/null | grep "\"actor\"
 
 run_with_leavers keep 60 actor.kv=keep
 run_with_leavers recompute 60 actor.kv=recompute
+run_with_leavers async 40 run.mode=async:2
 run_with_leavers sync 30 run.mode=sync
 train calm run.mode=sync run.steps=30 "${quiet[@]}"
 weights_of runs/sync sync.model

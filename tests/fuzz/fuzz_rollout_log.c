@@ -83,10 +83,10 @@ static void read_redo(void) {
     ifl_error err = {0};
     const uint64_t open[2] = {3, 1};
     for (int64_t step = 0; step < 3; step++) {
-        if (ifl_redo_read(&redo, fuzz_folder(), step, open, 2, 4, 2, &err) != IFL_OK) return;
-        FUZZ_CHECK(redo->last_step >= step && redo->next_serial >= 4);
+        if (ifl_redo_read(&redo, fuzz_folder(), step, open, 2, 4, &err) != IFL_OK) return;
+        FUZZ_CHECK(redo->last_version >= step && redo->next_serial >= 4);
         for (int64_t i = 0; i < redo->n_answers; i++)
-            FUZZ_CHECK(redo->answers[i].version_newest <= redo->last_step &&
+            FUZZ_CHECK(redo->answers[i].version_newest <= redo->last_version &&
                        (redo->answers[i].dropped || redo->answers[i].segment > 0));
         for (int32_t i = 0; i < redo->n_takes; i++)
             FUZZ_CHECK(redo->takes[i].step > step && redo->takes[i].n >= 0);

@@ -75,7 +75,7 @@ static ifl_redo *redo_read(int64_t step, const uint64_t *open, int32_t n_open,
                            uint64_t next_serial) {
     ifl_redo *redo = NULL;
     must(ifl_rollout_log_flush(log_now, &err));
-    must(ifl_redo_read(&redo, folder, step, open, n_open, next_serial, 2, &err));
+    must(ifl_redo_read(&redo, folder, step, open, n_open, next_serial, &err));
     return redo;
 }
 
@@ -121,7 +121,7 @@ static void check_first(const ifl_redo *redo) {
     assert_int_equal(redo->takes[1].serials[0], 3);
     assert_int_equal(redo->takes[2].step, 3);
     assert_int_equal(redo->takes[2].serials[0], 5);
-    assert_int_equal(redo->last_step, 2);
+    assert_int_equal(redo->last_version, 2);
     assert_int_equal(redo->next_serial, 7);
     assert_int_equal(redo->n_answers, 4);
     for (int i = 0; i < 4; i++) {
@@ -146,7 +146,7 @@ static void test_one_process(void **state) {
     assert_int_equal(redo->n_answers, 6);
     assert_int_equal(redo->n_takes, 5);
     assert_int_equal(redo->takes[0].serials[0], 1);
-    assert_int_equal(redo->last_step, 2);
+    assert_int_equal(redo->last_version, 2);
     ifl_redo_free(redo);
     /* From a step that the log knows nothing of: nothing. */
     redo = redo_read(7, NULL, 0, 0);
@@ -155,17 +155,24 @@ static void test_one_process(void **state) {
     ifl_redo_free(redo);
 }
 
-/* A process that dies before it has caught up changes nothing, whatever it has written. */
+/* Of a process that dies before it has caught up only the answers count: those that it has put
+ * back, and those that it had leased meanwhile. */
 static void test_died_before_caught_up(void **state) {
     (void)state;
     uint64_t open = 2;
     first_process();
     process(1, 3);
     published(1, 11);
-    answer(2, 0, 99);
-    answer(7, 1, 99);
+    answer(2, 0, 22);
+    answer(7, 1, 27);
     step_of(2, 2, 7, 99);
     ifl_redo *redo = redo_read(1, &open, 1, 3);
+    assert_int_equal(redo->n_answers, 5);
+    assert_int_equal(redo->answers[4].task_serial, 7);
+    assert_int_equal(token_of(&redo->answers[4]), 27);
+    redo->n_answers = 4;
+    assert_int_equal(redo->next_serial, 8);
+    redo->next_serial = 7;
     check_first(redo);
     assert_int_equal(redo->n_processes, 2);
     assert_int_equal(redo->processes[1].begin, 1);
@@ -186,13 +193,43 @@ static void test_caught_up(void **state) {
     ifl_redo *redo = redo_read(1, &open, 1, 3);
     assert_int_equal(redo->n_takes, 2);
     assert_int_equal(redo->takes[0].serials[0], 3);
-    assert_int_equal(redo->last_step, 2);
+    assert_int_equal(redo->last_version, 2);
     assert_int_equal(redo->n_answers, 3);
     assert_int_equal(token_of(&redo->answers[0]), 22); /* from before the checkpoint */
     assert_int_equal(token_of(&redo->answers[1]), 43);
     assert_int_equal(token_of(&redo->answers[2]), 44);
     assert_int_equal(ifl_redo_version_content(redo, 2)->low, 52);
     assert_int_equal(redo->next_serial, 5);
+    ifl_redo_free(redo);
+}
+
+/* Killed when a step had all its groups, and before its version was published. */
+static void test_taken_and_not_published(void **state) {
+    (void)state;
+    first_process();
+    answer(7, 2, 27);
+    uint64_t serial = 7;
+    must(ifl_rollout_log_taken(log_now, 3, &serial, 1, &err));
+    ifl_redo *redo = redo_read(1, NULL, 0, 3);
+    assert_int_equal(redo->n_takes, 4);
+    assert_int_equal(redo->last_version, 2);
+    ifl_redo_free(redo);
+}
+
+/* A process gave up and generated an answer of the checkpoint's open group again: that one counts,
+ * also for who resumes after it. */
+static void test_newest_answer(void **state) {
+    (void)state;
+    uint64_t open = 2;
+    first_process();
+    process(1, 3);
+    must(ifl_rollout_log_caught_up(log_now, 1, &err));
+    published(1, 11);
+    answer(2, 1, 92);
+    ifl_redo *redo = redo_read(1, &open, 1, 3);
+    assert_int_equal(redo->n_answers, 1);
+    assert_int_equal(token_of(&redo->answers[0]), 92);
+    assert_int_equal(redo->n_takes, 0);
     ifl_redo_free(redo);
 }
 
@@ -224,6 +261,7 @@ static void test_dropped(void **state) {
     ifl_redo_free(redo);
 }
 
+/* What lies before the damage is not known any more, a process that begins after it is. */
 static void test_damaged(void **state) {
     (void)state;
     char path[96];
@@ -237,18 +275,30 @@ static void test_damaged(void **state) {
     fseek(f, 200, SEEK_SET);
     fputc(byte ^ 4, f);
     fclose(f);
-    ifl_redo *redo;
-    assert_int_equal(ifl_redo_read(&redo, folder, 1, NULL, 0, 3, 2, &err), IFL_FORMAT);
-    assert_null(redo);
-    assert_non_null(strstr(err.text, "000001.ifl: offset "));
+    ifl_redo *redo = redo_read(1, NULL, 0, 3);
+    assert_non_null(strstr(redo->damage, "000001.ifl: offset "));
+    assert_int_equal(redo->n_takes + redo->n_answers + redo->n_versions, 0);
+    ifl_redo_free(redo);
+    process(1, 3);
+    published(1, 11);
+    answer(3, 1, 53);
+    answer(4, 1, 54);
+    step_of(2, 3, 4, 62);
+    redo = redo_read(1, NULL, 0, 3);
+    assert_non_null(strstr(redo->damage, "000001.ifl: offset "));
+    assert_int_equal(redo->n_takes, 2);
+    assert_int_equal(redo->n_answers, 2);
+    assert_int_equal(redo->last_version, 2);
+    ifl_redo_free(redo);
 }
 
 int main(void) {
 #define REDO_TEST(f) cmocka_unit_test_setup_teardown(f, folder_make, folder_remove)
     const struct CMUnitTest tests[] = {
-        REDO_TEST(test_one_process), REDO_TEST(test_died_before_caught_up),
-        REDO_TEST(test_caught_up),   REDO_TEST(test_version_without_step),
-        REDO_TEST(test_dropped),     REDO_TEST(test_damaged),
+        REDO_TEST(test_one_process),   REDO_TEST(test_died_before_caught_up),
+        REDO_TEST(test_caught_up),     REDO_TEST(test_taken_and_not_published),
+        REDO_TEST(test_newest_answer), REDO_TEST(test_version_without_step),
+        REDO_TEST(test_dropped),       REDO_TEST(test_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
