@@ -51,26 +51,38 @@ for round in $(seq "$rounds"); do
 done
 kill -TERM "$learner"
 wait "$learner" || true
+# Each change against the steps right before it, so that neither the growth of answers nor a slow stretch of the machine
+# counts; geometric means over all changes, with 95 % intervals.
 awk '
     function value(key,  t) { t = $0; if (!sub(".*\"" key "\":", "", t)) return 0; sub(/[,}].*/, "", t); return t + 0 }
-    function median(list, n,  i, j, t) {
+    function median(first, last,  n, i, j, t, list) {
+        for (i = first; i <= last; i++) if (cost[i] > 0) list[++n] = cost[i]
         for (i = 2; i <= n; i++) for (j = i; j > 1 && list[j] < list[j - 1]; j--) { t = list[j]; list[j] = list[j - 1]; list[j - 1] = t }
-        spread = n < 4 ? "" : sprintf(" [%.1f to %.1f]", list[int(n / 4) + 1] * 1e6, list[n - int(n / 4)] * 1e6)
-        return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+        return n == 0 ? 0 : n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+    }
+    function add(kind, ratio) { if (ratio > 0) { n[kind]++; sum[kind] += log(ratio); squares[kind] += log(ratio) ^ 2 } }
+    function show(kind, what,  m, se) {
+        if (n[kind] < 2) return
+        m = sum[kind] / n[kind]; se = sqrt((squares[kind] / n[kind] - m * m) / (n[kind] - 1))
+        printf "%-46s %.3f [%.3f, %.3f] of the steps before, %d times\n", what, exp(m), exp(m - 1.96 * se), exp(m + 1.96 * se), n[kind]
     }
     FNR == NR { from[++n_changes] = $1; actors[n_changes] = $2; next }
     /^{"kind":"step"/ {
         step++
-        while (at < n_changes && step > from[at + 1]) at++
         total = value("stats/tokens"); tokens = total - before; before = total
-        if (at == 0 || tokens == 0) next
-        # The step under way at a change belongs to neither.
-        if (step == from[at] + 1) { if (actors[at] == 2) { joins[++n_joins] = (value("time/step") - value("time/wait_for_batch")) / tokens }; next }
-        if (actors[at] == 1) one[++n_one] = (value("time/step") - value("time/wait_for_batch")) / tokens
-        else two[++n_two] = (value("time/step") - value("time/wait_for_batch")) / tokens
+        if (tokens > 0) cost[step] = (value("time/step") - value("time/wait_for_batch")) / tokens
     }
     END {
-        a = median(one, n_one); sa = spread; b = median(two, n_two); sb = spread; c = median(joins, n_joins); sc = spread
-        printf "learner, us of a trained token, median [quartiles]: %.1f%s with one actor (%d steps), %.1f%s with two (%d), %.1f%s in the steps in which one joined (%d); ratios %.3f and %.3f\n",
-            a * 1e6, sa, n_one, b * 1e6, sb, n_two, c * 1e6, sc, n_joins, b / a, c / a
-    }' "$out/changes" "$out/job/metrics.jsonl"
+        for (c = 2; c <= n_changes; c++) { # the first one only tells with how many it began
+            at = from[c] + 1 # the step under way at the change
+            base = median(at - width, at - 1)
+            if (base == 0 || actors[c] == actors[c - 1]) continue
+            add(actors[c] "during", cost[at] / base)
+            add(actors[c] "after", median(at + 1, at + width) / base)
+        }
+        printf "learner: %.1f us of a trained token in the median\n", median(1, step) * 1e6
+        show("2during", "the step in which an actor joins:")
+        show("2after", "steps with two actors:")
+        show("1during", "the step in which it leaves:")
+        show("1after", "steps with one again:")
+    }' width=$((steps / 2)) "$out/changes" "$out/job/metrics.jsonl"
