@@ -214,6 +214,7 @@ static ifl_status on_record(ifl_rollout_ledger *ledger, const ifl_record *r, ifl
     case IFL_RECORD_GROUP_CLOSED: /* what follows from it is in the fates */
     case IFL_RECORD_TAKEN:
     case IFL_RECORD_CAUGHT_UP:
+    case IFL_RECORD_DRAWN:
         break;
     case IFL_RECORD_PUBLISHED:
         return on_published(ledger, r, err);

@@ -6,6 +6,7 @@
  *     DROPPED, MASKED  key, reason (rest of meta, no NUL)
  *     CHECKPOINT    step i64
  *     RUN_ENDED     step i64, n u32, then n keys, then the reason
+ *     DRAWN         serial u64, source u32, item u64
  * A key is serial u64, sample u32, purpose u8. A CHECKPOINT may follow a TRAINED of the same step.
  */
 #include "common/rollout_log.h"
@@ -358,4 +359,15 @@ ifl_status ifl_rollout_log_caught_up(ifl_rollout_log *log, int64_t step, ifl_err
     IFL_TRY(meta_begin(log, 8, &w, err));
     ifl_put_u64(&w, (uint64_t)step);
     return meta_end(log, IFL_RECORD_CAUGHT_UP, &w, err);
+}
+
+ifl_status ifl_rollout_log_drawn(ifl_rollout_log *log, uint64_t task_serial, int32_t source,
+                                 uint64_t item, ifl_error *err) {
+    IFL_ASSERT(source >= 0 && source < IFL_SOURCES_MAX);
+    ifl_byte_writer w;
+    IFL_TRY(meta_begin(log, 24, &w, err));
+    ifl_put_u64(&w, task_serial);
+    ifl_put_u32(&w, (uint32_t)source);
+    ifl_put_u64(&w, item);
+    return meta_end(log, IFL_RECORD_DRAWN, &w, err);
 }

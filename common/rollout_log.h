@@ -42,6 +42,7 @@ typedef enum {
     IFL_RECORD_TAKEN,           /* groups that a step took together, in the order of its sums */
     IFL_RECORD_PUBLISHED,       /* a version, before any actor can have it */
     IFL_RECORD_CAUGHT_UP, /* a resumed process has done again what the log says, or given up */
+    IFL_RECORD_DRAWN,     /* a group's task, where more than its serial decides which one it is */
 } ifl_record_type;
 
 typedef struct ifl_group_member {
@@ -111,6 +112,9 @@ ifl_status ifl_rollout_log_published(ifl_rollout_log *log, int64_t version, ifl_
 /* From here on this process's records take the place of what earlier ones did after the step that
  * it has resumed from (learner/redo.h); a process that ends before changes nothing. */
 ifl_status ifl_rollout_log_caught_up(ifl_rollout_log *log, int64_t step, ifl_error *err);
+/* The group `task_serial` was opened for task `item` of source `source` (ifl_task_pick). */
+ifl_status ifl_rollout_log_drawn(ifl_rollout_log *log, uint64_t task_serial, int32_t source,
+                                 uint64_t item, ifl_error *err);
 /* Hands everything to the kernel, and to the disk if `durable`. Call before acknowledging a
  * trajectory; until then records may lie in memory. IFL_FULL: no room on the disk; nothing is lost,
  * the file ends with a whole record, try again later (appending goes on in memory up to 256 MiB).
@@ -139,6 +143,8 @@ typedef struct ifl_record {
     int32_t n_keys;
     const ifl_rollout_key *keys; /* trained, run ended, taken; borrowed until the next call */
     ifl_hash content;            /* published; its version is `step` */
+    int32_t source;              /* drawn */
+    uint64_t item;               /* drawn */
 } ifl_record;
 
 typedef struct ifl_rollout_reader ifl_rollout_reader;

@@ -55,7 +55,7 @@ bool ifl_record_header_parse(const uint8_t header[IFL_RECORD_HEADER_BYTES], ifl_
     *n_payload = ifl_take_u32(&r);
     *wall_ms = (int64_t)ifl_take_u64(&r);
     return !memcmp(header, record_magic, 4) && !memcmp(header + 5, &check, 3) &&
-           header[4] >= IFL_RECORD_RUN_STARTED && header[4] <= IFL_RECORD_CAUGHT_UP &&
+           header[4] >= IFL_RECORD_RUN_STARTED && header[4] <= IFL_RECORD_DRAWN &&
            *n_meta <= IFL_RECORD_BYTES_MAX && *n_payload <= IFL_RECORD_BYTES_MAX &&
            *n_meta + *n_payload <= IFL_RECORD_BYTES_MAX;
 }
@@ -280,6 +280,12 @@ static ifl_status record_parse(ifl_rollout_reader *r, ifl_record *out, ifl_error
     case IFL_RECORD_CAUGHT_UP:
         out->step = (int64_t)ifl_take_u64(&b);
         good = out->step >= 0;
+        break;
+    case IFL_RECORD_DRAWN:
+        out->task_serial = ifl_take_u64(&b);
+        out->source = (int32_t)ifl_take_u32(&b);
+        out->item = ifl_take_u64(&b);
+        good = out->source >= 0 && out->source < IFL_SOURCES_MAX;
         break;
     case IFL_RECORD_TRAJECTORY:
         break;

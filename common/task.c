@@ -1,5 +1,6 @@
 #include "common/task.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 #define MIX_SLOTS 1000 /* resolution of ratios: a source gets at least one of so many serials */
 #define RATES_MAX (1u << 20) /* tasks whose pass rate is remembered */
+#define RATE_DIGITS 24       /* of one in a text: its task's 16, its float's 8 */
 #define BAND_CANDIDATES 16   /* tasks looked at for one that lies inside the band */
 #define BAND_REMEASURE                                                                             \
     8 /* every so manyth serial ignores the band: old rates are measured again                     \
@@ -39,11 +41,6 @@ struct ifl_task_set {
     rate_entry *rates; /* open addressing, [rates_cap], a power of two */
     uint32_t rates_cap, n_rates;
 };
-
-typedef struct task_pick {
-    int32_t source;
-    uint64_t item;
-} task_pick;
 
 void ifl_task_clear(ifl_task *task) {
     free(task->id);
@@ -136,18 +133,18 @@ static uint64_t order_seed(const ifl_task_set *set, int32_t order) {
     return ifl_hash64(parts, sizeof parts);
 }
 
-static task_pick pick_by_size(const ifl_task_set *set, uint64_t serial) {
+static ifl_task_pick pick_by_size(const ifl_task_set *set, uint64_t serial) {
     uint64_t n = (uint64_t)set->n_tasks;
     uint64_t item = ifl_rng_permute(order_seed(set, set->n_sources), serial / n, n, serial % n);
-    task_pick pick = {0, item};
+    ifl_task_pick pick = {0, item};
     while (pick.item >= (uint64_t)set->sources[pick.source].n)
         pick.item -= (uint64_t)set->sources[pick.source++].n;
     return pick;
 }
 
-static task_pick pick_by_ratio(const ifl_task_set *set, uint64_t serial) {
+static ifl_task_pick pick_by_ratio(const ifl_task_set *set, uint64_t serial) {
     uint64_t t = serial % MIX_SLOTS;
-    task_pick pick = {set->slot_source[t], 0};
+    ifl_task_pick pick = {set->slot_source[t], 0};
     uint64_t running = serial / MIX_SLOTS * (uint64_t)set->quota[pick.source] + set->slot_rank[t];
     uint64_t n = (uint64_t)set->sources[pick.source].n;
     pick.item = n == 0 ? running
@@ -178,9 +175,7 @@ static void rates_grow(ifl_task_set *set) {
     ifl_free(old);
 }
 
-void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rate) {
-    if (set->sampler != SAMPLER_PASS_RATE || !isfinite(pass_rate)) return;
-    uint64_t id = ifl_hash_bytes(task_id, strlen(task_id)).low | 1;
+static void rate_put(ifl_task_set *set, uint64_t id, float rate) {
     if (2 * (set->n_rates + 1) > set->rates_cap && set->n_rates < RATES_MAX) rates_grow(set);
     if (set->rates_cap == 0) return;
     rate_entry *entry = rate_slot(set, id);
@@ -190,11 +185,66 @@ void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rat
         entry->id = id;
         set->n_rates++;
     }
-    entry->rate = (float)pass_rate;
+    entry->rate = rate;
+}
+
+void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rate) {
+    if (set->sampler != SAMPLER_PASS_RATE || !isfinite(pass_rate)) return;
+    rate_put(set, ifl_hash_bytes(task_id, strlen(task_id)).low | 1, (float)pass_rate);
+}
+
+static int compare_rates(const void *a, const void *b) {
+    uint64_t x = ((const rate_entry *)a)->id, y = ((const rate_entry *)b)->id;
+    return (x > y) - (x < y);
+}
+
+char *ifl_task_set_rates(const ifl_task_set *set) {
+    rate_entry *sorted = ifl_alloc((size_t)set->n_rates + 1, sizeof *sorted);
+    char *text = calloc((size_t)set->n_rates * RATE_DIGITS + 1, 1);
+    uint32_t n = 0;
+    if (!sorted || !text) {
+        ifl_free(sorted);
+        free(text);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < set->rates_cap; i++)
+        if (set->rates[i].id) sorted[n++] = set->rates[i];
+    qsort(sorted, n, sizeof *sorted, compare_rates);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &sorted[i].rate, sizeof bits);
+        snprintf(text + (size_t)i * RATE_DIGITS, RATE_DIGITS + 1, "%016" PRIx64 "%08" PRIx32,
+                 sorted[i].id, bits);
+    }
+    ifl_free(sorted);
+    return text;
+}
+
+ifl_status ifl_task_set_rates_restore(ifl_task_set *set, const char *text, ifl_error *err) {
+    size_t n = strlen(text);
+    if (n % RATE_DIGITS || n / RATE_DIGITS > RATES_MAX || strspn(text, "0123456789abcdef") != n)
+        return ifl_fail(err, IFL_FORMAT,
+                        "pass rates: got a text of %zu characters, wanted %d hexadecimal digits "
+                        "for each of at most %u tasks",
+                        n, RATE_DIGITS, RATES_MAX);
+    for (const char *at = text; *at; at += RATE_DIGITS) {
+        char digits[17] = "";
+        memcpy(digits, at, 16);
+        uint64_t id = strtoull(digits, NULL, 16);
+        memcpy(digits, at + 16, 8);
+        digits[8] = 0;
+        uint32_t bits = (uint32_t)strtoul(digits, NULL, 16);
+        float rate;
+        memcpy(&rate, &bits, sizeof rate);
+        if (id == 0 || !(rate >= 0.0f && rate <= 1.0f))
+            return ifl_fail(err, IFL_FORMAT, "pass rates: \"%.24s\" is none", at);
+        if (set->sampler == SAMPLER_PASS_RATE) rate_put(set, id, rate);
+    }
+    return IFL_OK;
 }
 
 /* How far the pick's recorded rate lies outside the band; 0 inside it or unrecorded. */
-static double band_distance(const ifl_task_set *set, task_pick pick) {
+static double band_distance(const ifl_task_set *set, ifl_task_pick pick) {
     if (set->rates_cap == 0) return 0.0;
     uint64_t id = ifl_task_source_id(&set->sources[pick.source], pick.item) | 1;
     const rate_entry *entry = rate_slot(set, id);
@@ -206,15 +256,15 @@ static double band_distance(const ifl_task_set *set, task_pick pick) {
 
 /* The serial's own task if it lies in the band, else another one of its source, so that ratios
  * hold; the nearest one if none of the candidates lies inside. */
-static task_pick pick_in_band(const ifl_task_set *set, uint64_t serial) {
-    task_pick best = pick_by_ratio(set, serial);
+static ifl_task_pick pick_in_band(const ifl_task_set *set, uint64_t serial) {
+    ifl_task_pick best = pick_by_ratio(set, serial);
     if (serial % BAND_REMEASURE == BAND_REMEASURE - 1) return best;
     double best_distance = band_distance(set, best);
     ifl_rng_key key = {set->seed, (uint64_t)best.source, IFL_RNG_ORDER};
     int64_t n = set->sources[best.source].n;
     for (uint32_t i = 1; i < BAND_CANDIDATES && best_distance > 0.0; i++) {
-        task_pick pick = {best.source, ifl_rng_below(&key, serial, 1000 + i,
-                                                     n ? (uint64_t)n : (uint64_t)1 << 40)};
+        ifl_task_pick pick = {best.source, ifl_rng_below(&key, serial, 1000 + i,
+                                                         n ? (uint64_t)n : (uint64_t)1 << 40)};
         double distance = band_distance(set, pick);
         if (distance >= best_distance) continue;
         best = pick;
@@ -223,7 +273,11 @@ static task_pick pick_in_band(const ifl_task_set *set, uint64_t serial) {
     return best;
 }
 
-static task_pick set_pick(const ifl_task_set *set, uint64_t serial) {
+bool ifl_task_set_is_adaptive(const ifl_task_set *set) {
+    return set->sampler == SAMPLER_PASS_RATE;
+}
+
+ifl_task_pick ifl_task_set_draw(const ifl_task_set *set, uint64_t serial) {
     switch (set->sampler) {
     case SAMPLER_BY_SIZE:
         return pick_by_size(set, serial);
@@ -233,7 +287,7 @@ static task_pick set_pick(const ifl_task_set *set, uint64_t serial) {
         return pick_in_band(set, serial);
     }
     IFL_ASSERT(!"a sampler without a case");
-    return (task_pick){0, 0};
+    return (ifl_task_pick){0, 0};
 }
 
 /* --- The set
@@ -333,15 +387,26 @@ const char *ifl_task_set_source_name(const ifl_task_set *set, int32_t source) {
 }
 
 ifl_status ifl_task_set_get(ifl_task_set *set, uint64_t serial, ifl_task *out, ifl_error *err) {
-    task_pick pick = set_pick(set, serial);
-    IFL_TRY(ifl_task_source_get(&set->sources[pick.source], pick.item, out, err));
+    return ifl_task_set_get_picked(set, ifl_task_set_draw(set, serial), out, err);
+}
+
+ifl_status ifl_task_set_get_picked(const ifl_task_set *set, ifl_task_pick pick, ifl_task *out,
+                                   ifl_error *err) {
+    if (pick.source < 0 || pick.source >= set->n_sources)
+        return ifl_fail(err, IFL_NOTFOUND, "task source %d: there are %d", pick.source,
+                        set->n_sources);
+    const ifl_task_source *source = &set->sources[pick.source];
+    if (source->n > 0 && pick.item >= (uint64_t)source->n)
+        return ifl_fail(err, IFL_NOTFOUND, "%s: no task %" PRIu64 ", it has %" PRId64,
+                        source->where, pick.item, source->n);
+    IFL_TRY(ifl_task_source_get(source, pick.item, out, err));
     out->source = pick.source;
     return IFL_OK;
 }
 
 ifl_status ifl_task_set_example(ifl_task_set *set, uint64_t serial, double worked_share,
                                 ifl_task *task, char **completion, ifl_error *err) {
-    task_pick pick = set_pick(set, serial);
+    ifl_task_pick pick = ifl_task_set_draw(set, serial);
     return ifl_task_source_example(&set->sources[pick.source], pick.item, worked_share, task,
                                    completion, err);
 }

@@ -12,7 +12,7 @@ typedef struct ifl_task {
     char *id;
     char *data_source;
     int32_t source; /* its entry in the set's list: ifl_task_set_source_name */
-    char *checker; /* "" = the run's default */
+    char *checker;  /* "" = the run's default */
     char *answer;
     char *meta;      /* JSON text; "" = none */
     char *text;      /* rendered prompt text, for people; NULL for token-id prompts */
@@ -61,8 +61,27 @@ const char *ifl_task_set_source_name(const ifl_task_set *set, int32_t source);
  * for the pass_rate sampler, where it depends on what was reported. */
 ifl_status ifl_task_set_get(ifl_task_set *set, uint64_t serial, ifl_task *out, ifl_error *err);
 
+/* The same in two: which one, and that one. A pick means the same task as long as the configuration
+ * and the files are the same; one that the sources can't give (any more) is IFL_NOTFOUND. */
+typedef struct ifl_task_pick {
+    int32_t source;
+    uint64_t item;
+} ifl_task_pick;
+ifl_task_pick ifl_task_set_draw(const ifl_task_set *set, uint64_t serial);
+ifl_status ifl_task_set_get_picked(const ifl_task_set *set, ifl_task_pick pick, ifl_task *out,
+                                   ifl_error *err);
+
+/* Whether draws depend on reports: whoever wants to repeat them has to record them. */
+bool ifl_task_set_is_adaptive(const ifl_task_set *set);
+
 /* For the pass_rate sampler: what share of a group's answers was right. */
 void ifl_task_set_report(ifl_task_set *set, const char *task_id, double pass_rate);
+
+/* All that was reported, as text: 24 hexadecimal digits a task, ascending. Owned by the caller
+ * (free()); NULL = out of memory. Restoring it into a set just opened makes its draws those of the
+ * other one; IFL_FORMAT for another text. */
+char *ifl_task_set_rates(const ifl_task_set *set);
+ifl_status ifl_task_set_rates_restore(ifl_task_set *set, const char *text, ifl_error *err);
 
 /* Supervised examples: a task and the completion to learn, owned by the caller (free()), with the
  * newline that ends it. Generators draw other tasks here than ifl_task_set_get does; of `ladder`

@@ -82,7 +82,10 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
     IFL_TRY_GOTO(st, desk_tables(d, o, err), done);
     if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
     for (int32_t i = 0; i < o->n_reopen; i++)
-        IFL_TRY_GOTO(st, desk_open_train(d, o->reopen[i], o->reopen_version, err), done);
+        IFL_TRY_GOTO(st,
+                     desk_open_train(d, o->reopen[i], o->reopen_picks ? &o->reopen_picks[i] : NULL,
+                                     o->reopen_version, err),
+                     done);
     d->vocab_size = o->vocab_size;
     if (o->redo) IFL_TRY_GOTO(st, desk_redo_begin(d, o->redo, o->rollouts, err), done);
     if (pthread_create(&d->thread, NULL, desk_thread, d) != 0) {
@@ -136,7 +139,7 @@ ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, 
     pthread_mutex_lock(&d->lock);
     ifl_status st = IFL_OK;
     for (int32_t i = 0; i < n && st == IFL_OK; i++)
-        st = desk_open_train(d, d->next_serial++, version, err);
+        st = desk_open_train(d, d->next_serial++, NULL, version, err);
     if (st == IFL_OK) st = desk_redo_attach(d, err);
     d->leasing = true;
     pthread_mutex_unlock(&d->lock);
@@ -438,7 +441,8 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
     ifl_status st = IFL_OK;
     for (int32_t round = 0; round < rounds && st == IFL_OK; round++)
         for (int32_t i = 0; i < n_tasks && st == IFL_OK; i++)
-            st = desk_open(d->eval, d->eval_set, serial++, (uint64_t)i, round == 0 ? 1 : n_samples,
+            st = desk_open(d->eval, d->eval_set, serial++,
+                           ifl_task_set_draw(d->eval_set, (uint64_t)i), round == 0 ? 1 : n_samples,
                            version, desk_sampling(d, round == 0), err);
     d->leasing = true;
     d->last_arrival_s = ifl_clock_s();
@@ -519,15 +523,19 @@ double ifl_dispatch_stall_ms(ifl_dispatch *d, double p) {
 }
 
 int32_t ifl_dispatch_cursor(ifl_dispatch *d, uint64_t *next_serial, uint64_t *serials,
-                            int32_t max) {
+                            ifl_task_pick *picks, int32_t max) {
     pthread_mutex_lock(&d->lock);
     *next_serial = d->next_serial;
     int32_t open = ifl_groups_n_open(d->train), n = 0;
     uint64_t *all = malloc(sizeof *all * (size_t)(open + 1));
     if (all) {
         ifl_groups_serials(d->train, all, open);
-        for (int32_t i = 0; i < open; i++, n++)
-            if (n < max) serials[n] = all[i];
+        for (int32_t i = 0; i < open; i++, n++) {
+            if (n >= max) continue;
+            serials[n] = all[i];
+            if (picks)
+                picks[n] = ((const desk_work *)ifl_groups_find(d->train, all[i])->user)->pick;
+        }
     }
     free(all);
     pthread_mutex_unlock(&d->lock);

@@ -36,7 +36,8 @@ typedef struct ifl_dispatch_options {
     uint64_t next_serial; /* task cursor: 0, or from a checkpoint */
     uint64_t first_lease; /* lease ids ascend from here; random, so that no two processes of a run
                            * share one; 0 = 1 */
-    const uint64_t *reopen; /* serials that were open at the checkpoint */
+    const uint64_t *reopen;            /* serials that were open at the checkpoint */
+    const ifl_task_pick *reopen_picks; /* [n_reopen] their tasks; NULL: as the set draws them */
     int32_t n_reopen;
     int64_t reopen_version;      /* that they must be made by: lock-step modes repeat; -1 = any */
     const atomic_bool *stop;     /* true: waits for groups and evaluations end; NULL = never */
@@ -129,11 +130,12 @@ ifl_groups_counts ifl_dispatch_counts(ifl_dispatch *dispatch);
 /* p-quantile of all reported swap stalls, ms; 0 when there was none. */
 double ifl_dispatch_stall_ms(ifl_dispatch *dispatch, double p);
 
-/* For checkpoints: the task cursor and the serials of groups that are not closed now; returns how
- * many (at most max are written). Taken ones are among them: a request to stop can come when a step
- * has taken a part of its groups, and none of these has been trained. */
+/* For checkpoints: the task cursor and the serials (and tasks) of groups that are not closed now;
+ * returns how many (at most max are written; picks NULL: none). Taken ones are among them: a
+ * request to stop can come when a step has taken a part of its groups, and none of these has been
+ * trained. */
 int32_t ifl_dispatch_cursor(ifl_dispatch *dispatch, uint64_t *next_serial, uint64_t *serials,
-                            int32_t max);
+                            ifl_task_pick *picks, int32_t max);
 
 /* Puts "this step can be resumed from" into the log, which belongs to the desk while it lives. */
 ifl_status ifl_dispatch_log_checkpoint(ifl_dispatch *dispatch, int64_t step, ifl_error *err);

@@ -22,14 +22,15 @@ void desk_work_free(desk_work *work) {
     free(work);
 }
 
-ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
+ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, ifl_task_pick pick,
                      int32_t n_members, int64_t version, ifl_sampling sampling, ifl_error *err) {
     desk_work *work = calloc(1, sizeof *work);
     if (!work) return ifl_fail(err, IFL_NOMEM, "learner: out of memory for a task");
+    work->pick = pick;
     work->required_version = version;
     work->version_leased = -1;
     work->sampling = sampling;
-    ifl_status st = ifl_task_set_get(set, task_number, &work->task, err);
+    ifl_status st = ifl_task_set_get_picked(set, pick, &work->task, err);
     if (st == IFL_OK) st = ifl_groups_open(groups, serial, work->task.id, n_members, work, err);
     if (st != IFL_OK) desk_work_free(work);
     return st;
@@ -43,9 +44,30 @@ ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy) {
                           .top_p = (float)c->rollout.top_p};
 }
 
-ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err) {
-    return desk_open(d->train, d->train_set, serial, serial, d->config->rollout.group_size, version,
-                     desk_sampling(d, d->config->rollout.temperature <= 0.0), err);
+ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick *pick,
+                           int64_t version, ifl_error *err) {
+    bool adaptive = ifl_task_set_is_adaptive(d->train_set);
+    int32_t n_members = d->config->rollout.group_size;
+    ifl_sampling sampling = desk_sampling(d, d->config->rollout.temperature <= 0.0);
+    ifl_error gone = {0};
+    ifl_status st = IFL_NOTFOUND;
+    if (!pick && adaptive && d->redo) pick = ifl_redo_pick(d->redo, serial);
+    if (pick)
+        st = desk_open(d->train, d->train_set, serial, *pick, n_members, version, sampling, &gone);
+    if (pick && st == IFL_NOTFOUND)
+        ifl_warn("task serial %llu is another task than it was: %s", (unsigned long long)serial,
+                 gone.text);
+    if (st != IFL_OK && st != IFL_NOTFOUND) {
+        if (err) *err = gone;
+        return st;
+    }
+    ifl_task_pick drawn = pick ? *pick : (ifl_task_pick){0, 0};
+    if (st == IFL_NOTFOUND) {
+        drawn = ifl_task_set_draw(d->train_set, serial);
+        IFL_TRY(
+            desk_open(d->train, d->train_set, serial, drawn, n_members, version, sampling, err));
+    }
+    return adaptive ? ifl_rollout_log_drawn(d->log, serial, drawn.source, drawn.item, err) : IFL_OK;
 }
 
 static int32_t desk_not_taken(ifl_dispatch *d) {
@@ -372,7 +394,7 @@ static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
              open < d->in_flight &&
              (d->config->staleness.max_versions == 0 || ifl_groups_n_open(d->train) < most);
              open++)
-            IFL_TRY(desk_open_train(d, d->next_serial++, -1, err));
+            IFL_TRY(desk_open_train(d, d->next_serial++, NULL, -1, err));
     }
     /* async:k: an actor that swaps for an evaluation could not do the older batches any more, and
      * their lag would not be k. */

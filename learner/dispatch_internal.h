@@ -34,6 +34,7 @@ typedef struct desk_peer {
 /* What a group carries beside its members. */
 typedef struct desk_work {
     ifl_task task;
+    ifl_task_pick pick;       /* which one it is of its set */
     int64_t required_version; /* -1 = any */
     ifl_sampling sampling;    /* that its answers are asked for, and must say they were made by */
     int32_t attempt;
@@ -102,12 +103,15 @@ struct ifl_dispatch {
 /* The first fatal error ends every wait, and so the run. */
 void desk_fail(ifl_dispatch *d, const ifl_error *err);
 
-/* Opens the group `serial` for task task_number; version -1 = any. */
-ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, uint64_t task_number,
+/* Opens the group `serial` for a task of the set; version -1 = any. */
+ifl_status desk_open(ifl_groups *groups, ifl_task_set *set, uint64_t serial, ifl_task_pick pick,
                      int32_t n_members, int64_t version, ifl_sampling sampling, ifl_error *err);
 /* What the run samples with; greedy: the best token of all. */
 ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy);
-ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, int64_t version, ifl_error *err);
+/* `pick`: its task; NULL: the one that the log gives a group that is to be open again, else what
+ * the set draws now. Where draws cannot be repeated the log is told. */
+ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick *pick,
+                           int64_t version, ifl_error *err);
 void desk_work_free(desk_work *work); /* NULL is fine */
 /* The groups that are under way or complete and not taken, each with the lowest version that a
  * token of it has or may yet get; returns how many. Room for all open groups. */

@@ -37,7 +37,7 @@ ifl_status desk_redo_begin(ifl_dispatch *d, const ifl_redo *redo, const char *ro
     if (d->directed) return IFL_OK; /* the training thread opens them, each with its version */
     /* All of these were open at one time, so there is room. */
     for (; d->next_serial < redo->next_serial; d->next_serial++)
-        IFL_TRY(desk_open_train(d, d->next_serial, -1, err));
+        IFL_TRY(desk_open_train(d, d->next_serial, NULL, -1, err));
     return IFL_OK;
 }
 

@@ -180,6 +180,9 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
             "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "
             "bad); the actors' logs say why",
             (long long)step, report.n_masked);
+    /* Before the next batch is opened, whose tasks may depend on what is reported here: a run that
+     * is made longer after its end opens it then. */
+    IFL_TRY(learner_group_metrics(l, groups, n, err));
     double publish_begin = ifl_clock_s();
     if (l->async_k > 0) /* an actor must not skip a version that a later batch is pinned to */
         IFL_TRY(ifl_dispatch_wait_applied(l->dispatch, l->step, IDLE_S, err));
@@ -187,7 +190,6 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     if (l->async_k >= 0 && step + 1 + l->async_k <= l->config->run.steps)
         IFL_TRY(ifl_dispatch_open_batch(l->dispatch, n, step, err));
     double publish_s = ifl_clock_s() - publish_begin;
-    IFL_TRY(learner_group_metrics(l, groups, n, err));
     IFL_TRY(learner_audit(l, groups, n, err));
     IFL_TRY(learner_bias(l, step, err));
     ifl_fail_point(IFL_FAIL_STEP_CLOSE);
@@ -335,6 +337,7 @@ static ifl_status learner_open_books(learner *l, ifl_error *err) {
     IFL_TRY(ifl_disk_headroom(run->path, n_checkpoints * 12 * l->model->n_elements,
                               "checkpoints (checkpoint.keep and one more)", err));
     IFL_TRY(ifl_task_set_open(&l->train_set, c, "train", l->options->tokenizer, err));
+    if (l->pass_rates) IFL_TRY(ifl_task_set_rates_restore(l->train_set, l->pass_rates, err));
     if (c->data.n_eval > 0)
         IFL_TRY(ifl_task_set_open(&l->eval_set, c, "eval", l->options->tokenizer, err));
     IFL_TRY(ifl_metrics_open(&l->metrics, run->metrics, 0, err));
@@ -460,6 +463,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .next_serial = l->next_serial,
         .first_lease = l->run_epoch >> 2,
         .reopen = l->open_serials,
+        .reopen_picks = l->open_picks,
         .n_reopen = l->n_open_serials,
         .reopen_version = l->async_k >= 0 ? l->step : -1,
         .counts = l->resumed ? &l->counts : NULL,
@@ -490,6 +494,8 @@ static void learner_close(learner *l) {
     ifl_task_set_close(l->train_set);
     ifl_status_line_free(l->line);
     free(l->open_serials);
+    free(l->open_picks);
+    free(l->pass_rates);
     ifl_redo_free(l->redo);
     json_decref(l->evals);
     json_decref(l->gain_sources);

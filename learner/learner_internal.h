@@ -77,6 +77,8 @@ typedef struct learner {
     /* From a checkpoint. */
     uint64_t next_serial;
     uint64_t *open_serials;
+    ifl_task_pick *open_picks; /* [n_open_serials]; NULL: their serials decide */
+    char *pass_rates;          /* ifl_task_set_rates; NULL: none */
     int32_t n_open_serials;
     ifl_groups_counts counts;
     bool resumed;

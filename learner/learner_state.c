@@ -21,12 +21,21 @@ static json_t *state_counts(const ifl_groups_counts *c) {
 char *learner_state(learner *l) {
     uint64_t next = 0;
     uint64_t *serials = malloc(sizeof *serials * OPEN_SERIALS_MAX);
-    if (!serials) return NULL;
-    int32_t n = ifl_dispatch_cursor(l->dispatch, &next, serials, OPEN_SERIALS_MAX);
-    json_t *open = json_array();
-    for (int32_t i = 0; i < n && i < OPEN_SERIALS_MAX; i++)
+    ifl_task_pick *picks = malloc(sizeof *picks * OPEN_SERIALS_MAX);
+    if (!serials || !picks) {
+        free(serials);
+        free(picks);
+        return NULL;
+    }
+    int32_t n = ifl_dispatch_cursor(l->dispatch, &next, serials, picks, OPEN_SERIALS_MAX);
+    json_t *open = json_array(), *open_tasks = json_array();
+    for (int32_t i = 0; i < n && i < OPEN_SERIALS_MAX; i++) {
         json_array_append_new(open, json_integer((json_int_t)serials[i]));
+        json_array_append_new(open_tasks,
+                              json_pack("[i,I]", (int)picks[i].source, (json_int_t)picks[i].item));
+    }
     free(serials);
+    free(picks);
     ifl_groups_counts counts = ifl_dispatch_counts(l->dispatch);
     ifl_audit_counts audit = learner_audit_counts(l);
     ifl_dispatch_stats desk = learner_desk_stats(l);
@@ -50,6 +59,18 @@ char *learner_state(learner *l) {
         (json_int_t)desk.tokens_generated, "tokens_eval", (json_int_t)desk.tokens_eval,
         "late_answers", (json_int_t)desk.late, "swaps", (json_int_t)desk.swaps, "sequences_swapped",
         (json_int_t)desk.sequences_swapped, "evals", l->evals);
+    if (root && ifl_task_set_is_adaptive(l->train_set)) {
+        /* Only this thread reports, so that nobody writes them now. */
+        char *rates = ifl_task_set_rates(l->train_set);
+        json_object_set(root, "open_tasks", open_tasks);
+        json_object_set_new(root, "pass_rates", json_string(rates));
+        if (!rates) {
+            json_decref(root);
+            root = NULL;
+        }
+        free(rates);
+    }
+    json_decref(open_tasks);
     if (!root) return NULL;
     json_t *foreign =
         json_pack("{s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:I,s:I}", "trajectories",
@@ -68,6 +89,24 @@ char *learner_state(learner *l) {
     char *text = json_dumps(root, JSON_INDENT(1));
     json_decref(root);
     return text;
+}
+
+/* The tasks of the groups that were open, and what the sampler knew; absent where serials decide.
+ */
+static ifl_status restore_tasks(learner *l, const json_t *root, ifl_error *err) {
+    const char *rates = json_string_value(json_object_get(root, "pass_rates"));
+    const json_t *tasks = json_object_get(root, "open_tasks");
+    if (!rates || json_array_size(tasks) != (size_t)l->n_open_serials) return IFL_OK;
+    l->pass_rates = strdup(rates);
+    l->open_picks = malloc(sizeof *l->open_picks * ((size_t)l->n_open_serials + 1));
+    if (!l->pass_rates || !l->open_picks)
+        return ifl_fail(err, IFL_NOMEM, "checkpoint: out of memory");
+    for (int32_t i = 0; i < l->n_open_serials; i++) {
+        const json_t *pick = json_array_get(tasks, (size_t)i);
+        l->open_picks[i] = (ifl_task_pick){(int32_t)json_integer_value(json_array_get(pick, 0)),
+                                           (uint64_t)json_integer_value(json_array_get(pick, 1))};
+    }
+    return IFL_OK;
 }
 
 static int64_t state_int(const json_t *object, const char *key) {
@@ -98,6 +137,11 @@ ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
     for (size_t i = 0; i < n; i++)
         l->open_serials[l->n_open_serials++] =
             (uint64_t)json_integer_value(json_array_get(open, i));
+    ifl_status st = restore_tasks(l, root, err);
+    if (st != IFL_OK) {
+        json_decref(root);
+        return st;
+    }
     ifl_groups_counts *c = &l->counts;
     c->opened = state_int(counts, "opened");
     c->trained = state_int(counts, "trained");

@@ -5,7 +5,14 @@
 
 #include "common/memory.h"
 
-typedef enum { EVENT_STEP_DONE, EVENT_TAKE, EVENT_ANSWER, EVENT_LEASED, EVENT_VERSION } event_kind;
+typedef enum {
+    EVENT_STEP_DONE,
+    EVENT_TAKE,
+    EVENT_ANSWER,
+    EVENT_LEASED,
+    EVENT_VERSION,
+    EVENT_DRAWN
+} event_kind;
 
 typedef struct event {
     event_kind kind;
@@ -18,6 +25,7 @@ typedef struct event {
         ifl_redo_answer answer;
         uint64_t serial; /* leased */
         ifl_hash content;
+        ifl_redo_draw draw;
     };
 } event;
 
@@ -219,6 +227,9 @@ static ifl_status on_record(history *h, const ifl_record *r, ifl_error *err) {
     case IFL_RECORD_LEASED:
         if (r->purpose != IFL_PURPOSE_TRAIN || r->task_serial < h->next_serial) return IFL_OK;
         return history_add(h, (event){.kind = EVENT_LEASED, .serial = r->task_serial}, err);
+    case IFL_RECORD_DRAWN:
+        return history_add(
+            h, (event){.kind = EVENT_DRAWN, .draw = {r->task_serial, {r->source, r->item}}}, err);
     case IFL_RECORD_GROUP_CLOSED:
     case IFL_RECORD_MASKED:
     case IFL_RECORD_CHECKPOINT:
@@ -243,7 +254,8 @@ static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, if
     redo->takes = calloc(list->n + 1, sizeof *redo->takes);
     redo->answers = calloc(list->n + 1, sizeof *redo->answers);
     redo->versions = calloc(list->n + 1, sizeof *redo->versions);
-    if (!redo->takes || !redo->answers || !redo->versions)
+    redo->draws = calloc(list->n + 1, sizeof *redo->draws);
+    if (!redo->takes || !redo->answers || !redo->versions || !redo->draws)
         return ifl_fail(err, IFL_NOMEM, "out of memory for what the run has to do again");
     for (size_t i = 0; i < list->n; i++) {
         event *e = &list->items[i];
@@ -264,6 +276,10 @@ static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, if
         case EVENT_VERSION:
             redo->versions[redo->n_versions++] = (ifl_redo_version){e->step, e->content};
             if (e->step > redo->last_version) redo->last_version = e->step;
+            break;
+        case EVENT_DRAWN:
+            if (is_open(open, n_open, next_serial, e->draw.task_serial))
+                redo->draws[redo->n_draws++] = e->draw;
             break;
         case EVENT_STEP_DONE:
             break;
@@ -358,6 +374,7 @@ void ifl_redo_free(ifl_redo *redo) {
     free(redo->takes);
     free(redo->answers);
     free(redo->versions);
+    free(redo->draws);
     free(redo->processes);
     free(redo);
 }
@@ -365,5 +382,11 @@ void ifl_redo_free(ifl_redo *redo) {
 const ifl_hash *ifl_redo_version_content(const ifl_redo *redo, int64_t version) {
     for (int32_t i = redo->n_versions - 1; i >= 0; i--)
         if (redo->versions[i].version == version) return &redo->versions[i].content;
+    return NULL;
+}
+
+const ifl_task_pick *ifl_redo_pick(const ifl_redo *redo, uint64_t task_serial) {
+    for (int64_t i = redo->n_draws - 1; i >= 0; i--)
+        if (redo->draws[i].task_serial == task_serial) return &redo->draws[i].pick;
     return NULL;
 }

@@ -10,6 +10,7 @@
 #define IFL_LEARNER_REDO_H
 
 #include "common/rollout_log.h"
+#include "common/task.h"
 #include "learner/groups.h"
 #include "learner/version_history.h"
 
@@ -37,6 +38,12 @@ typedef struct ifl_redo_version {
     ifl_hash content; /* ifl_weights_hash */
 } ifl_redo_version;
 
+/* The task that a group was opened for. */
+typedef struct ifl_redo_draw {
+    uint64_t task_serial;
+    ifl_task_pick pick;
+} ifl_redo_draw;
+
 typedef struct ifl_redo {
     int64_t step;         /* that the run goes on from */
     int64_t last_version; /* the newest that was published; `step` when none was */
@@ -47,6 +54,8 @@ typedef struct ifl_redo {
     int64_t n_answers;
     ifl_redo_version *versions; /* from `step` on */
     int32_t n_versions;
+    ifl_redo_draw *draws; /* in the log's order; none where serials decide */
+    int64_t n_draws;
     ifl_version_process *processes; /* of the run so far */
     int32_t n_processes;
     char damage[256]; /* where the log is damaged; empty when it isn't */
@@ -61,5 +70,8 @@ void ifl_redo_free(ifl_redo *redo); /* NULL is fine */
 
 /* The content hash that `version` must have; NULL when the log doesn't say. */
 const ifl_hash *ifl_redo_version_content(const ifl_redo *redo, int64_t version);
+
+/* The task of a group that has to be open again; NULL when the log doesn't say. */
+const ifl_task_pick *ifl_redo_pick(const ifl_redo *redo, uint64_t task_serial);
 
 #endif

@@ -226,6 +226,7 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
         case IFL_RECORD_CHECKPOINT:
         case IFL_RECORD_TAKEN:
         case IFL_RECORD_CAUGHT_UP:
+        case IFL_RECORD_DRAWN:
             break;
         }
         if (st != IFL_OK) break;

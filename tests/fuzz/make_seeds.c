@@ -305,6 +305,7 @@ static void log_seeds(void) {
     const ifl_rollout_key keys[2] = {{1, 0, IFL_PURPOSE_TRAIN}, {1, 3, IFL_PURPOSE_TRAIN}};
     const ifl_group_member members[2] = {{0, IFL_REWARD_OK, 1}, {3, IFL_REWARD_OK, 0}};
     must(ifl_rollout_log_run_started(log, 42, 0, 0, &err), &err);
+    must(ifl_rollout_log_drawn(log, 1, 0, 5, &err), &err);
     must(ifl_rollout_log_leased(log, 1, IFL_PURPOSE_TRAIN, 4, 9, 0, &err), &err);
     must(ifl_rollout_log_leased(log, 1, IFL_PURPOSE_EVAL, 2, 10, 0, &err), &err);
     for (int sample = 0; sample < 4; sample += 3) {

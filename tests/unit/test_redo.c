@@ -261,6 +261,41 @@ static void test_dropped(void **state) {
     ifl_redo_free(redo);
 }
 
+static void drawn(uint64_t serial, uint64_t item) {
+    must(ifl_rollout_log_drawn(log_now, serial, 1, item, &err));
+}
+
+/* Tasks of groups that have to be open again: as the last process that stands has drawn them. */
+static void test_drawn(void **state) {
+    (void)state;
+    const uint64_t open = 2;
+    process(0, 0);
+    for (uint64_t serial = 0; serial < 4; serial++) {
+        drawn(serial, 10 + serial);
+        answer(serial, 0, 20);
+    }
+    step_of(1, 0, 1, 11);
+    step_of(2, 2, 3, 12);
+    drawn(4, 14);
+    process(1, 3); /* dies before it has caught up */
+    drawn(3, 93);
+    ifl_redo *redo = redo_read(1, &open, 1, 3);
+    const ifl_task_pick *pick = ifl_redo_pick(redo, 3);
+    assert_true(pick && pick->source == 1 && pick->item == 13);
+    assert_int_equal(ifl_redo_pick(redo, 2)->item, 12);
+    assert_int_equal(ifl_redo_pick(redo, 4)->item, 14); /* opened, and never leased */
+    assert_null(ifl_redo_pick(redo, 1));                /* closed at the checkpoint */
+    assert_null(ifl_redo_pick(redo, 5));
+    ifl_redo_free(redo);
+    process(1, 3);
+    drawn(3, 93);
+    must(ifl_rollout_log_caught_up(log_now, 1, &err));
+    redo = redo_read(1, &open, 1, 3);
+    assert_int_equal(ifl_redo_pick(redo, 3)->item, 93);
+    assert_null(ifl_redo_pick(redo, 4));
+    ifl_redo_free(redo);
+}
+
 /* What lies before the damage is not known any more, a process that begins after it is. */
 static void test_damaged(void **state) {
     (void)state;
@@ -295,10 +330,15 @@ static void test_damaged(void **state) {
 int main(void) {
 #define REDO_TEST(f) cmocka_unit_test_setup_teardown(f, folder_make, folder_remove)
     const struct CMUnitTest tests[] = {
-        REDO_TEST(test_one_process),   REDO_TEST(test_died_before_caught_up),
-        REDO_TEST(test_caught_up),     REDO_TEST(test_taken_and_not_published),
-        REDO_TEST(test_newest_answer), REDO_TEST(test_version_without_step),
-        REDO_TEST(test_dropped),       REDO_TEST(test_damaged),
+        REDO_TEST(test_one_process),
+        REDO_TEST(test_died_before_caught_up),
+        REDO_TEST(test_caught_up),
+        REDO_TEST(test_taken_and_not_published),
+        REDO_TEST(test_newest_answer),
+        REDO_TEST(test_version_without_step),
+        REDO_TEST(test_dropped),
+        REDO_TEST(test_drawn),
+        REDO_TEST(test_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -121,6 +121,7 @@ static void test_every_record_reads_back(void **state) {
     must(ifl_rollout_log_dropped(log, key_of(6, 2), "stale", &err), &err);
     must(ifl_rollout_log_masked(log, key_of(6, 3), "undecided", &err), &err);
     must(ifl_rollout_log_checkpoint(log, 3, &err), &err);
+    must(ifl_rollout_log_drawn(log, 1ull << 40, 3, 1ull << 39, &err), &err);
     ended(log, 3, (ifl_rollout_key[]){key_of(8, 0)}, 1);
     ifl_rollout_log_close(log);
 
@@ -152,6 +153,9 @@ static void test_every_record_reads_back(void **state) {
     assert_int_equal(r.type, IFL_RECORD_MASKED);
     must(ifl_rollout_reader_next(reader, &r, &err), &err);
     assert_int_equal(r.type, IFL_RECORD_CHECKPOINT);
+    must(ifl_rollout_reader_next(reader, &r, &err), &err);
+    assert_int_equal(r.type, IFL_RECORD_DRAWN);
+    assert_true(r.task_serial == 1ull << 40 && r.source == 3 && r.item == 1ull << 39);
     must(ifl_rollout_reader_next(reader, &r, &err), &err);
     assert_true(r.type == IFL_RECORD_RUN_ENDED && r.n_keys == 1);
     assert_string_equal(r.reason, "done");

@@ -441,6 +441,69 @@ static void test_pass_rate_band_rests_solved_tasks(void **state) {
     free(c);
 }
 
+/* What a checkpoint holds of it: the other set draws the same tasks, serial by serial. */
+static void test_rates_come_back_and_with_them_the_draws(void **state) {
+    (void)state;
+    ifl_config *c = config_make();
+    strcpy(c->data.sampler, "pass_rate");
+    c->data.pass_rate_min = 0.1;
+    c->data.pass_rate_max = 0.9;
+    source_add(c, "train", "sums", "train", "");
+    ifl_task_set *set = open_fine(c, "train", NULL), *other = open_fine(c, "train", NULL);
+    ifl_error err = {0};
+    assert_true(ifl_task_set_is_adaptive(set));
+    for (uint64_t i = 0; i < 3000; i++) {
+        ifl_task task = get_fine(set, i);
+        ifl_task_set_report(set, task.id, (double)(i % 5) / 4.0);
+        ifl_task_clear(&task);
+    }
+    char *text = ifl_task_set_rates(set);
+    assert_true(strlen(text) % 24 == 0 && strlen(text) > 24);
+    int n_differ = 0;
+    for (uint64_t i = 3000; i < 4000; i++) {
+        ifl_task_pick a = ifl_task_set_draw(set, i), b = ifl_task_set_draw(other, i);
+        n_differ += a.item != b.item;
+    }
+    assert_true(n_differ > 100); /* so that the reports matter */
+    assert_int_equal(ifl_task_set_rates_restore(other, text, &err), IFL_OK);
+    for (uint64_t i = 3000; i < 4000; i++) {
+        ifl_task_pick a = ifl_task_set_draw(set, i), b = ifl_task_set_draw(other, i);
+        assert_true(a.source == b.source && a.item == b.item);
+    }
+    char *again = ifl_task_set_rates(other);
+    assert_string_equal(text, again);
+    text[0] = 'x';
+    assert_int_equal(ifl_task_set_rates_restore(other, text, &err), IFL_FORMAT);
+    assert_int_equal(ifl_task_set_rates_restore(other, again + 1, &err), IFL_FORMAT);
+    assert_int_equal(ifl_task_set_rates_restore(other, "0000000000000001ffffffff", &err),
+                     IFL_FORMAT); /* no rate */
+    free(text);
+    free(again);
+    ifl_task_set_close(set);
+    ifl_task_set_close(other);
+    free(c);
+}
+
+static void test_a_pick_beyond_its_source_is_refused(void **state) {
+    (void)state;
+    ifl_config *c = config_make();
+    source_add(c, "train", "", "",
+               file_make("two.jsonl", "{\"id\":\"a\",\"prompt\":\"p\",\"answer\":\"1\"}\n"
+                                      "{\"id\":\"b\",\"prompt\":\"q\",\"answer\":\"2\"}\n"));
+    ifl_task_set *set = open_fine(c, "train", NULL);
+    ifl_error err = {0};
+    ifl_task task;
+    assert_false(ifl_task_set_is_adaptive(set));
+    assert_int_equal(ifl_task_set_get_picked(set, (ifl_task_pick){0, 1}, &task, &err), IFL_OK);
+    assert_string_equal(task.id, "b");
+    ifl_task_clear(&task);
+    const ifl_task_pick wrong[3] = {{0, 2}, {1, 0}, {-1, 0}};
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ifl_task_set_get_picked(set, wrong[i], &task, &err), IFL_NOTFOUND);
+    ifl_task_set_close(set);
+    free(c);
+}
+
 static void test_many_reports_are_remembered(void **state) {
     (void)state;
     ifl_config *c = config_make();
@@ -614,6 +677,8 @@ int main(void) {
         cmocka_unit_test(test_uniform_goes_by_size),
         cmocka_unit_test(test_pass_rate_band_rests_solved_tasks),
         cmocka_unit_test(test_many_reports_are_remembered),
+        cmocka_unit_test(test_rates_come_back_and_with_them_the_draws),
+        cmocka_unit_test(test_a_pick_beyond_its_source_is_refused),
         cmocka_unit_test(test_shared_tasks_are_refused_and_named),
         cmocka_unit_test(test_long_prompts_are_left_out),
         cmocka_unit_test(test_messages_become_turns),
