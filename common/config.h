@@ -91,6 +91,8 @@ typedef struct ifl_config {
     struct { /* rollout */
         int32_t prompts_per_step; /* groups of one optimizer step */
         int32_t group_size;       /* trajectories per prompt */
+        bool dynamic_sampling;    /* learner/dynamic_sampling.h */
+        int32_t dynamic_sampling_max; /* batches drawn for one step, at most */
         double temperature;
         int32_t top_k;
         double top_p;

@@ -157,6 +157,11 @@ ifl_status ifl_config_check_training(const ifl_config *config, ifl_error *err) {
                         config->rollout.top_k, config->rollout.top_p,
                         IFL_KEPT_IDS_MAX / config->rollout.max_new_tokens, IFL_KEPT_SET_MAX,
                         config->rollout.max_new_tokens, IFL_KEPT_IDS_MAX);
+    if (config->rollout.dynamic_sampling && strcmp(config->learner.control, "shuffled") == 0)
+        return ifl_fail(err, IFL_FORMAT,
+                        "key rollout.dynamic_sampling: got true with learner.control shuffled, "
+                        "wanted false: groups would be chosen by the rewards that the control "
+                        "takes from them");
     if (config->rollout.group_size < 2)
         return ifl_fail(err, IFL_FORMAT,
                         "key rollout.group_size: got 1 trajectory, wanted 2 or more: "
@@ -184,6 +189,11 @@ void ifl_config_describe(const ifl_config *config, FILE *f) {
     fprintf(f, "batch: %d prompts x %d = %lld trajectories per step, at most %lld new tokens\n",
             config->rollout.prompts_per_step, config->rollout.group_size, (long long)trajectories,
             (long long)trajectories * config->rollout.max_new_tokens);
+    if (config->rollout.dynamic_sampling)
+        fprintf(f,
+                "dynamic sampling: groups with equal rewards are replaced, up to %lld prompts are "
+                "drawn for a step\n",
+                (long long)config->rollout.prompts_per_step * config->rollout.dynamic_sampling_max);
     fprintf(f, "run: %lld steps, %lld trajectories in all, mode %s, kv %s, seed %lld\n",
             (long long)config->run.steps, (long long)trajectories * config->run.steps, mode,
             config->actor.kv == IFL_KV_MODE_KEEP ? "keep" : "recompute",

@@ -73,6 +73,11 @@ const ifl_config_row ifl_config_rows[] = {
           "groups of one optimizer step"),
     INT32("rollout.group_size", rollout.group_size, 1, 1024, "8", "trajectories",
           "trajectories of one prompt"),
+    BOOL("rollout.dynamic_sampling", rollout.dynamic_sampling, "false",
+         "groups with equal rewards don't count towards a step, further ones are drawn (DAPO); "
+         "a selection by reward: sampling/* in metrics.jsonl has what was drawn beside what trains"),
+    INT32("rollout.dynamic_sampling_max", rollout.dynamic_sampling_max, 1, 1000, "10", "batches",
+          "drawn for one step at most (prompts_per_step each); then it trains on what there is"),
     DOUBLE("rollout.temperature", rollout.temperature, 0, 100, "1", "",
            "logits are divided by it; 0 = greedy, not for training"),
     INT32("rollout.top_k", rollout.top_k, 0, 1024, "0", "tokens",

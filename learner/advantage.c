@@ -88,3 +88,9 @@ double ifl_advantage_overlong(int32_t n_tokens, int32_t limit, int32_t overlong_
     if (overlong_tokens < 1 || over <= 0) return 0.0;
     return over >= overlong_tokens ? -1.0 : -(double)over / overlong_tokens;
 }
+
+float ifl_advantage_reward(const ifl_config *config, const ifl_trajectory *traj) {
+    return traj->reward.reward + (float)ifl_advantage_overlong(ifl_trajectory_n_policy(traj),
+                                                               config->rollout.max_new_tokens,
+                                                               config->learner.overlong_tokens);
+}

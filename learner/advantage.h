@@ -43,6 +43,9 @@ ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,
 void ifl_advantage_normalise(int32_t n, const bool *valid, const int32_t *tokens,
                              float *advantages);
 
+/* The reward that an answer's advantage comes from: its checker's, and overlong shaping. */
+float ifl_advantage_reward(const ifl_config *config, const ifl_trajectory *traj);
+
 /* What a reward loses for length: 0 up to limit - overlong_tokens, then in a line to -1 at the
  * limit (DAPO's soft overlong punishment, arXiv 2503.14476 eq. 13). overlong_tokens 0: nothing. */
 double ifl_advantage_overlong(int32_t n_tokens, int32_t limit, int32_t overlong_tokens);

@@ -21,7 +21,9 @@ static ifl_status desk_tables(ifl_dispatch *d, const ifl_dispatch_options *o, if
     int64_t per_step = c->rollout.prompts_per_step;
     int64_t open = c->run.mode == IFL_MODE_PIPELINE ? per_step + c->learner.groups_in_flight
                                                     : per_step * (1 + c->run.async_k);
-    int64_t n_train = open + per_step + o->n_reopen;
+    int64_t n_taken =
+        per_step * (c->rollout.dynamic_sampling ? c->rollout.dynamic_sampling_max : 1);
+    int64_t n_train = open + n_taken + o->n_reopen;
     if (o->redo && o->redo->next_serial > o->next_serial) /* all of them open at once */
         n_train += (int64_t)(o->redo->next_serial - o->next_serial);
     int64_t n_tasks = o->eval ? c->eval.tasks : 1,
@@ -30,7 +32,8 @@ static ifl_status desk_tables(ifl_dispatch *d, const ifl_dispatch_options *o, if
     int64_t n_eval = n_tasks * (c->eval.samples > 0 ? 2 : 1);
     if (n_train > IFL_GROUPS_MAX)
         return ifl_fail(err, IFL_LIMIT,
-                        "rollout.prompts_per_step, learner.groups_in_flight, run.mode: up to %lld "
+                        "rollout.prompts_per_step, rollout.dynamic_sampling_max, "
+                        "learner.groups_in_flight, run.mode: up to %lld "
                         "groups would be open at a time, limit %d",
                         (long long)n_train, IFL_GROUPS_MAX);
     if (n_eval > IFL_GROUPS_MAX)
@@ -135,13 +138,26 @@ void ifl_dispatch_set_in_flight(ifl_dispatch *d, int32_t in_flight) {
     pthread_mutex_unlock(&d->lock);
 }
 
-ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, ifl_error *err) {
-    pthread_mutex_lock(&d->lock);
+/* With the lock held. */
+static ifl_status desk_open_more(ifl_dispatch *d, int32_t n, int64_t version, ifl_error *err) {
     ifl_status st = IFL_OK;
     for (int32_t i = 0; i < n && st == IFL_OK; i++)
         st = desk_open_train(d, d->next_serial++, NULL, version, err);
     if (st == IFL_OK) st = desk_redo_attach(d, err);
     d->leasing = true;
+    return st;
+}
+
+ifl_status ifl_dispatch_open_batch(ifl_dispatch *d, int32_t n, int64_t version, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = desk_open_more(d, n, version, err);
+    pthread_mutex_unlock(&d->lock);
+    return st;
+}
+
+ifl_status ifl_dispatch_open_up_to(ifl_dispatch *d, int32_t n, int64_t version, ifl_error *err) {
+    pthread_mutex_lock(&d->lock);
+    ifl_status st = desk_open_more(d, n - desk_not_taken(d), version, err);
     pthread_mutex_unlock(&d->lock);
     return st;
 }

@@ -61,6 +61,11 @@ void ifl_dispatch_set_in_flight(ifl_dispatch *dispatch, int32_t in_flight);
 ifl_status ifl_dispatch_open_batch(ifl_dispatch *dispatch, int32_t n, int64_t version,
                                    ifl_error *err);
 
+/* The same until n groups are open that no step has taken: what a step needs beyond its batch, some
+ * of which a checkpoint in its midst may have brought. */
+ifl_status ifl_dispatch_open_up_to(ifl_dispatch *dispatch, int32_t n, int64_t version,
+                                   ifl_error *err);
+
 /* Waits for n complete groups and takes them for `step` (learner/groups.h): after a restart those
  * that it took before, as long as the log names them. What is taken is written to the log.
  * IFL_STOPPED when *stop becomes true; IFL_TIMEOUT when for `idle_s` no trajectory has come in and

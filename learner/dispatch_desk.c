@@ -70,7 +70,7 @@ ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick
     return adaptive ? ifl_rollout_log_drawn(d->log, serial, drawn.source, drawn.item, err) : IFL_OK;
 }
 
-static int32_t desk_not_taken(ifl_dispatch *d) {
+int32_t desk_not_taken(ifl_dispatch *d) {
     /* Taken groups are being trained; they no longer wait for anything here. */
     int32_t n = 0, open = ifl_groups_n_open(d->train);
     uint64_t *serials = malloc(sizeof *serials * (size_t)(open + 1));
@@ -390,9 +390,12 @@ static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
          * of AReaL, arXiv 2505.24298). */
         int64_t most =
             (int64_t)(d->config->staleness.max_versions + 1) * d->config->rollout.prompts_per_step;
-        for (int32_t open = desk_not_taken(d);
-             open < d->in_flight &&
-             (d->config->staleness.max_versions == 0 || ifl_groups_n_open(d->train) < most);
+        int32_t open = desk_not_taken(d), taken = ifl_groups_n_open(d->train) - open;
+        /* With dynamic sampling a step takes more than it trains on. */
+        if (taken > d->config->rollout.prompts_per_step)
+            taken = d->config->rollout.prompts_per_step;
+        for (;
+             open < d->in_flight && (d->config->staleness.max_versions == 0 || open + taken < most);
              open++)
             IFL_TRY(desk_open_train(d, d->next_serial++, NULL, -1, err));
     }

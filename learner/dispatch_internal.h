@@ -113,6 +113,8 @@ ifl_sampling desk_sampling(const ifl_dispatch *d, bool greedy);
 ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick *pick,
                            int64_t version, ifl_error *err);
 void desk_work_free(desk_work *work); /* NULL is fine */
+/* Open groups that no step has taken. */
+int32_t desk_not_taken(ifl_dispatch *d);
 /* The groups that are under way or complete and not taken, each with the lowest version that a
  * token of it has or may yet get; returns how many. Room for all open groups. */
 int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups);

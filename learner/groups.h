@@ -26,7 +26,9 @@ typedef enum {
     X(INVALID, "invalid")       /* the trajectory failed its checks */                             \
     X(ATTEMPTS, "attempts")     /* lost with too many actors */                                    \
     X(STALE, "stale")           /* a token older than staleness.max_versions */                    \
-    X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */
+    X(SKIPPED, "group_skipped") /* scored, but fewer than two valid members in its group */        \
+    X(ZERO_VARIANCE,                                                                               \
+      "zero_variance") /* its group's rewards are equal: learner/dynamic_sampling.h */
 
 typedef enum {
 #define IFL_DROP_ENUM(name, text) IFL_DROP_##name,

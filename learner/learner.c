@@ -110,43 +110,13 @@ static void learner_total(learner *l, const ifl_step_report *r) {
     t->tokens_foreign += r->n_tokens_foreign;
     ifl_loss_foreign_add(&t->foreign, &r->foreign);
     t->guard_checked += r->guard.tokens_checked;
+    ifl_sampling_counts_add(&t->sampling, &l->sampling);
+    t->steps_short +=
+        l->sampling.n_drawn > 0 && l->sampling.n_kept < l->config->rollout.prompts_per_step;
     t->lag_token_sum += r->lag_mean * (double)r->n_tokens;
     if (r->lag_max > t->lag_max) t->lag_max = r->lag_max;
     t->reward_sum += r->reward_mean;
     t->n_steps++;
-}
-
-/* Groups taken at a time. Lock-step modes, the permuting control and a loss that normalises over
- * the step need the whole batch. */
-static int32_t learner_take_size(const learner *l) {
-    int32_t n = l->config->rollout.prompts_per_step;
-    if (l->async_k >= 0 || strcmp(l->config->learner.control, "shuffled") == 0 ||
-        l->config->learner.loss == IFL_LOSS_REINFORCE_PP) /* normalised over the whole step */
-        return n;
-    return n > 16 ? n / 16 : 1;
-}
-
-static ifl_status learner_train(learner *l, int64_t step, const ifl_weights *weights,
-                                ifl_group **groups, ifl_member_outcome **outcomes, bool *skipped,
-                                double *wait_s, ifl_step_report *report, ifl_error *err) {
-    int32_t n = l->config->rollout.prompts_per_step, take = learner_take_size(l);
-    ifl_take_order order = l->async_k < 0 ? IFL_TAKE_ARRIVAL : IFL_TAKE_SERIAL;
-    bool fresh =
-        l->config->staleness.max_versions > 0 && strcmp(l->config->staleness.policy, "wait") == 0;
-    ifl_stepper_begin(l->stepper, step);
-    for (int32_t at = 0; at < n; at += take) {
-        int32_t now = n - at < take ? n - at : take;
-        double begin = ifl_clock_s();
-        if (fresh)
-            IFL_TRY(
-                ifl_dispatch_take_fresh(l->dispatch, step, n - at, now, IDLE_S, groups + at, err));
-        else
-            IFL_TRY(ifl_dispatch_take(l->dispatch, step, now, order, IDLE_S, groups + at, err));
-        *wait_s += ifl_clock_s() - begin;
-        IFL_TRY(ifl_stepper_add(l->stepper, weights, groups + at, now, outcomes + at, skipped + at,
-                                err));
-    }
-    return ifl_stepper_end(l->stepper, weights, report, err);
 }
 
 /* A step that ended in the forward: no weight has moved, and its counts are in no report. */
@@ -160,16 +130,14 @@ static ifl_status learner_guard_failed(learner *l, int64_t step, ifl_error *err)
     return ifl_difference_fail(&c.first, by, l->options->run->path, l->checkpoint, err);
 }
 
-static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcome **outcomes,
-                               bool *skipped, ifl_error *err) {
+static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step;
     int64_t step = l->step + 1;
     double begin = ifl_clock_s(), wait_s = 0.0;
     ifl_fail_point(IFL_FAIL_STEP_BEGIN);
     const ifl_weights *newest = ifl_version_store_newest(l->store);
     ifl_step_report report;
-    ifl_status st =
-        learner_train(l, step, newest, groups, outcomes, skipped, &wait_s, &report, err);
+    ifl_status st = learner_train(l, step, newest, batch, &wait_s, &report, err);
     if (st == IFL_OK && l->bias) ifl_held_versions_add(&l->bias_versions, newest->version);
     ifl_version_store_release(l->store, newest);
     if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
@@ -182,7 +150,7 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
             (long long)step, report.n_masked);
     /* Before the next batch is opened, whose tasks may depend on what is reported here: a run that
      * is made longer after its end opens it then. */
-    IFL_TRY(learner_group_metrics(l, groups, n, err));
+    IFL_TRY(learner_group_metrics(l, batch->groups, batch->n, err));
     double publish_begin = ifl_clock_s();
     if (l->async_k > 0) /* an actor must not skip a version that a later batch is pinned to */
         IFL_TRY(ifl_dispatch_wait_applied(l->dispatch, l->step, IDLE_S, err));
@@ -190,10 +158,11 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
     if (l->async_k >= 0 && step + 1 + l->async_k <= l->config->run.steps)
         IFL_TRY(ifl_dispatch_open_batch(l->dispatch, n, step, err));
     double publish_s = ifl_clock_s() - publish_begin;
-    IFL_TRY(learner_audit(l, groups, n, err));
+    IFL_TRY(learner_audit(l, batch->groups, batch->n, err));
     IFL_TRY(learner_bias(l, step, err));
     ifl_fail_point(IFL_FAIL_STEP_CLOSE);
-    IFL_TRY(ifl_dispatch_close(l->dispatch, step, groups, n, outcomes, skipped, err));
+    IFL_TRY(ifl_dispatch_close(l->dispatch, step, batch->groups, batch->n, batch->outcomes,
+                               batch->skipped, err));
     l->step = step;
     learner_total(l, &report);
     double step_s = ifl_clock_s() - begin;
@@ -205,16 +174,8 @@ static ifl_status learner_step(learner *l, ifl_group **groups, ifl_member_outcom
 static ifl_status learner_loop(learner *l, ifl_error *err) {
     const ifl_config *c = l->config;
     int32_t n = c->rollout.prompts_per_step;
-    ifl_group **groups = calloc((size_t)n, sizeof *groups);
-    ifl_member_outcome **outcomes = calloc((size_t)n, sizeof *outcomes);
-    bool *skipped = calloc((size_t)n, sizeof *skipped);
-    ifl_member_outcome *storage =
-        calloc((size_t)n * (size_t)c->rollout.group_size, sizeof *storage);
-    ifl_status st = groups && outcomes && skipped && storage
-                        ? IFL_OK
-                        : ifl_fail(err, IFL_NOMEM, "learner: out of memory");
-    for (int32_t i = 0; i < n && st == IFL_OK; i++)
-        outcomes[i] = storage + (int64_t)i * c->rollout.group_size;
+    learner_batch batch;
+    ifl_status st = learner_batch_create(&batch, c, err);
     if (st == IFL_OK && l->async_k >= 0) {
         /* The batches of the next k + 1 steps; those that a checkpoint had open already are open
          * again. */
@@ -232,7 +193,7 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
                           (long long)l->step);
             break;
         }
-        st = learner_step(l, groups, outcomes, skipped, err);
+        st = learner_step(l, &batch, err);
         if (st != IFL_OK) break;
         bool last = l->step == c->run.steps;
         int64_t every = c->checkpoint.every_steps;
@@ -247,10 +208,7 @@ static ifl_status learner_loop(learner *l, ifl_error *err) {
         }
     }
     if (st == IFL_OK && l->async_k < 0) ifl_dispatch_set_in_flight(l->dispatch, 0);
-    free(groups);
-    free(outcomes);
-    free(skipped);
-    free(storage);
+    learner_batch_clear(&batch);
     return st;
 }
 
@@ -575,6 +533,9 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
     if (ring > bound) ring = bound > version ? bound : version;
     int64_t groups = config->rollout.prompts_per_step;
     if (config->learner.groups_in_flight > groups) groups = config->learner.groups_in_flight;
+    if (config->rollout.dynamic_sampling) /* held until the step ends */
+        groups +=
+            (int64_t)config->rollout.prompts_per_step * (config->rollout.dynamic_sampling_max - 1);
     return (ifl_learner_plan){
         .optimizer = ifl_optimizer_bytes(model),
         .trainer = ifl_stepper_bytes(config, model, n_threads),

@@ -1,6 +1,7 @@
-/* The learner's insides, shared by learner.c (its life: setup, the loop, one step), learner_state.c
- * (what a checkpoint holds besides weights), learner_eval.c (evaluations and the gain between them)
- * and learner_report.c (metrics, live status, summary.json). Not for other files. */
+/* The learner's insides, shared by learner.c (its life: setup, the loop, one step), learner_train.c
+ * (the groups of a step), learner_state.c (what a checkpoint holds besides weights), learner_eval.c
+ * (evaluations and the gain between them) and learner_report.c (metrics, live status,
+ * summary.json). Not for other files. */
 #ifndef IFL_LEARNER_LEARNER_INTERNAL_H
 #define IFL_LEARNER_LEARNER_INTERNAL_H
 
@@ -12,6 +13,7 @@
 #include "learner/audit.h"
 #include "learner/bias_ledger.h"
 #include "learner/dispatch.h"
+#include "learner/dynamic_sampling.h"
 #include "learner/eval_figures.h"
 #include "learner/eval_results.h"
 #include "learner/held_versions.h"
@@ -32,6 +34,8 @@ typedef struct run_totals {
     int64_t n_foreign, tokens_foreign;      /* trained, of another numerics profile */
     ifl_loss_sums foreign;                  /* their weights: .foreign alone */
     int64_t guard_checked, guard_differing; /* learner/guard.h */
+    ifl_sampling_counts sampling;           /* with dynamic sampling */
+    int64_t steps_short;                    /* that reached its bound */
     double train_s;                         /* wall time of the training loop alone */
     double wall_s;                          /* of earlier processes of this run */
 } run_totals;
@@ -61,6 +65,7 @@ typedef struct learner {
     ifl_status_line *line;
     ifl_status_view view;
     run_totals totals;
+    ifl_sampling_counts sampling;  /* of the step; drawn 0: none, or without dynamic sampling */
     ifl_audit_counts audit_before; /* of earlier processes of this run, as the next */
     ifl_dispatch_stats desk_before;
     char run_uuid[33];
@@ -109,8 +114,26 @@ void learner_bias_close(learner *l);
 void learner_update_view(learner *l, const ifl_step_report *r, double step_s);
 ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, double wait_s,
                            double publish_s, ifl_error *err);
-/* One line per group: what share of its answers was right, and how long they were. */
+/* One line per group: what share of its answers was right, how long they were, and whether dynamic
+ * sampling has passed it over. */
 ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t n, ifl_error *err);
+
+/* What a step takes, and what becomes of it. */
+typedef struct learner_batch {
+    ifl_group **groups, **spare;   /* [n_max] */
+    ifl_member_outcome **outcomes; /* [n_max][group_size] */
+    bool *skipped;                 /* [n_max] */
+    int32_t n, n_max;
+    ifl_member_outcome *storage;
+} learner_batch;
+
+/* learner_train.c. Room for all that a step can take. To be cleared in any case. */
+ifl_status learner_batch_create(learner_batch *batch, const ifl_config *config, ifl_error *err);
+void learner_batch_clear(learner_batch *batch);
+
+/* Takes the groups of a step and trains on them under `weights`; *wait_s: what it waited. */
+ifl_status learner_train(learner *l, int64_t step, const ifl_weights *weights, learner_batch *batch,
+                         double *wait_s, ifl_step_report *report, ifl_error *err);
 /* end: "finished", "stopped" or "failed". */
 ifl_status learner_summary(learner *l, const char *end, ifl_error *err);
 

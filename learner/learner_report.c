@@ -88,6 +88,22 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
                         (double)(r->n_groups > 0 ? r->n_groups : 1));
     ifl_metrics_add(m, "rl/reward_correct_length", r->length_correct);
     ifl_metrics_add(m, "rl/reward_wrong_length", r->length_wrong);
+    const ifl_sampling_counts *drawn = &l->sampling;
+    if (drawn->n_drawn > 0) { /* means over all answers drawn, beside those over the trained */
+        double n = drawn->n_answers > 0 ? (double)drawn->n_answers : (double)NAN;
+        ifl_metrics_add_int(m, "sampling/groups_drawn", drawn->n_drawn);
+        ifl_metrics_add_int(m, "sampling/groups_trained", drawn->n_kept);
+        ifl_metrics_add(m, "sampling/skipped_share",
+                        1.0 - (double)drawn->n_kept / (double)drawn->n_drawn);
+        ifl_metrics_add(m, "sampling/drawn_per_trained",
+                        drawn->n_kept > 0 ? (double)drawn->n_drawn / (double)drawn->n_kept
+                                          : (double)NAN);
+        ifl_metrics_add_int(m, "sampling/skipped_right", drawn->n_right);
+        ifl_metrics_add_int(m, "sampling/skipped_wrong", drawn->n_wrong);
+        ifl_metrics_add_int(m, "sampling/skipped_unjudged", drawn->n_unjudged);
+        ifl_metrics_add(m, "sampling/drawn_reward", drawn->reward / n);
+        ifl_metrics_add(m, "sampling/drawn_length", drawn->length / n);
+    }
     ifl_metrics_add(m, "stats/lag", r->lag_mean);
     ifl_metrics_add_int(m, "stats/max_lag", r->lag_max);
     ifl_metrics_add(m, "stats/multi_version_share", r->n_multi_version / b);
@@ -175,6 +191,9 @@ ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t n, ifl_
         ifl_metrics_add_text(l->metrics, "task/id", groups[g]->task_id);
         ifl_metrics_add(l->metrics, "task/pass_rate", rate);
         ifl_metrics_add(l->metrics, "task/mean_length", (double)tokens / groups[g]->n_members);
+        if (l->config->rollout.dynamic_sampling)
+            ifl_metrics_add_int(l->metrics, "task/trained",
+                                ifl_group_signal_of(l->config, groups[g]) == IFL_SIGNAL_SOME);
         IFL_TRY(ifl_metrics_end(l->metrics, err));
     }
     return IFL_OK;
@@ -256,6 +275,17 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     PUT_REAL("foreign_ess", foreign.n_tokens > 0 ? foreign.ess : (double)NAN);
     PUT_REAL("foreign_k3", foreign.n_tokens > 0 ? foreign.k3 : (double)NAN);
     PUT_INT("steps_refused", t->steps_refused);
+    if (l->config->rollout.dynamic_sampling) {
+        PUT_INT("groups_drawn", t->sampling.n_drawn);
+        PUT_INT("groups_trained", t->sampling.n_kept);
+        PUT_INT("groups_skipped", ifl_dispatch_counts(l->dispatch).groups_skipped);
+        PUT_INT("groups_skipped_right", t->sampling.n_right);
+        PUT_INT("groups_skipped_wrong", t->sampling.n_wrong);
+        PUT_INT("steps_short", t->steps_short);
+        double n = t->sampling.n_answers > 0 ? (double)t->sampling.n_answers : (double)NAN;
+        PUT_REAL("drawn_reward", t->sampling.reward / n);
+        PUT_REAL("drawn_length", t->sampling.length / n);
+    }
     if (bias.n_tokens > 0) {
         char key[48];
         PUT_INT("bias_tokens", bias.n_tokens);

@@ -18,6 +18,17 @@ static json_t *state_counts(const ifl_groups_counts *c) {
                      (json_int_t)c->groups_closed, "groups_skipped", (json_int_t)c->groups_skipped);
 }
 
+static json_t *state_sampling(const run_totals *t) {
+    const ifl_sampling_counts *c = &t->sampling;
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I}", "drawn",
+                     (json_int_t)c->n_drawn, "kept", (json_int_t)c->n_kept, "right",
+                     (json_int_t)c->n_right, "wrong", (json_int_t)c->n_wrong, "unjudged",
+                     (json_int_t)c->n_unjudged, "answers", (json_int_t)c->n_answers,
+                     "answers_passed", (json_int_t)c->n_answers_passed, "reward", c->reward,
+                     "length", c->length, "length_passed", c->length_passed, "masked_passed",
+                     (json_int_t)c->n_masked_passed, "steps_short", (json_int_t)t->steps_short);
+}
+
 char *learner_state(learner *l) {
     uint64_t next = 0;
     uint64_t *serials = malloc(sizeof *serials * OPEN_SERIALS_MAX);
@@ -83,6 +94,7 @@ char *learner_state(learner *l) {
                               (json_int_t)t->guard_differing);
     json_object_set_new(root, "foreign", foreign);
     json_object_set_new(root, "guard", guard);
+    json_object_set_new(root, "sampling", state_sampling(t));
     json_object_set_new(root, "bias_alarms", json_integer((json_int_t)l->bias_alarms));
     if (isfinite(t->accuracy_before))
         json_object_set_new(root, "accuracy_before", json_real(t->accuracy_before));
@@ -111,6 +123,23 @@ static ifl_status restore_tasks(learner *l, const json_t *root, ifl_error *err) 
 
 static int64_t state_int(const json_t *object, const char *key) {
     return (int64_t)json_integer_value(json_object_get(object, key));
+}
+
+static void restore_sampling(run_totals *t, const json_t *from) {
+    t->sampling = (ifl_sampling_counts){
+        .n_drawn = state_int(from, "drawn"),
+        .n_kept = state_int(from, "kept"),
+        .n_right = state_int(from, "right"),
+        .n_wrong = state_int(from, "wrong"),
+        .n_unjudged = state_int(from, "unjudged"),
+        .n_answers = state_int(from, "answers"),
+        .n_answers_passed = state_int(from, "answers_passed"),
+        .reward = json_number_value(json_object_get(from, "reward")),
+        .length = json_number_value(json_object_get(from, "length")),
+        .length_passed = json_number_value(json_object_get(from, "length_passed")),
+        .n_masked_passed = state_int(from, "masked_passed"),
+    };
+    t->steps_short = state_int(from, "steps_short");
 }
 
 ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
@@ -178,6 +207,7 @@ ifl_status learner_restore(learner *l, const char *text, ifl_error *err) {
     /* Absent in the checkpoints of earlier builds: 0. */
     const json_t *foreign = json_object_get(root, "foreign"),
                  *guard = json_object_get(root, "guard");
+    restore_sampling(t, json_object_get(root, "sampling"));
     t->n_foreign = state_int(foreign, "trajectories");
     t->tokens_foreign = state_int(foreign, "tokens");
     t->foreign.foreign.n_tokens = state_int(foreign, "weighted");

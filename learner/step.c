@@ -196,11 +196,7 @@ static int32_t step_rewards(ifl_stepper *s, int64_t step, ifl_group **groups, in
             const ifl_member *m = &groups[g]->members[i];
             bool stored = m->state == IFL_MEMBER_STORED;
             s->statuses[n] = stored ? m->traj->reward.status : IFL_REWARD_NONE;
-            s->rewards[n] = stored ? m->traj->reward.reward : 0.0f;
-            if (stored)
-                s->rewards[n] += (float)ifl_advantage_overlong(ifl_trajectory_n_policy(m->traj),
-                                                               s->config->rollout.max_new_tokens,
-                                                               s->config->learner.overlong_tokens);
+            s->rewards[n] = stored ? ifl_advantage_reward(s->config, m->traj) : 0.0f;
         }
     if (strcmp(s->config->learner.control, "shuffled") != 0) return n;
     /* Control: the same rewards, handed to the wrong answers, by a keyed Fisher-Yates shuffle. */

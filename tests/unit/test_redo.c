@@ -261,6 +261,33 @@ static void test_dropped(void **state) {
     ifl_redo_free(redo);
 }
 
+/* With dynamic sampling a step takes more groups than it trains on: only its version tells that it
+ * had all of them. */
+static void test_steps_of_any_size(void **state) {
+    (void)state;
+    const uint64_t groups[3] = {0, 1, 2}, next[2] = {3, 4};
+    process(0, 0);
+    published(0, 10);
+    for (uint64_t serial = 0; serial < 5; serial++)
+        answer(serial, serial < 3 ? 0 : 1, 20);
+    must(ifl_rollout_log_taken(log_now, 1, groups, 2, &err));
+    must(ifl_rollout_log_taken(log_now, 1, groups + 2, 1, &err));
+    published(1, 11);
+    must(ifl_rollout_log_taken(log_now, 2, next, 2,
+                               &err)); /* as many as a step has, but no version */
+    ifl_redo *redo = redo_read(0, NULL, 0, 0);
+    assert_int_equal(redo->last_version, 1);
+    assert_int_equal(redo->n_takes, 3);
+    assert_int_equal(redo->n_answers, 5);
+    ifl_redo_free(redo);
+    published(2, 12);
+    answer(5, 2, 20);
+    redo = redo_read(0, NULL, 0, 0);
+    assert_int_equal(redo->last_version, 2);
+    assert_int_equal(redo->n_answers, 6);
+    ifl_redo_free(redo);
+}
+
 static void drawn(uint64_t serial, uint64_t item) {
     must(ifl_rollout_log_drawn(log_now, serial, 1, item, &err));
 }
@@ -338,6 +365,7 @@ int main(void) {
         REDO_TEST(test_version_without_step),
         REDO_TEST(test_dropped),
         REDO_TEST(test_drawn),
+        REDO_TEST(test_steps_of_any_size),
         REDO_TEST(test_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
