@@ -23,7 +23,9 @@ typedef struct replay {
     ifl_kept_set *kept;              /* scoring, as the next */
     const ifl_replay_scores *scores; /* NULL: a replay */
     bool any_version;                /* scored under other versions than sampled */
-    float *out;                      /* [n_tokens] or NULL */
+    bool moved;           /* IFL_HISTORY_MOVED: only tokens of version `own` are read, ... */
+    int64_t own, version; /* ... under `version` */
+    float *out;           /* [n_tokens] or NULL */
     ifl_replay_result *result;
     int64_t version_first; /* of the first policy token */
     bool draws;            /* tokens are drawn again */
@@ -128,8 +130,8 @@ static ifl_status replay_read_scores(replay *r, const ifl_weights *weights, cons
     for (int32_t i = 0; i < n; i++) {
         int32_t t = out_begin + 1 + i;
         int64_t version = ifl_trajectory_version_at(traj, t);
-        if (version < 0) continue;
-        if (version != weights->version && !r->any_version)
+        if (version < 0 || (r->moved && version != r->own)) continue;
+        if ((r->moved ? r->version : version) != weights->version && !r->any_version)
             return ifl_fail(err, IFL_FORMAT,
                             "replay: token %d is stamped version %lld, its KV record says %lld", t,
                             (long long)version, (long long)weights->version);
@@ -142,6 +144,7 @@ static ifl_status replay_read_scores(replay *r, const ifl_weights *weights, cons
     for (int32_t k = 0; k < s->n_positions; k++) {
         int32_t t = s->positions[k];
         if (t <= out_begin || t > end || ifl_trajectory_version_at(traj, t) < 0) continue;
+        if (r->moved && ifl_trajectory_version_at(traj, t) != r->own) continue;
         IFL_TRY(
             ifl_head_logits(r->workspace, weights,
                             hidden + (int64_t)(t - 1 - out_begin) * weights->model->config.d_model,
@@ -242,9 +245,28 @@ static ifl_status replay_follow(replay *r, ifl_weights_get_fn get, void *context
                 i, e->from, e->to, e->at, n_built, traj->n_tokens);
         if (e->kind == IFL_KV_KEPT || e->from == e->to) continue;
         const ifl_weights *weights;
-        IFL_TRY(replay_get(get, context, e->version, &weights, err));
+        int64_t version = r->moved ? ifl_replay_moved(e->version, r->own, r->version) : e->version;
+        IFL_TRY(replay_get(get, context, version, &weights, err));
         IFL_TRY(replay_rows(r, weights, e->from, e->to, e->at, err));
         n_built = e->to;
+    }
+    return IFL_OK;
+}
+
+/* The KV record once for each version that sampled tokens. */
+static ifl_status replay_moved(replay *r, ifl_weights_get_fn get, void *context, int64_t version,
+                               ifl_error *err) {
+    const ifl_trajectory *traj = r->traj;
+    r->moved = true;
+    r->version = version;
+    for (int32_t i = 0; i < traj->n_runs; i++) {
+        const ifl_version_run *run = &traj->runs[i];
+        if (run->begin < 1 || run->n_tokens < 1 || run->begin > traj->n_tokens - run->n_tokens)
+            return ifl_fail(err, IFL_FORMAT, "replay: version run %d covers [%d, +%d) of %d tokens",
+                            i, run->begin, run->n_tokens, traj->n_tokens);
+        if (r->read[run->begin]) continue;
+        r->own = run->version;
+        IFL_TRY(replay_follow(r, get, context, err));
     }
     return IFL_OK;
 }
@@ -314,6 +336,8 @@ ifl_status ifl_replay_score(ifl_workspace *workspace, ifl_weights_get_fn get, vo
         st = replay_follow(&r, get, context, err);
     } else if (history == IFL_HISTORY_OWN) {
         st = replay_runs(&r, get, context, err);
+    } else if (history == IFL_HISTORY_MOVED) {
+        st = replay_moved(&r, get, context, version, err);
     } else if (traj->n_runs > 0) {
         const ifl_version_run *last = &traj->runs[traj->n_runs - 1];
         const ifl_weights *weights;

@@ -48,6 +48,8 @@ typedef enum {
     IFL_HISTORY_RECORDED, /* the KV events' versions, as ifl_replay */
     IFL_HISTORY_OWN,      /* each token under its own version, over KV that this version has built */
     IFL_HISTORY_ONE,      /* all tokens under one version and its KV */
+    IFL_HISTORY_MOVED,    /* each token as if one version had sampled it: the KV events' versions are as
+                           * far behind that one as they were behind the token's own */
 } ifl_replay_history;
 
 typedef struct ifl_replay_scores {
@@ -58,8 +60,15 @@ typedef struct ifl_replay_scores {
     float *logits;            /* [n_positions][vocabulary], before temperature */
 } ifl_replay_scores;
 
+/* IFL_HISTORY_MOVED: which version stands for a KV event's, for tokens that `own` has sampled. What is
+ * newer than they are comes after them, and moves to `version` itself. */
+static inline int64_t ifl_replay_moved(int64_t event, int64_t own, int64_t version) {
+    return event < own ? version - (own - event) : version;
+}
+
 /* Scores the policy tokens under a history; nothing is drawn and nothing compared. `version`: of
- * IFL_HISTORY_ONE. Errors as in ifl_replay. */
+ * IFL_HISTORY_ONE and IFL_HISTORY_MOVED, whose cost grows with the number of versions that sampled
+ * tokens. Errors as in ifl_replay. */
 ifl_status ifl_replay_score(ifl_workspace *workspace, ifl_weights_get_fn get, void *context,
                             const ifl_trajectory *traj, ifl_replay_history history, int64_t version,
                             const ifl_replay_scores *scores, ifl_error *err);

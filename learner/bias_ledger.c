@@ -96,7 +96,15 @@ ifl_status ifl_bias_add(ifl_bias_record *record, const ifl_bias_tokens *t,
             if (e == IFL_BIAS_LAG) sums_add(lag_sums(record, t->lags[i]), delta, t->advantage);
         }
         sums_add(&record->entries[IFL_BIAS_TOTAL], total, t->advantage);
-        record->n_untelescoped += sum != total;
+        const double lag = (double)t->moved[i] - (double)t->chain[1][i],
+                     stale = (double)t->now_kept[i] - (double)t->moved[i],
+                     truncation = (double)t->chain[IFL_BIAS_CHAIN - 1][i] - (double)t->now_kept[i];
+        sums_add(&record->reversed[IFL_BIAS_LAG], lag, t->advantage);
+        sums_add(&record->reversed[IFL_BIAS_STALE_KV], stale, t->advantage);
+        sums_add(&record->reversed[IFL_BIAS_TRUNCATION], truncation, t->advantage);
+        double reversed =
+            (double)t->chain[1][i] - (double)t->chain[0][i] + lag + stale + truncation;
+        record->n_untelescoped += sum != total || reversed != total;
         correction_add(record, (double)t->now_kept[i], (double)t->chain[0][i], weights[i],
                        t->advantage);
         sequence += total;
@@ -138,14 +146,49 @@ static void kl_add(ifl_bias_sums *s, double kl) {
 }
 
 typedef struct kl_position {
-    const float *recorded, *own, *now; /* logits [V] */
+    const float *recorded, *own, *now, *moved; /* logits [V] */
     int64_t vocab;
     double temperature;
     ifl_kept_set kept;
-    double log_z; /* of the kept set: c2 - c1 */
-    bool exact;   /* numerics moved nothing, so that c0's distribution is c1's */
+    double log_z;     /* of the kept set: c2 - c1 */
+    double log_z_now; /* c4 - r2 */
+    bool exact;       /* numerics moved nothing, so that c0's distribution is c1's */
     int64_t lag;
 } kl_position;
+
+/* log-sum-exp over a kept set. */
+static double kept_lse(const float *x, ifl_kept_set kept, double temperature) {
+    double max = -INFINITY, sum = 0.0;
+    for (int32_t i = 0; i < kept.n; i++)
+        max = fmax(max, (double)x[kept.ids[i]] / temperature);
+    for (int32_t i = 0; i < kept.n; i++)
+        sum += exp((double)x[kept.ids[i]] / temperature - max);
+    return max + log(sum);
+}
+
+/* The links in the other order: over the kept set, where there is one. */
+static void kl_position_add_reversed(ifl_bias_record *record, const kl_position *p, double recorded,
+                                     double now) {
+    ifl_kept_set kept = p->kept;
+    bool all = kept.n == 0;
+    int64_t n = all ? p->vocab : kept.n;
+    double a = all ? recorded : kept_lse(p->recorded, kept, p->temperature),
+           b = all ? logits_lse(p->moved, p->vocab, p->temperature)
+                   : kept_lse(p->moved, kept, p->temperature),
+           c = all ? now : kept_lse(p->now, kept, p->temperature);
+    double lag = 0.0, stale = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t v = all ? i : kept.ids[i];
+        double x = (double)p->recorded[v] / p->temperature - a;
+        double y = (double)p->moved[v] / p->temperature - b;
+        double z = (double)p->now[v] / p->temperature - c;
+        lag += exp(x) * (x - y);
+        stale += exp(y) * (y - z);
+    }
+    kl_add(&record->reversed[IFL_BIAS_LAG], lag);
+    kl_add(&record->reversed[IFL_BIAS_STALE_KV], stale);
+    kl_add(&record->reversed[IFL_BIAS_TRUNCATION], all ? 0.0 : -p->log_z_now);
+}
 
 /* Over the full vocabulary, each link under its left policy. */
 static void kl_position_add(ifl_bias_record *record, const kl_position *p) {
@@ -174,12 +217,13 @@ static void kl_position_add(ifl_bias_record *record, const kl_position *p) {
     kl_add(&record->entries[IFL_BIAS_STALE_KV], stale);
     kl_add(&record->entries[IFL_BIAS_LAG], lag);
     kl_add(lag_sums(record, p->lag), lag);
+    kl_position_add_reversed(record, p, a, c);
 }
 
 /* --- Scoring
  * ---------------------------------------------------------------------------------------- */
 
-enum { HISTORIES = 3 }; /* recorded, own, now */
+enum { HISTORIES = 4 }; /* recorded, own, now, moved */
 
 struct ifl_bias_ledger {
     const ifl_model *model;
@@ -190,7 +234,7 @@ struct ifl_bias_ledger {
     /* Columns of the trajectory under way: of all its tokens ... */
     float *scored[HISTORIES][2]; /* over the kept set, over everything */
     /* ... and of its loss tokens. */
-    float *chain[IFL_BIAS_CHAIN], *now_kept, *loss_weights;
+    float *chain[IFL_BIAS_CHAIN], *moved, *now_kept, *loss_weights;
     int64_t *lags;
     int32_t *at; /* their positions */
     int32_t n_cap;
@@ -241,11 +285,12 @@ static void columns_free(ifl_bias_ledger *l) {
         ifl_free(l->chain[c]);
         l->chain[c] = NULL;
     }
+    ifl_free(l->moved);
     ifl_free(l->now_kept);
     ifl_free(l->loss_weights);
     ifl_free(l->lags);
     ifl_free(l->at);
-    l->now_kept = l->loss_weights = NULL;
+    l->moved = l->now_kept = l->loss_weights = NULL;
     l->lags = NULL;
     l->at = NULL;
     l->n_cap = 0;
@@ -260,11 +305,12 @@ static ifl_status columns_reserve(ifl_bias_ledger *l, int32_t n, ifl_error *err)
             good = (l->scored[h][k] = ifl_alloc((size_t)n, sizeof(float))) && good;
     for (int c = 0; c < IFL_BIAS_CHAIN; c++)
         good = (l->chain[c] = ifl_alloc((size_t)n, sizeof(float))) && good;
+    l->moved = ifl_alloc((size_t)n, sizeof *l->moved);
     l->now_kept = ifl_alloc((size_t)n, sizeof *l->now_kept);
     l->loss_weights = ifl_alloc((size_t)n, sizeof *l->loss_weights);
     l->lags = ifl_alloc((size_t)n, sizeof *l->lags);
     l->at = ifl_alloc((size_t)n, sizeof *l->at);
-    if (!good || !l->now_kept || !l->loss_weights || !l->lags || !l->at) {
+    if (!good || !l->moved || !l->now_kept || !l->loss_weights || !l->lags || !l->at) {
         columns_free(l);
         return ifl_fail(err, IFL_NOMEM, "bias ledger: out of memory for %d tokens", n);
     }
@@ -320,7 +366,7 @@ static int32_t tokens_find(ifl_bias_ledger *l, const ifl_trajectory *traj, int64
 static ifl_status score_histories(ifl_bias_ledger *l, ifl_weights_get_fn get, void *context,
                                   const ifl_trajectory *traj, int64_t version, ifl_error *err) {
     static const ifl_replay_history histories[HISTORIES] = {IFL_HISTORY_RECORDED, IFL_HISTORY_OWN,
-                                                            IFL_HISTORY_ONE};
+                                                            IFL_HISTORY_ONE, IFL_HISTORY_MOVED};
     int64_t stride = (int64_t)l->options.positions * l->model->config.vocab_size;
     for (int h = 0; h < HISTORIES; h++) {
         ifl_replay_scores scores = {l->scored[h][0], l->scored[h][1], l->n_positions, l->positions,
@@ -340,10 +386,12 @@ static void score_kl(const ifl_bias_ledger *l, const ifl_trajectory *traj, int64
         kl_position p = {.recorded = logits,
                          .own = logits + stride,
                          .now = logits + 2 * stride,
+                         .moved = logits + 3 * stride,
                          .vocab = vocab,
                          .temperature = traj->temperature > 0.0f ? (double)traj->temperature : 1.0,
                          .kept = ifl_trajectory_kept(traj, t),
                          .log_z = (double)l->scored[0][1][t] - (double)l->scored[0][0][t],
+                         .log_z_now = (double)l->scored[2][1][t] - (double)l->scored[2][0][t],
                          .exact =
                              memcmp(&l->scored[0][0][t], &traj->logprobs[t], sizeof(float)) == 0,
                          .lag = step - 1 - ifl_trajectory_version_at(traj, t)};
@@ -383,9 +431,11 @@ ifl_status ifl_bias_score(ifl_bias_ledger *l, ifl_weights_get_fn get, void *cont
         l->chain[2][i] = l->scored[0][1][t];
         l->chain[3][i] = l->scored[1][1][t];
         l->chain[4][i] = l->scored[2][1][t];
+        l->moved[i] = l->scored[3][0][t];
         l->now_kept[i] = l->scored[2][0][t];
     }
     ifl_bias_tokens tokens = {.n = n,
+                              .moved = l->moved,
                               .now_kept = l->now_kept,
                               .loss_weights = l->loss_weights,
                               .lags = l->lags,

@@ -15,6 +15,17 @@
  * not, n_untelescoped counts it. Swaps with kept KV always bring lag too: stale KV alone is what is
  * left at the same version, which is why it comes first.
  *
+ * Causes may interact, and then the order in which they are taken away matters. So the chain is
+ * also run with the causes reversed, from c1 on (another's arithmetic cannot be run under other
+ * weights; of our own, numerics is 0 wherever it stands):
+ *
+ *   r1  moved           as c1, by the weights that the step trains, over KV that is as many
+ * versions behind them as it was behind the token's own r2  now, kept set   c4 over the kept set c4
+ * now
+ *
+ * with lag r1 - c1, stale KV r2 - r1, truncation c4 - r2. Where one cause acts alone both orders
+ * give the same numbers, bit for bit; what they differ by is interaction.
+ *
  * Beside the chain, the correction: what the loss makes of p/mu (over the kept set), in clips,
  * truncated weights and masks (learner/loss.h). It moves the gradient, not log r.
  *
@@ -66,6 +77,7 @@ typedef struct ifl_bias_record {
     int64_t n_differing;    /* tokens of this profile that numerics moved: must be 0 */
     int64_t n_untelescoped; /* tokens whose differences don't add up: must be 0 */
     ifl_bias_sums entries[IFL_BIAS_COUNT], lags[IFL_BIAS_LAGS];
+    ifl_bias_sums reversed[IFL_BIAS_TOTAL]; /* in the other order; numerics is not among them */
     struct {
         int64_t n, n_changed, n_dropped;         /* tokens: weight other than p/mu; weight 0 */
         double bias, abs_bias;                   /* sum of p/mu - weight, and of its size */
@@ -82,7 +94,8 @@ typedef struct ifl_bias_record {
 typedef struct ifl_bias_tokens {
     int32_t n;
     const float *chain[IFL_BIAS_CHAIN]; /* c0 .. c4 */
-    const float *now_kept;              /* as c4, over the kept sets: what the loss reads */
+    const float *moved;                 /* r1 */
+    const float *now_kept;              /* r2: as c4, over the kept sets: what the loss reads */
     const float *loss_weights;
     const int64_t *lags; /* (step - 1) - version */
     double advantage;

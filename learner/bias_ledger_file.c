@@ -46,6 +46,11 @@ void ifl_bias_fields(ifl_bias_record *r, bool all_lags, ifl_bias_field_fn field,
     field(context, "untelescoped", &r->n_untelescoped, NULL);
     for (int e = 0; e < IFL_BIAS_COUNT; e++)
         sums_fields(&r->entries[e], ifl_bias_entry_name((ifl_bias_entry)e), field, context);
+    for (int e = IFL_BIAS_NUMERICS + 1; e < IFL_BIAS_TOTAL; e++) {
+        char prefix[32];
+        snprintf(prefix, sizeof prefix, "reversed_%s", ifl_bias_entry_name((ifl_bias_entry)e));
+        sums_fields(&r->reversed[e], prefix, field, context);
+    }
     for (int k = 0; k < IFL_BIAS_LAGS; k++) {
         char prefix[16];
         if (r->lags[k].n == 0 && !all_lags) continue;
@@ -136,6 +141,8 @@ void ifl_bias_merge(ifl_bias_record *to, const ifl_bias_record *from) {
     to->n_untelescoped += from->n_untelescoped;
     for (int e = 0; e < IFL_BIAS_COUNT; e++)
         sums_merge(&to->entries[e], &from->entries[e]);
+    for (int e = 0; e < IFL_BIAS_TOTAL; e++)
+        sums_merge(&to->reversed[e], &from->reversed[e]);
     for (int k = 0; k < IFL_BIAS_LAGS; k++)
         sums_merge(&to->lags[k], &from->lags[k]);
     to->correction.n += from->correction.n;
@@ -242,6 +249,11 @@ void ifl_bias_print(FILE *f, const ifl_bias_record *r) {
             snprintf(name, sizeof name, "  lag %d%s", k, k == IFL_BIAS_LAGS - 1 ? "+" : "");
             print_row(f, name, &r->lags[k]);
         }
+    }
+    if (r->reversed[IFL_BIAS_LAG].n > 0) {
+        fprintf(f, "reversed: lag, stale KV, truncation; what differs from above is interaction\n");
+        for (int e = IFL_BIAS_LAG; e > IFL_BIAS_NUMERICS; e--)
+            print_row(f, ifl_bias_entry_name((ifl_bias_entry)e), &r->reversed[e]);
     }
     double n = r->correction.n > 0 ? (double)r->correction.n : 1.0,
            mass = r->correction.mass > 0.0 ? r->correction.mass : 1.0;

@@ -1,6 +1,7 @@
 #include "learner/held_versions.h"
 
 #include "common/memory.h"
+#include "kernels/replay.h"
 
 ifl_status ifl_held_versions_open(ifl_held_versions *out, ifl_version_store *store,
                                   ifl_error *err) {
@@ -42,5 +43,15 @@ bool ifl_held_versions_add_all(ifl_held_versions *held, const ifl_trajectory *tr
         if (!ifl_held_versions_add(held, traj->runs[i].version)) return false;
     for (int32_t i = 0; i < traj->n_kv_events; i++)
         if (!ifl_held_versions_add(held, traj->kv_events[i].version)) return false;
+    return true;
+}
+
+bool ifl_held_versions_add_moved(ifl_held_versions *held, const ifl_trajectory *traj,
+                                 int64_t version) {
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        for (int32_t k = 0; k < traj->n_kv_events; k++)
+            if (!ifl_held_versions_add(held, ifl_replay_moved(traj->kv_events[k].version,
+                                                              traj->runs[i].version, version)))
+                return false;
     return true;
 }

@@ -19,6 +19,9 @@ void ifl_held_versions_close(ifl_held_versions *held); /* zeroed is fine */
  * left the store; what was held until then still is. */
 bool ifl_held_versions_add(ifl_held_versions *held, int64_t version);
 bool ifl_held_versions_add_all(ifl_held_versions *held, const ifl_trajectory *traj);
+/* And those that IFL_HISTORY_MOVED to `version` asks for (kernels/replay.h). */
+bool ifl_held_versions_add_moved(ifl_held_versions *held, const ifl_trajectory *traj,
+                                 int64_t version);
 void ifl_held_versions_release(ifl_held_versions *held);
 
 /* An ifl_weights_get_fn: of the held ones. */

@@ -53,7 +53,8 @@ static void bias_alarms(learner *l) {
 static ifl_status bias_item(learner *l, const ifl_pack_item *item, int64_t step, ifl_error *err) {
     ifl_bias_record *r = &l->bias_step;
     if (!ifl_held_versions_add(&l->bias_versions, step - 1) ||
-        !ifl_held_versions_add_all(&l->bias_versions, item->traj)) {
+        !ifl_held_versions_add_all(&l->bias_versions, item->traj) ||
+        !ifl_held_versions_add_moved(&l->bias_versions, item->traj, step - 1)) {
         r->n_not_scored++;
         return IFL_OK;
     }

@@ -260,6 +260,51 @@ static void check_field(void *context, const char *name, int64_t *integer, doubl
                want, got);
 }
 
+/* The record as it would be had `version` sampled the tokens of version `own`, and all else at the
+ * same distance. */
+static ifl_status moved_record(ifl_trajectory **out, const ifl_trajectory *traj, int64_t own,
+                               int64_t version, ifl_error *err) {
+    uint8_t *meta = NULL, *payload = NULL;
+    size_t n_meta = 0, n_payload = 0;
+    IFL_TRY(ifl_trajectory_encode(traj, &meta, &n_meta, &payload, &n_payload, err));
+    ifl_status st = ifl_trajectory_decode(out, meta, n_meta, payload, n_payload, err);
+    free(meta);
+    free(payload);
+    IFL_TRY(st);
+    for (int32_t i = 0; i < traj->n_runs; i++)
+        (*out)->runs[i].version = ifl_replay_moved(traj->runs[i].version, own, version);
+    for (int32_t i = 0; i < traj->n_kv_events; i++)
+        (*out)->kv_events[i].version = ifl_replay_moved(traj->kv_events[i].version, own, version);
+    return IFL_OK;
+}
+
+/* r1 by replaying such records; not where sampling was truncated, whose sets a replay draws anew.
+ */
+static ifl_status check_moved(checker *c, const scored *s, const ifl_bias_tokens *t,
+                              const int32_t *at, float *replayed, ifl_error *err) {
+    const ifl_trajectory *traj = s->traj;
+    if (traj->top_k > 0 || traj->top_p < 1.0f || traj->temperature <= 0.0f) return IFL_OK;
+    int64_t done = -1; /* versions ascend within a trajectory */
+    for (int32_t r = 0; r < traj->n_runs; r++) {
+        int64_t own = traj->runs[r].version;
+        ifl_trajectory *moved = NULL;
+        ifl_replay_result result;
+        if (own <= done) continue;
+        done = own;
+        IFL_TRY(moved_record(&moved, traj, own, s->step - 1, err));
+        ifl_status st = ifl_replay(ifl_run_archive_workspace(&c->archive), ifl_run_archive_get,
+                                   &c->archive, moved, replayed, &result, err);
+        ifl_trajectory_free(moved);
+        IFL_TRY(st);
+        for (int32_t i = 0; i < t->n; i++) {
+            if (ifl_trajectory_version_at(traj, at[i]) != own) continue;
+            c->n_other++;
+            c->n_other_differing += memcmp(&replayed[at[i]], &t->moved[i], sizeof *replayed) != 0;
+        }
+    }
+    return IFL_OK;
+}
+
 /* Another route to the same log-probs: replay draw by draw for what was recorded, ifl_score for
  * fresh KV. */
 static ifl_status check_other(checker *c, const scored *s, ifl_error *err) {
@@ -301,6 +346,7 @@ static ifl_status check_other(checker *c, const scored *s, ifl_error *err) {
     if (st == IFL_OK && result.n_differing > 0 &&
         ifl_hash_equal(traj->profile, ifl_run_archive_model(&c->archive)->profile))
         c->n_other_differing += result.n_differing;
+    if (st == IFL_OK) st = check_moved(c, s, &t, at, replayed, err);
     ifl_free(replayed);
     ifl_free(own);
     ifl_free(now);

@@ -498,6 +498,12 @@ static void bias_write(FILE *f, const ifl_report_data *d) {
             bias_row(f, name, "", &b->lags[k]);
         }
     }
+    for (int e = IFL_BIAS_LAG; e > IFL_BIAS_NUMERICS && b->reversed[e].n > 0; e--) {
+        char name[64];
+        snprintf(name, sizeof name, "%s, in the other order",
+                 e == IFL_BIAS_STALE_KV ? "stale KV" : ifl_bias_entry_name((ifl_bias_entry)e));
+        bias_row(f, name, "", &b->reversed[e]);
+    }
     double n = b->correction.n > 0 ? (double)b->correction.n : 1.0,
            mass = b->correction.mass > 0.0 ? b->correction.mass : 1.0;
     fprintf(f,

@@ -36,9 +36,26 @@ only() { # RUN ENTRIES...: these have moved tokens, the others are 0 to the bit
     done
 }
 
+same_reversed() { # RUN: the other order of causes gives the same, bit for bit
+    local e field
+    for e in truncation stale_kv lag; do
+        for field in n moved above_2 kl_n log_r k3 w w2 max kl gain_positive gain_negative; do
+            [ "$(entry "$1" "reversed_$e" $field)" = "$(entry "$1" $e $field)" ] ||
+                fail "$1: $e/$field is $(entry "$1" $e $field), reversed $(entry "$1" "reversed_$e" $field)"
+        done
+    done
+}
+differs_reversed() { # RUN ENTRY: the other order gives something else: they interact
+    [ "$(entry "$1" "reversed_$2" k3)" != "$(entry "$1" "$2" k3)" ] || fail "$1: no interaction in $2"
+}
+
 train top_p run.mode=sync rollout.top_p=0.9 run.steps=4 "${quiet[@]}" ledger.budget_truncation=1e-9 ledger.budget_lag=1e-9
 ledger top_p
 only top_p truncation
+same_reversed top_p
+expect 0 "$inflight" ledger runs/top_p
+has out.txt "reversed: lag, stale KV, truncation"
+has runs/top_p/report.html "truncation, in the other order"
 # log Z of a set of nine tenths of the mass, at least: a tenth of a nat, at most.
 holds "$(entry top_p truncation max) <= 0.105361" "top_p 0.9 keeps 0.9"
 grep -qh "the bias ledger's truncation is 0.0[0-9]* nats per token, ledger.budget_truncation is 1e-09" top_p.*.txt runs/top_p/logs/* ||
@@ -49,6 +66,7 @@ grep -qh "the bias ledger's truncation is 0.0[0-9]* nats per token, ledger.budge
 train lag run.mode=async:4 run.steps=8 "${quiet[@]}"
 ledger lag
 only lag lag
+same_reversed lag
 [ -z "$(entry lag lag_5 n)" ] || fail "async:4 has a lag above 4"
 holds "$(entry lag lag_4 kl) / $(entry lag lag_4 kl_n) > $(entry lag lag_1 kl) / $(entry lag lag_1 kl_n)" "older costs more"
 [ "$(number runs/lag/summary.json bias_alarms)" = 0 ] || fail "no budget, no alarm"
@@ -66,6 +84,16 @@ for kv in keep recompute; do
 done
 only keep stale_kv lag
 only recompute lag
+same_reversed recompute
+[ "$(entry keep reversed_stale_kv moved)" -gt 0 ] || fail "keep: stale KV has not moved in the other order"
+
+# Two causes at a time: of the distribution that is cut off other weights make another one.
+train both run.mode=async:4 run.steps=8 rollout.top_p=0.9 learner.learning_rate=0.003 "${quiet[@]}"
+ledger both
+only both truncation lag
+differs_reversed both lag
+differs_reversed both truncation
+[ "$(entry both reversed_stale_kv moved)" = 0 ] || fail "both: stale KV without any"
 
 # A clipped loss: the chain is what it is, and the correction says what was cut.
 train clip run.mode=async:4 run.steps=6 learner.loss=dapo learner.learning_rate=0.003 "${quiet[@]}"

@@ -40,12 +40,13 @@ static ifl_loss_options loss_of(ifl_loss_kind kind, double cap) {
 enum { N = 500 };
 
 typedef struct columns {
-    float chain[IFL_BIAS_CHAIN][N], kept[N], ones[N];
+    float chain[IFL_BIAS_CHAIN][N], moved[N], kept[N], ones[N];
     int64_t lags[N];
 } columns;
 
 static ifl_bias_tokens view(const columns *c, int32_t n, double advantage) {
     ifl_bias_tokens t = {.n = n,
+                         .moved = c->moved,
                          .now_kept = c->kept,
                          .loss_weights = c->ones,
                          .lags = c->lags,
@@ -73,7 +74,9 @@ static void test_differences_add_up_to_log_r_exactly(void **state) {
                 c.chain[k][i] = -exp2f(-24.0f + 30.0f * draw((uint64_t)k, at));
             }
         for (int i = 0; i < N; i++) {
-            c.kept[i] = c.chain[4][i];
+            uint64_t at = (uint64_t)(round * N + i);
+            c.moved[i] = -exp2f(-24.0f + 30.0f * draw(11, at));
+            c.kept[i] = -exp2f(-24.0f + 30.0f * draw(12, at));
             c.ones[i] = 1.0f;
             c.lags[i] = i % 20;
         }
@@ -86,6 +89,12 @@ static void test_differences_add_up_to_log_r_exactly(void **state) {
     for (int e = 0; e < IFL_BIAS_TOTAL; e++)
         sum += r.entries[e].log_r;
     assert_true(fabs(sum - r.entries[IFL_BIAS_TOTAL].log_r) < 1e-6 * fabs(sum) + 1e-6);
+    double other = r.entries[IFL_BIAS_NUMERICS].log_r;
+    for (int e = IFL_BIAS_NUMERICS + 1; e < IFL_BIAS_TOTAL; e++) {
+        assert_int_equal(r.reversed[e].n, r.n_tokens);
+        other += r.reversed[e].log_r;
+    }
+    assert_true(fabs(other - sum) < 1e-6 * fabs(sum) + 1e-6);
     int64_t n = 0;
     for (int k = 0; k < IFL_BIAS_LAGS; k++)
         n += r.lags[k].n;
@@ -96,11 +105,21 @@ static void test_differences_add_up_to_log_r_exactly(void **state) {
         c.chain[0][i] = c.chain[3][i] = -50.0f - (float)i / 7.0f;
         for (int k = 1; k < 3; k++)
             c.chain[k][i] = -1.7e-14f * (float)(k * i + 1); /* no log-prob is that small */
-        c.chain[4][i] = c.kept[i] = -2e-14f;
+        c.chain[4][i] = c.kept[i] = c.moved[i] = -2e-14f;
     }
     ifl_bias_tokens t = view(&c, N, 1.0);
     assert_ok(ifl_bias_add(&r, &t, &loss, &err));
     assert_true(r.n_untelescoped > 0);
+    /* In the other order, too. */
+    ifl_bias_record reversed = {0};
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < IFL_BIAS_CHAIN; k++)
+            c.chain[k][i] = -1.0f;
+        c.moved[i] = -50.0f - (float)i / 7.0f;
+        c.kept[i] = -1.7e-14f * (float)(i + 1);
+    }
+    assert_ok(ifl_bias_add(&reversed, &t, &loss, &err));
+    assert_true(reversed.n_untelescoped > 0);
 }
 
 static void test_one_cause_moves_one_entry(void **state) {
@@ -114,7 +133,10 @@ static void test_one_cause_moves_one_entry(void **state) {
                   step = 0.2f * (draw(8, (uint64_t)i) - 0.7f);
             for (int k = 0; k < IFL_BIAS_CHAIN; k++)
                 c.chain[k][i] = k <= cause ? before : before + step;
-            c.kept[i] = c.chain[4][i];
+            /* What each cause leaves alone when lag goes first, then stale KV. */
+            c.moved[i] =
+                cause == IFL_BIAS_LAG || cause == IFL_BIAS_NUMERICS ? before + step : before;
+            c.kept[i] = cause == IFL_BIAS_TRUNCATION ? before : before + step;
             c.ones[i] = 1.0f;
             c.lags[i] = 2;
         }
@@ -130,6 +152,8 @@ static void test_one_cause_moves_one_entry(void **state) {
             assert_true((s->gain_positive != 0) == moves && s->gain_negative == 0);
             if (!moves) assert_true(s->w == N && s->w2 == N);
         }
+        for (int e = IFL_BIAS_NUMERICS + 1; e < IFL_BIAS_TOTAL; e++)
+            assert_memory_equal(&r.reversed[e], &r.entries[e], sizeof r.entries[e]);
         assert_int_equal(r.n_differing > 0, cause == IFL_BIAS_NUMERICS);
         assert_int_equal(r.lags[2].n_moved > 0, cause == IFL_BIAS_LAG);
         assert_int_equal(r.n_untelescoped, 0);
