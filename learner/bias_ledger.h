@@ -61,6 +61,15 @@ typedef enum {
 
 const char *ifl_bias_entry_name(ifl_bias_entry entry); /* "numerics", "truncation", ... */
 
+/* What has a mean and an interval: the entries, and behind them those in the other order. */
+#define IFL_BIAS_MEANS (IFL_BIAS_COUNT + IFL_BIAS_TOTAL - 1)
+
+/* 95 %, of a mean over tokens (learner/bias_interval.h); NAN with fewer than two answers. */
+typedef struct ifl_bias_interval {
+    double nats_low, nats_high; /* of ifl_bias_nats */
+    double k1_low, k1_high;
+} ifl_bias_interval;
+
 /* Sums over tokens (kl: over positions). */
 typedef struct ifl_bias_sums {
     int64_t n, n_moved; /* tokens; of them, those whose log r isn't 0 */
@@ -88,7 +97,18 @@ typedef struct ifl_bias_record {
         double w, w2, log_r; /* products of r over whole answers, log r cut at +-60 */
     } sequence;
     double seconds; /* scoring */
+    /* Not sums: set by ifl_bias_bootstrap_get, left alone by ifl_bias_merge. */
+    int64_t n_resampled; /* answers that the intervals are made of; 0: there are none */
+    ifl_bias_interval intervals[IFL_BIAS_MEANS];
 } ifl_bias_record;
+
+/* Mean m's sums, and its name as in ledger.jsonl: "lag", "reversed_lag". */
+const ifl_bias_sums *ifl_bias_mean_sums(const ifl_bias_record *record, int m);
+void ifl_bias_mean_name(int m, char out[32]);
+
+/* What its nats are estimated by: see ifl_bias_nats. */
+typedef enum { IFL_BIAS_BY_KL, IFL_BIAS_BY_K1, IFL_BIAS_BY_K3 } ifl_bias_estimate;
+ifl_bias_estimate ifl_bias_estimate_of(int m, int64_t n_kl);
 
 /* One trajectory's sampled loss tokens, columns of n. */
 typedef struct ifl_bias_tokens {
@@ -143,7 +163,8 @@ ifl_bias_tokens ifl_bias_scored(const ifl_bias_ledger *ledger, const int32_t **p
 
 /* --- ledger.jsonl -------------------------------------------------------------------------------
  * * Rows as in metrics.jsonl. Kind "trajectory": step, serial, sample, advantage of one that was
- * scored. Kind "ledger", behind those of its step: the record, field by field, sums as they are
+ * scored, and what it adds to each mean. Kind "ledger", behind those of its step: the record, field
+ * by field, sums as they are
  * ("lag/k3", "lag_2/k3", "correction/bias"); lags without tokens are left out. */
 
 /* What of a record is a field: exactly one of the pointers isn't NULL. */
@@ -152,14 +173,15 @@ void ifl_bias_fields(ifl_bias_record *record, bool all_lags, ifl_bias_field_fn f
                      void *context);
 
 ifl_status ifl_bias_write(ifl_metrics *file, ifl_bias_record *record, ifl_error *err);
+/* `one`: the record of this trajectory alone. */
 ifl_status ifl_bias_write_trajectory(ifl_metrics *file, int64_t step, const ifl_trajectory *traj,
-                                     float advantage, ifl_error *err);
+                                     float advantage, const ifl_bias_record *one, ifl_error *err);
 
 /* Fills in *out from a row; false when it is of another kind. */
 bool ifl_bias_of_row(ifl_bias_record *out, const json_t *row);
 
-/* The run's sum, from its file; steps that a resumed run made again count as the last time.
- * IFL_NOTFOUND without a file. */
+/* The run's sum and its intervals, from its file; steps that a resumed run made again count as the
+ * last time. IFL_NOTFOUND without a file. */
 ifl_status ifl_bias_read(ifl_bias_record *total, int64_t *n_steps, const char *path,
                          ifl_error *err);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/memory.h"
+#include "learner/bias_interval.h"
 #include "learner/bias_ledger.h"
 
 /* --- Fields
@@ -46,10 +47,10 @@ void ifl_bias_fields(ifl_bias_record *r, bool all_lags, ifl_bias_field_fn field,
     field(context, "untelescoped", &r->n_untelescoped, NULL);
     for (int e = 0; e < IFL_BIAS_COUNT; e++)
         sums_fields(&r->entries[e], ifl_bias_entry_name((ifl_bias_entry)e), field, context);
-    for (int e = IFL_BIAS_NUMERICS + 1; e < IFL_BIAS_TOTAL; e++) {
+    for (int m = IFL_BIAS_COUNT; m < IFL_BIAS_MEANS; m++) {
         char prefix[32];
-        snprintf(prefix, sizeof prefix, "reversed_%s", ifl_bias_entry_name((ifl_bias_entry)e));
-        sums_fields(&r->reversed[e], prefix, field, context);
+        ifl_bias_mean_name(m, prefix);
+        sums_fields(&r->reversed[m - IFL_BIAS_COUNT + 1], prefix, field, context);
     }
     for (int k = 0; k < IFL_BIAS_LAGS; k++) {
         char prefix[16];
@@ -70,6 +71,28 @@ void ifl_bias_fields(ifl_bias_record *r, bool all_lags, ifl_bias_field_fn field,
     field(context, "sequence/w2", NULL, &r->sequence.w2);
     field(context, "sequence/log_r", NULL, &r->sequence.log_r);
     field(context, "seconds", NULL, &r->seconds);
+    field(context, "resampled", &r->n_resampled, NULL);
+    for (int m = 0; m < IFL_BIAS_MEANS; m++) {
+        ifl_bias_interval *i = &r->intervals[m];
+        double *const ends[4] = {&i->nats_low, &i->nats_high, &i->k1_low, &i->k1_high};
+        static const char *const names[4] = {"nats_low", "nats_high", "k1_low", "k1_high"};
+        char prefix[32], name[64];
+        ifl_bias_mean_name(m, prefix);
+        for (int k = 0; k < 4; k++) {
+            snprintf(name, sizeof name, "%s/%s", prefix, names[k]);
+            field(context, name, NULL, ends[k]);
+        }
+    }
+}
+
+const ifl_bias_sums *ifl_bias_mean_sums(const ifl_bias_record *record, int m) {
+    return m < IFL_BIAS_COUNT ? &record->entries[m] : &record->reversed[m - IFL_BIAS_COUNT + 1];
+}
+
+void ifl_bias_mean_name(int m, char out[32]) {
+    bool reversed = m >= IFL_BIAS_COUNT;
+    snprintf(out, 32, "%s%s", reversed ? "reversed_" : "",
+             ifl_bias_entry_name((ifl_bias_entry)(reversed ? m - IFL_BIAS_COUNT + 1 : m)));
 }
 
 /* --- Writing and reading
@@ -89,11 +112,13 @@ ifl_status ifl_bias_write(ifl_metrics *file, ifl_bias_record *record, ifl_error 
 }
 
 ifl_status ifl_bias_write_trajectory(ifl_metrics *file, int64_t step, const ifl_trajectory *traj,
-                                     float advantage, ifl_error *err) {
+                                     float advantage, const ifl_bias_record *one, ifl_error *err) {
+    ifl_bias_part part = ifl_bias_part_of(one, traj->task_serial, traj->sample);
     ifl_metrics_begin(file, "trajectory", step);
     ifl_metrics_add_int(file, "serial", (int64_t)traj->task_serial);
     ifl_metrics_add_int(file, "sample", traj->sample);
     ifl_metrics_add(file, "advantage", (double)advantage);
+    ifl_bias_part_fields(&part, field_write, file);
     return ifl_metrics_end(file, err);
 }
 
@@ -102,7 +127,9 @@ static void field_read(void *row, const char *name, int64_t *integer, double *re
     if (integer)
         *integer = json_is_integer(value) ? (int64_t)json_integer_value(value) : 0;
     else
-        *real = json_is_number(value) ? json_number_value(value) : 0.0;
+        *real = json_is_null(value)     ? (double)NAN
+                : json_is_number(value) ? json_number_value(value)
+                                        : 0.0;
 }
 
 bool ifl_bias_of_row(ifl_bias_record *out, const json_t *row) {
@@ -160,33 +187,75 @@ void ifl_bias_merge(ifl_bias_record *to, const ifl_bias_record *from) {
     to->seconds += from->seconds;
 }
 
-/* A resumed run writes steps again: the newest records are kept apart, as long as one might be. */
+/* A resumed run writes steps again: the newest records are kept apart, as long as one might be, and
+ * what their answers add to the means. */
 #define RECENT_MAX 4096
+#define PARTS_MAX ((size_t)1 << 18)
+
+typedef struct recent_step {
+    ifl_bias_record record;
+    size_t n_parts;
+} recent_step;
 
 typedef struct reading {
-    ifl_bias_record *total, *recent;
+    ifl_bias_record *total;
+    recent_step *recent;
+    ifl_bias_part *parts; /* of the recent steps, then of those whose step has no row yet */
+    ifl_bias_bootstrap *bootstrap;
     int64_t n_steps;
-    size_t n_recent, recent_cap;
+    size_t n_recent, recent_cap, n_parts, parts_cap, n_closed;
     ifl_error *err;
 } reading;
 
+/* The oldest n steps are as they are. */
+static void reading_settle(reading *r, size_t n) {
+    size_t n_parts = 0;
+    for (size_t i = 0; i < n; i++) {
+        ifl_bias_merge(r->total, &r->recent[i].record);
+        n_parts += r->recent[i].n_parts;
+    }
+    for (size_t i = 0; i < n_parts; i++)
+        ifl_bias_bootstrap_add(r->bootstrap, &r->parts[i]);
+    r->n_steps += (int64_t)n;
+    r->n_recent -= n;
+    r->n_closed -= n_parts;
+    r->n_parts -= n_parts;
+    if (r->n_recent) memmove(r->recent, r->recent + n, r->n_recent * sizeof *r->recent);
+    if (r->n_parts) memmove(r->parts, r->parts + n_parts, r->n_parts * sizeof *r->parts);
+}
+
 static ifl_status reading_row(const json_t *row, void *user) {
     reading *r = user;
-    ifl_bias_record record;
-    if (!ifl_bias_of_row(&record, row)) return IFL_OK;
-    while (r->n_recent && r->recent[r->n_recent - 1].step >= record.step)
-        r->n_recent--;
-    if (r->n_recent == RECENT_MAX) {
-        for (size_t i = 0; i < RECENT_MAX / 2; i++)
-            ifl_bias_merge(r->total, &r->recent[i]);
-        r->n_steps += RECENT_MAX / 2;
-        r->n_recent -= RECENT_MAX / 2;
-        memmove(r->recent, r->recent + RECENT_MAX / 2, r->n_recent * sizeof *r->recent);
+    recent_step step = {0};
+    ifl_bias_part part;
+    if (ifl_bias_part_of_row(&part, row)) {
+        if (r->n_parts == PARTS_MAX) reading_settle(r, (r->n_recent + 1) / 2);
+        if (r->n_parts == PARTS_MAX)
+            return ifl_fail(r->err, IFL_LIMIT,
+                            "bias ledger: more than %zu trajectories in one step", PARTS_MAX);
+        void *parts = r->parts;
+        ifl_status st = ifl_grow(&parts, &r->parts_cap, r->n_parts + 1, sizeof part, r->err);
+        r->parts = parts;
+        if (st == IFL_OK) r->parts[r->n_parts++] = part;
+        return st;
     }
+    if (!ifl_bias_of_row(&step.record, row)) return IFL_OK;
+    while (r->n_recent && r->recent[r->n_recent - 1].record.step >= step.record.step)
+        r->n_closed -= r->recent[--r->n_recent].n_parts;
+    /* Of the trajectories in front of this row, as many as it counts are its own. */
+    size_t n_new = r->n_parts, own = (size_t)step.record.n_trajectories;
+    for (size_t i = 0; i < r->n_recent; i++)
+        n_new -= r->recent[i].n_parts;
+    step.n_parts = own < n_new ? own : n_new;
+    if (step.n_parts)
+        memmove(r->parts + r->n_closed, r->parts + r->n_parts - step.n_parts,
+                step.n_parts * sizeof *r->parts);
+    r->n_parts = r->n_closed += step.n_parts;
+    if (r->n_recent == RECENT_MAX) reading_settle(r, RECENT_MAX / 2);
     void *grown = r->recent;
     ifl_status st = ifl_grow(&grown, &r->recent_cap, r->n_recent + 1, sizeof *r->recent, r->err);
     r->recent = grown;
-    if (st == IFL_OK) r->recent[r->n_recent++] = record;
+    if (st == IFL_OK) r->recent[r->n_recent++] = step;
     return st;
 }
 
@@ -195,11 +264,15 @@ ifl_status ifl_bias_read(ifl_bias_record *total, int64_t *n_steps, const char *p
     *total = (ifl_bias_record){0};
     reading r = {.total = total, .err = err};
     int64_t n_skipped;
+    *n_steps = 0;
+    IFL_TRY(ifl_bias_bootstrap_create(&r.bootstrap, err));
     ifl_status st = ifl_metrics_read(path, reading_row, &r, &n_skipped, err);
-    for (size_t i = 0; i < r.n_recent; i++)
-        ifl_bias_merge(total, &r.recent[i]);
-    *n_steps = r.n_steps + (int64_t)r.n_recent;
+    reading_settle(&r, r.n_recent);
+    ifl_bias_bootstrap_get(r.bootstrap, total);
+    *n_steps = r.n_steps;
+    ifl_bias_bootstrap_free(r.bootstrap);
     free(r.recent);
+    free(r.parts);
     return st;
 }
 
@@ -219,11 +292,21 @@ ifl_bias_figures ifl_bias_figures_of(const ifl_bias_sums *s) {
                               .gain_negative = s->gain_negative / n};
 }
 
-double ifl_bias_nats(const ifl_bias_record *record, ifl_bias_entry entry) {
-    const ifl_bias_sums *s = &record->entries[entry];
+ifl_bias_estimate ifl_bias_estimate_of(int m, int64_t n_kl) {
+    int entry = m < IFL_BIAS_COUNT ? m : m - IFL_BIAS_COUNT + 1;
+    if (entry != IFL_BIAS_NUMERICS && n_kl > 0) return IFL_BIAS_BY_KL;
+    return entry == IFL_BIAS_TRUNCATION ? IFL_BIAS_BY_K1 : IFL_BIAS_BY_K3;
+}
+
+static double mean_nats(const ifl_bias_record *record, int m) {
+    const ifl_bias_sums *s = ifl_bias_mean_sums(record, m);
     ifl_bias_figures f = ifl_bias_figures_of(s);
-    if (entry != IFL_BIAS_NUMERICS && s->n_kl > 0) return f.kl;
-    return entry == IFL_BIAS_TRUNCATION ? f.k1 : f.k3;
+    ifl_bias_estimate by = ifl_bias_estimate_of(m, s->n_kl);
+    return by == IFL_BIAS_BY_KL ? f.kl : by == IFL_BIAS_BY_K1 ? f.k1 : f.k3;
+}
+
+double ifl_bias_nats(const ifl_bias_record *record, ifl_bias_entry entry) {
+    return mean_nats(record, entry);
 }
 
 static void print_row(FILE *f, const char *name, const ifl_bias_sums *s) {
@@ -254,6 +337,17 @@ void ifl_bias_print(FILE *f, const ifl_bias_record *r) {
         fprintf(f, "reversed: lag, stale KV, truncation; what differs from above is interaction\n");
         for (int e = IFL_BIAS_LAG; e > IFL_BIAS_NUMERICS; e--)
             print_row(f, ifl_bias_entry_name((ifl_bias_entry)e), &r->reversed[e]);
+    }
+    if (r->n_resampled >= 2) {
+        fprintf(f, "95 %% of the means over whole answers (%lld, %d resamples), nats per token:\n",
+                (long long)r->n_resampled, IFL_BIAS_RESAMPLES);
+        for (int m = 0; m < IFL_BIAS_MEANS; m++) {
+            const ifl_bias_interval *i = &r->intervals[m];
+            char name[32];
+            ifl_bias_mean_name(m, name);
+            fprintf(f, "%-20s nats %10.3e: %10.3e to %10.3e    k1: %10.3e to %10.3e\n", name,
+                    mean_nats(r, m), i->nats_low, i->nats_high, i->k1_low, i->k1_high);
+        }
     }
     double n = r->correction.n > 0 ? (double)r->correction.n : 1.0,
            mass = r->correction.mass > 0.0 ? r->correction.mass : 1.0;

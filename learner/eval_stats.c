@@ -64,8 +64,7 @@ static int double_compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Quantile q of n sorted values, linear between the two nearest (type 7 of Hyndman & Fan 1996). */
-static double sorted_quantile(const double *sorted, int32_t n, double q) {
+double ifl_sorted_quantile(const double *sorted, int32_t n, double q) {
     double place = q * (n - 1);
     int32_t low = (int32_t)place;
     int32_t high = low + 1 < n ? low + 1 : low;
@@ -96,8 +95,8 @@ ifl_status ifl_paired_bootstrap(const double *before, const double *after, int64
         means[r] = resampled / (double)n_tasks;
     }
     qsort(means, (size_t)n_resamples, sizeof *means, double_compare);
-    out->interval.low = sorted_quantile(means, n_resamples, 0.025);
-    out->interval.high = sorted_quantile(means, n_resamples, 0.975);
+    out->interval.low = ifl_sorted_quantile(means, n_resamples, 0.025);
+    out->interval.high = ifl_sorted_quantile(means, n_resamples, 0.975);
     ifl_free(means);
     return IFL_OK;
 }

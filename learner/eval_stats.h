@@ -33,6 +33,10 @@ double ifl_pass_at_k(int32_t n, int32_t c, int32_t k);
 ifl_task_mean ifl_pass_at_k_mean(const int32_t *n_right, const int32_t *n_judged, int64_t n_tasks,
                                  int32_t k);
 
+/* Quantile q of n >= 1 sorted values, linear between the two nearest (type 7 of Hyndman & Fan
+ * 1996). */
+double ifl_sorted_quantile(const double *sorted, int32_t n, double q);
+
 typedef struct ifl_paired {
     double difference;     /* mean of after - before */
     ifl_interval interval; /* 95 %, percentile bootstrap over tasks */

@@ -12,6 +12,7 @@ ifl_status learner_bias_open(learner *l, ifl_error *err) {
     if (c->ledger.sample <= 0.0) return IFL_OK;
     IFL_TRY(ifl_held_versions_open(&l->bias_versions, l->store, err));
     IFL_TRY(ifl_metrics_open(&l->bias_file, l->options->run->ledger, 0, err));
+    IFL_TRY(ifl_bias_bootstrap_create(&l->bias_bootstrap, err));
     return ifl_bias_ledger_create(&l->bias, l->model, &l->bias_options, l->pool,
                                   ifl_ops_best(l->model->numerics), err);
 }
@@ -19,6 +20,7 @@ ifl_status learner_bias_open(learner *l, ifl_error *err) {
 void learner_bias_close(learner *l) {
     ifl_held_versions_close(&l->bias_versions);
     ifl_bias_ledger_free(l->bias);
+    ifl_bias_bootstrap_free(l->bias_bootstrap);
     ifl_metrics_close(l->bias_file);
 }
 
@@ -58,16 +60,20 @@ static ifl_status bias_item(learner *l, const ifl_pack_item *item, int64_t step,
         r->n_not_scored++;
         return IFL_OK;
     }
-    int64_t n = r->n_trajectories;
+    ifl_bias_record one = {.step = r->step, .version = r->version};
     IFL_TRY(ifl_bias_score(l->bias, ifl_held_versions_get, &l->bias_versions, item->traj,
-                           item->advantage, step, r, err));
-    if (r->n_trajectories == n) return IFL_OK;
-    return ifl_bias_write_trajectory(l->bias_file, step, item->traj, item->advantage, err);
+                           item->advantage, step, &one, err));
+    ifl_bias_merge(r, &one);
+    if (one.n_trajectories == 0) return IFL_OK;
+    ifl_bias_part part = ifl_bias_part_of(&one, item->traj->task_serial, item->traj->sample);
+    ifl_bias_bootstrap_add(l->bias_bootstrap, &part);
+    return ifl_bias_write_trajectory(l->bias_file, step, item->traj, item->advantage, &one, err);
 }
 
 ifl_status learner_bias(learner *l, int64_t step, ifl_error *err) {
     l->bias_step = (ifl_bias_record){.step = step, .version = step - 1};
     if (!l->bias) return IFL_OK;
+    ifl_bias_bootstrap_reset(l->bias_bootstrap);
     int32_t n;
     bool keep_zero;
     const ifl_pack_item *items = ifl_stepper_items(l->stepper, &n, &keep_zero);
@@ -81,6 +87,7 @@ ifl_status learner_bias(learner *l, int64_t step, ifl_error *err) {
     ifl_held_versions_release(&l->bias_versions);
     IFL_TRY(st);
     if (l->bias_step.n_trajectories + l->bias_step.n_not_scored == 0) return IFL_OK;
+    ifl_bias_bootstrap_get(l->bias_bootstrap, &l->bias_step);
     bias_alarms(l);
     return ifl_bias_write(l->bias_file, &l->bias_step, err);
 }

@@ -11,6 +11,7 @@
 #include "common/rollout_ledger.h"
 #include "common/status_line.h"
 #include "learner/audit.h"
+#include "learner/bias_interval.h"
 #include "learner/bias_ledger.h"
 #include "learner/dispatch.h"
 #include "learner/dynamic_sampling.h"
@@ -51,6 +52,7 @@ typedef struct learner {
     ifl_audit *audit;
     ifl_bias_options bias_options;
     ifl_bias_ledger *bias; /* NULL: none */
+    ifl_bias_bootstrap *bias_bootstrap;
     ifl_held_versions bias_versions;
     ifl_metrics *bias_file;
     ifl_bias_record bias_step; /* of the last step; no tokens: none was scored */

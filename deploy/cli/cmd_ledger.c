@@ -15,7 +15,7 @@
 #include "deploy/cli/run_archive.h"
 #include "deploy/cli/run_argument.h"
 #include "kernels/score.h"
-#include "learner/bias_ledger.h"
+#include "learner/bias_interval.h"
 
 #define SUMMARY_BYTES_MAX ((size_t)16 << 20)
 #define SCORED_MAX ((size_t)1 << 20)
@@ -134,6 +134,7 @@ typedef struct scored {
     int32_t sample;
     float advantage;
     int64_t step;
+    ifl_bias_part part;   /* as its row has it */
     ifl_trajectory *traj; /* owned; the last that the log has */
     int32_t process;      /* of the run: whose versions it was sampled by */
 } scored;
@@ -149,6 +150,7 @@ typedef struct checker {
     ifl_run_archive archive;
     ifl_bias_ledger *ledger;
     const ifl_model *ledger_model;
+    ifl_bias_bootstrap *step, *whole; /* intervals of a step, of the run */
     ifl_error *err;
     /* What came out. */
     int64_t n_steps, n_gone, n_figures, n_figures_differing, n_tokens, n_other, n_other_differing;
@@ -173,6 +175,7 @@ static ifl_status check_row(const json_t *row, void *user) {
                      .sample = (int32_t)json_integer_value(json_object_get(row, "sample")),
                      .advantage = (float)json_number_value(json_object_get(row, "advantage")),
                      .step = step};
+        ifl_bias_part_of_row(&c->scored[c->n_scored - 1].part, row);
         return IFL_OK;
     }
     if (!ifl_bias_of_row(&record, row)) return IFL_OK;
@@ -243,7 +246,15 @@ typedef struct figures {
     checker *checker;
     const json_t *want;
     int64_t step;
+    bool earlier; /* the row is of a build without the other order and intervals */
 } figures;
+
+static bool is_later_field(const char *name) {
+    size_t n = strlen(name);
+    return strncmp(name, "reversed_", 9) == 0 || strcmp(name, "resampled") == 0 ||
+           (n > 4 && strcmp(name + n - 4, "_low") == 0) ||
+           (n > 5 && strcmp(name + n - 5, "_high") == 0);
+}
 
 /* As the file has them: nine digits. */
 static void check_field(void *context, const char *name, int64_t *integer, double *real) {
@@ -251,6 +262,8 @@ static void check_field(void *context, const char *name, int64_t *integer, doubl
     if (strcmp(name, "seconds") == 0 || strcmp(name, "not_scored") == 0) return;
     char got[48], want[48];
     const json_t *value = json_object_get(f->want, name);
+    if (f->earlier && is_later_field(name)) return;
+    if (real && !isfinite(*real) && !json_is_number(value)) return; /* no interval of one answer */
     snprintf(got, sizeof got, integer ? "%.0f" : "%.9g", integer ? (double)*integer : *real);
     snprintf(want, sizeof want, integer ? "%.0f" : "%.9g", json_number_value(value));
     f->checker->n_figures++;
@@ -364,11 +377,56 @@ static ifl_status check_ledger_open(checker *c, ifl_error *err) {
     return ifl_bias_ledger_create(&c->ledger, model, &options, c->archive.pool, NULL, err);
 }
 
+/* What one answer adds to the means, as its row has it; and to the intervals. */
+static ifl_status check_part(checker *c, const scored *s, const ifl_bias_record *one, bool earlier,
+                             ifl_error *err) {
+    if (earlier) return IFL_OK;
+    json_t *row = json_object();
+    if (!row) return ifl_fail(err, IFL_NOMEM, "ledger: out of memory");
+    ifl_bias_part want = s->part, got = ifl_bias_part_of(one, s->serial, s->sample);
+    ifl_bias_part_fields(&want, field_json, row);
+    figures f = {c, row, s->step, false};
+    ifl_bias_part_fields(&got, check_field, &f);
+    json_decref(row);
+    ifl_bias_bootstrap_add(c->step, &got);
+    ifl_bias_bootstrap_add(c->whole, &got);
+    return IFL_OK;
+}
+
+static void check_end(checker *c, const char *name, const char *end, double want, double got) {
+    c->n_figures++;
+    if (isnan(want) && isnan(got)) return;
+    if (fabs(got - want) <= 1e-6 * fabs(got) + 1e-15) return; /* made of nine digits there */
+    if (c->n_figures_differing++ < 8)
+        printf("the run, %s/%s: from the file %.9g, scored again %.9g\n", name, end, want, got);
+}
+
+/* The run's intervals, from what was scored again. Only when that is all of it. */
+static ifl_status check_whole(checker *c, ifl_error *err) {
+    ifl_bias_record want, got = {0};
+    int64_t n_steps;
+    IFL_TRY(ifl_bias_read(&want, &n_steps, c->run->ledger, err));
+    ifl_bias_bootstrap_get(c->whole, &got);
+    if (c->n_gone > 0 || want.n_resampled == 0) return IFL_OK;
+    for (int m = 0; m < IFL_BIAS_MEANS; m++) {
+        const ifl_bias_interval *a = &want.intervals[m], *b = &got.intervals[m];
+        char name[32];
+        ifl_bias_mean_name(m, name);
+        check_end(c, name, "nats_low", a->nats_low, b->nats_low);
+        check_end(c, name, "nats_high", a->nats_high, b->nats_high);
+        check_end(c, name, "k1_low", a->k1_low, b->k1_low);
+        check_end(c, name, "k1_high", a->k1_high, b->k1_high);
+    }
+    return IFL_OK;
+}
+
 /* One step; *gone when a version has left the archive, or the log an answer. */
 static ifl_status check_step(checker *c, const ifl_bias_record *want, const scored *first, size_t n,
                              bool *gone, ifl_error *err) {
     ifl_bias_record got = {.step = want->step, .version = want->version};
+    bool earlier = want->n_tokens > 0 && want->reversed[IFL_BIAS_LAG].n == 0;
     *gone = false;
+    ifl_bias_bootstrap_reset(c->step);
     for (size_t i = 0; i < n && !*gone; i++) {
         const scored *s = &first[i];
         ifl_error why = {0};
@@ -376,9 +434,12 @@ static ifl_status check_step(checker *c, const ifl_bias_record *want, const scor
                             ? ifl_run_archive_open(&c->archive, s->process, s->traj->profile, &why)
                             : IFL_NOTFOUND;
         if (st == IFL_OK) st = check_ledger_open(c, &why);
+        ifl_bias_record one = {.step = want->step, .version = want->version};
         if (st == IFL_OK)
             st = ifl_bias_score(c->ledger, ifl_run_archive_get, &c->archive, s->traj, s->advantage,
-                                s->step, &got, &why);
+                                s->step, &one, &why);
+        if (st == IFL_OK) ifl_bias_merge(&got, &one);
+        if (st == IFL_OK && got.n_not_scored == 0) st = check_part(c, s, &one, earlier, &why);
         if (st == IFL_OK && got.n_not_scored == 0) st = check_other(c, s, &why);
         if (st != IFL_OK && st != IFL_NOTFOUND && st != IFL_MISMATCH) {
             *err = why;
@@ -391,7 +452,8 @@ static ifl_status check_step(checker *c, const ifl_bias_record *want, const scor
     if (!row) return ifl_fail(err, IFL_NOMEM, "ledger: out of memory");
     ifl_bias_record copy = *want;
     ifl_bias_fields(&copy, true, field_json, row);
-    figures f = {c, row, want->step};
+    ifl_bias_bootstrap_get(c->step, &got);
+    figures f = {c, row, want->step, earlier};
     ifl_bias_fields(&got, true, check_field, &f);
     json_decref(row);
     c->n_tokens += got.n_tokens;
@@ -401,6 +463,8 @@ static ifl_status check_step(checker *c, const ifl_bias_record *want, const scor
 
 static void checker_close(checker *c) {
     ifl_bias_ledger_free(c->ledger);
+    ifl_bias_bootstrap_free(c->step);
+    ifl_bias_bootstrap_free(c->whole);
     ifl_run_archive_close(&c->archive);
     for (size_t i = 0; i < c->n_scored; i++)
         ifl_trajectory_free(c->scored[i].traj);
@@ -416,6 +480,8 @@ static ifl_status run_check(const ifl_run_dir *run, const ifl_options *options, 
     ifl_status st = ifl_thread_pool_create(&pool, options->config->actor.threads, err);
     ifl_run_archive_init(&c.archive, run, pool);
     if (st != IFL_OK) goto done;
+    IFL_TRY_GOTO(st, ifl_bias_bootstrap_create(&c.step, err), done);
+    IFL_TRY_GOTO(st, ifl_bias_bootstrap_create(&c.whole, err), done);
     c.config = malloc(sizeof *c.config);
     if (!c.config) IFL_TRY_GOTO(st, ifl_fail(err, IFL_NOMEM, "ledger: out of memory"), done);
     IFL_TRY_GOTO(st, ifl_config_load(c.config, run->config, NULL, 0, err), done);
@@ -434,6 +500,7 @@ static ifl_status run_check(const ifl_run_dir *run, const ifl_options *options, 
                      done);
         c.n_gone += gone;
     }
+    IFL_TRY_GOTO(st, check_whole(&c, err), done);
     printf("%s: %lld steps with %lld tokens scored again: %lld of %lld figures differ; by another "
            "route %lld of %lld log-probs differ; %lld steps not checkable (a version is gone)\n",
            run->path, (long long)c.n_steps, (long long)c.n_tokens, (long long)c.n_figures_differing,

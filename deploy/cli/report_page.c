@@ -462,7 +462,9 @@ static void bias_cell(FILE *f, double value) {
         fprintf(f, "<td>%.3g</td>", value);
 }
 
-static void bias_row(FILE *f, const char *name, const char *class, const ifl_bias_sums *s) {
+/* `interval` NULL: none. */
+static void bias_row(FILE *f, const char *name, const char *class, const ifl_bias_sums *s,
+                     const ifl_bias_interval *interval) {
     ifl_bias_figures g = ifl_bias_figures_of(s);
     fprintf(f, "<tr><td>%s</td><td>%lld</td><td class=\"%s\">%lld</td>", name, (long long)s->n,
             class, (long long)s->n_moved);
@@ -470,7 +472,10 @@ static void bias_row(FILE *f, const char *name, const char *class, const ifl_bia
         g.kl, g.k1, g.k3, g.ess, g.max_abs, g.above_2, g.gain_positive, g.gain_negative};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         bias_cell(f, values[i]);
-    fputs("</tr>\n", f);
+    if (interval && isfinite(interval->nats_low))
+        fprintf(f, "<td>%.3g to %.3g</td></tr>\n", interval->nats_low, interval->nats_high);
+    else
+        fputs("<td>–</td></tr>\n", f);
 }
 
 /* Where log r comes from, and what it was paid for. */
@@ -480,29 +485,31 @@ static void bias_write(FILE *f, const ifl_report_data *d) {
     static const char *const names[IFL_BIAS_COUNT] = {
         "numerics: recorded against replayed", "truncation: kept set against the vocabulary",
         "stale KV: other versions' keys and values", "lag: the weights' age", "total"};
-    fprintf(f,
-            "<div class=\"card wide\"><figcaption><b>Bias ledger</b> <span>log p(now) − log p("
-            "recorded) by cause, nats per token, over %lld tokens of %lld trained answers</span>"
-            "</figcaption><table>\n<tr><th>cause</th><th>tokens</th><th>moved</th><th>KL, exact"
-            "</th><th>k1</th><th>k3</th><th>ESS/n</th><th>max |log r|</th><th>r above 2</th>"
-            "<th>−(r−1)A, A &gt; 0</th><th>A &lt; 0</th></tr>\n",
-            (long long)b->n_tokens, (long long)b->n_trajectories);
+    fprintf(
+        f,
+        "<div class=\"card wide\"><figcaption><b>Bias ledger</b> <span>log p(now) − log p("
+        "recorded) by cause, nats per token, over %lld tokens of %lld trained answers</span>"
+        "</figcaption><table>\n<tr><th>cause</th><th>tokens</th><th>moved</th><th>KL, exact"
+        "</th><th>k1</th><th>k3</th><th>ESS/n</th><th>max |log r|</th><th>r above 2</th>"
+        "<th>−(r−1)A, A &gt; 0</th><th>A &lt; 0</th><th>95 %% of nats, over answers</th></tr>\n",
+        (long long)b->n_tokens, (long long)b->n_trajectories);
     for (int e = 0; e < IFL_BIAS_COUNT; e++) {
         const char *class = e != IFL_BIAS_NUMERICS ? "" : b->n_differing ? "bad" : "good";
-        bias_row(f, names[e], class, &b->entries[e]);
+        bias_row(f, names[e], class, &b->entries[e], b->n_resampled ? &b->intervals[e] : NULL);
         for (int k = 1; e == IFL_BIAS_LAG && k < IFL_BIAS_LAGS; k++) {
             char name[32];
             if (b->lags[k].n == 0) continue;
             snprintf(name, sizeof name, "&nbsp; of lag %d%s", k,
                      k == IFL_BIAS_LAGS - 1 ? " and more" : "");
-            bias_row(f, name, "", &b->lags[k]);
+            bias_row(f, name, "", &b->lags[k], NULL);
         }
     }
     for (int e = IFL_BIAS_LAG; e > IFL_BIAS_NUMERICS && b->reversed[e].n > 0; e--) {
         char name[64];
         snprintf(name, sizeof name, "%s, in the other order",
                  e == IFL_BIAS_STALE_KV ? "stale KV" : ifl_bias_entry_name((ifl_bias_entry)e));
-        bias_row(f, name, "", &b->reversed[e]);
+        bias_row(f, name, "", &b->reversed[e],
+                 b->n_resampled ? &b->intervals[IFL_BIAS_COUNT + e - 1] : NULL);
     }
     double n = b->correction.n > 0 ? (double)b->correction.n : 1.0,
            mass = b->correction.mass > 0.0 ? b->correction.mass : 1.0;

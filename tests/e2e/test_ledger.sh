@@ -45,6 +45,19 @@ same_reversed() { # RUN: the other order of causes gives the same, bit for bit
         done
     done
 }
+# intervals RUN ENTRY: of the run's mean, an interval with it inside; of an entry that has not moved, nothing but 0.
+intervals() {
+    local low high mean
+    low=$(entry "$1" "$2" nats_low) high=$(entry "$1" "$2" nats_high)
+    if [ "$(entry "$1" "$2" moved)" = 0 ]; then
+        [ "$low $high" = "0.0 0.0" ] || fail "$1: $2 has not moved, and is $low to $high"
+    else
+        mean="$(entry "$1" "$2" kl) / $(entry "$1" "$2" kl_n)"
+        holds "$low < $mean && $mean < $high && $low > 0" "$1: $2"
+    fi
+    mean="-($(entry "$1" "$2" log_r)) / $(entry "$1" "$2" n)"
+    holds "$(entry "$1" "$2" k1_low) <= $mean && $mean <= $(entry "$1" "$2" k1_high)" "$1: k1 of $2"
+}
 differs_reversed() { # RUN ENTRY: the other order gives something else: they interact
     [ "$(entry "$1" "reversed_$2" k3)" != "$(entry "$1" "$2" k3)" ] || fail "$1: no interaction in $2"
 }
@@ -94,6 +107,14 @@ only both truncation lag
 differs_reversed both lag
 differs_reversed both truncation
 [ "$(entry both reversed_stale_kv moved)" = 0 ] || fail "both: stale KV without any"
+for run in top_p lag keep both; do
+    for e in truncation stale_kv lag total reversed_truncation reversed_stale_kv reversed_lag; do intervals $run $e; done
+    [ "$(sed -n 's|.*"resampled":\([0-9]*\),.*|\1|p' $run.json)" -gt 100 ] || fail "$run: hardly an answer was resampled"
+done
+expect 0 "$inflight" ledger runs/both
+has out.txt "95 % of the means over whole answers"
+has runs/both/report.html "95 % of nats, over answers"
+grep -q '"kind":"ledger".*"lag/nats_low":[0-9]' runs/lag/ledger.jsonl || fail "no interval of a step"
 
 # A clipped loss: the chain is what it is, and the correction says what was cut.
 train clip run.mode=async:4 run.steps=6 learner.loss=dapo learner.learning_rate=0.003 "${quiet[@]}"
@@ -122,6 +143,10 @@ has out.txt "1.00x"
 sed -i '/"kind":"ledger"/s|"lag/k3":\([0-9]\)|"lag/k3":1\1|' runs/lag/ledger.jsonl
 expect 65 "$inflight" ledger runs/lag --check
 has out.txt "lag/k3: the file says"
+sed -i '1s|"reversed_lag/log_r":\(-\{0,1\}\)\([0-9]\)|"reversed_lag/log_r":\11\2|' runs/both/ledger.jsonl
+expect 65 "$inflight" ledger runs/both --check
+has out.txt "reversed_lag/log_r: the file says"
+has out.txt "the run, reversed_lag/k1_"
 train none run.mode=sync run.steps=2 eval.before=false eval.after=false ledger.sample=0
 [ ! -e runs/none/ledger.jsonl ] || fail "a ledger without a sample"
 expect 65 "$inflight" ledger runs/none
