@@ -95,13 +95,21 @@ static ifl_status history_add(history *h, event e, ifl_error *err) {
     return list_add(h->caught_up ? &h->settled : &h->own, e, err);
 }
 
+static bool list_has_draw(const event_list *list, uint64_t serial) {
+    for (size_t i = 0; i < list->n; i++)
+        if (list->items[i].kind == EVENT_DRAWN && list->items[i].draw.task_serial == serial)
+            return true;
+    return false;
+}
+
 /* An answer is one whether its process has caught up or not: it was sampled by weights that had
  * been proven to be what they were, and an actor was told that it is stored. */
 static ifl_status history_keep_answers(history *h, ifl_error *err) {
     for (size_t i = 0; i < h->own.n; i++) {
         const event *e = &h->own.items[i];
-        if (e->kind == EVENT_ANSWER || e->kind == EVENT_LEASED)
-            IFL_TRY(list_add(&h->settled, *e, err));
+        bool kept = e->kind == EVENT_ANSWER || e->kind == EVENT_LEASED ||
+                    (e->kind == EVENT_DRAWN && !list_has_draw(&h->settled, e->draw.task_serial));
+        if (kept) IFL_TRY(list_add(&h->settled, *e, err));
     }
     return IFL_OK;
 }
@@ -228,6 +236,7 @@ static ifl_status on_record(history *h, const ifl_record *r, ifl_error *err) {
         if (r->purpose != IFL_PURPOSE_TRAIN || r->task_serial < h->next_serial) return IFL_OK;
         return history_add(h, (event){.kind = EVENT_LEASED, .serial = r->task_serial}, err);
     case IFL_RECORD_DRAWN:
+        if (!history_wants(h, r->task_serial)) return IFL_OK;
         return history_add(
             h, (event){.kind = EVENT_DRAWN, .draw = {r->task_serial, {r->source, r->item}}}, err);
     case IFL_RECORD_GROUP_CLOSED:
@@ -278,8 +287,7 @@ static ifl_status redo_collect(ifl_redo *redo, event_list *list, size_t from, if
             if (e->step > redo->last_version) redo->last_version = e->step;
             break;
         case EVENT_DRAWN:
-            if (is_open(open, n_open, next_serial, e->draw.task_serial))
-                redo->draws[redo->n_draws++] = e->draw;
+            redo->draws[redo->n_draws++] = e->draw;
             break;
         case EVENT_STEP_DONE:
             break;
