@@ -427,6 +427,7 @@ static void receiver_finish(ifl_weight_receiver *r) {
     r->stats.versions++;
     r->stats.fetch_s_last = (double)(ifl_clock_ns() - r->begin_ns) * 1e-9;
     r->stats.verify_s_last = r->verify_s;
+    r->stats.core_s = (double)ifl_clock_thread_ns() * 1e-9;
     pthread_mutex_unlock(&r->lock);
     r->dropped_last = false;
     receiver_forget_base(r);

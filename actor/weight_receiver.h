@@ -67,6 +67,7 @@ typedef struct ifl_weight_receiver_stats {
     int64_t patch_mismatches;     /* of which came as they were sent: not patches of this base */
     double fetch_s_last;          /* first WGET to verified, of the last version */
     double verify_s_last;         /* of which: reading chunks back and hashing them */
+    double core_s;               /* CPU time for all of these versions: the thread's own */
     int64_t version_bytes_last;   /* of its chunks, on the wire */
     int32_t version_patched_last; /* chunks that came as patches */
 } ifl_weight_receiver_stats;

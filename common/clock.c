@@ -10,6 +10,12 @@ int64_t ifl_clock_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int64_t ifl_clock_thread_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 int64_t ifl_clock_wall_ms(void) {
     (void)ifl_fail_point(IFL_FAIL_CLOCK_WALL); /* a jump shows in the sum below */
     struct timespec t;

@@ -694,12 +694,13 @@ static void publisher_do(ifl_publisher *p) {
     ifl_fail_point(IFL_FAIL_PUBLISH_BEGIN);
     double patch_s = 0.0;
     ifl_error err = {0};
-    int64_t begin = ifl_clock_ns();
+    int64_t begin = ifl_clock_ns(), core_begin = ifl_clock_thread_ns();
     /* Only this thread changes the list, so the newest stays where it is. */
     const edition *before =
         p->n_patches_max > 0 && p->n_editions > 0 ? p->editions[p->n_editions - 1] : NULL;
     ifl_status st = publisher_build(p, &job, before, &e, &set, &patch_s, &err);
     double seconds = (double)(ifl_clock_ns() - begin) * 1e-9;
+    double core_s = (double)(ifl_clock_thread_ns() - core_begin) * 1e-9;
     publisher_give_back(&job);
     if (e && p->told) p->told(p->told_user, job.version, e->manifest->content);
     publisher_look(p);
@@ -708,6 +709,8 @@ static void publisher_do(ifl_publisher *p) {
     pthread_mutex_lock(&p->lock);
     p->stats.unpack_s_last = seconds;
     p->stats.unpack_s += seconds;
+    p->stats.core_s_last = core_s;
+    p->stats.core_s += core_s;
     if (e) {
         if (set) publisher_keep_patch(p, set, patch_s);
         p->editions[p->n_editions++] = e;

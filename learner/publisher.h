@@ -66,6 +66,7 @@ typedef struct ifl_publisher_stats {
     int64_t published, announced, skipped; /* skipped: overtaken before they were unpacked */
     int64_t chunks, chunk_bytes;           /* handed to the transport */
     double unpack_s_last, unpack_s;        /* unpacking, hashing and coding of patches */
+    double core_s_last, core_s;            /* the same as CPU time of all threads that take part */
     int32_t editions;                      /* buffers alive */
     int64_t patch_version;                 /* newest version with a patch, -1 = none */
     int64_t patch_base;                    /* the version it is against */

@@ -37,6 +37,7 @@ typedef struct ifl_bench_args {
     double peer_timeout_s;
     int64_t size_mib; /* transport: of one measurement */
     double every_s;   /* swap: between two publications */
+    const char *versions; /* swap: folder of an archive, or NULL */
 } ifl_bench_args;
 
 /* --- Cases of the whole model
@@ -95,6 +96,23 @@ ifl_status ifl_bench_transport(const ifl_bench_args *a, ifl_error *err);
 
 /* Decoding with and without new weights. */
 ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err);
+
+/* What one version costs on both sides, nothing else going on: the part of swap in bench_coding.c. */
+typedef struct ifl_bench_coding_result {
+    int32_t n_versions;
+    ifl_figures encode_ms, apply_ms; /* CPU time of the publisher and of the receiver */
+    ifl_figures percent;             /* of dense */
+} ifl_bench_coding_result;
+
+/* Publishes the versions of a->versions, or the two of `source` in turns, and has each fetched into
+ * one of buffers[2], of which buffers[0] is in use. *version: the newest published so far; *current:
+ * the buffer in use afterwards. The buffer not in use has not been offered. */
+struct ifl_publisher;
+struct ifl_weight_receiver;
+ifl_status ifl_bench_coding(const ifl_bench_args *a, struct ifl_publisher *publisher,
+                            struct ifl_weight_receiver *receiver, const ifl_weights *const source[2],
+                            ifl_weights *const buffers[2], int64_t *version, ifl_weights **current,
+                            ifl_bench_coding_result *out, ifl_error *err);
 
 /* --- Printing
  * ----------------------------------------------------------------------------------------- */

@@ -47,6 +47,7 @@ typedef struct swap_bench {
     double *steps; /* [STEPS_MAX] ms, those of stretches without publications */
     int64_t n_steps;
     double step_end_s;
+    ifl_bench_coding_result coding;
 } swap_bench;
 
 /* --- Versions --------------------------------------------------------------------------------- */
@@ -329,8 +330,12 @@ static ifl_status swap_open(swap_bench *b, const ifl_loaded_model *m, ifl_error 
     IFL_TRY(ifl_weight_receiver_offer_buffer(b->receiver, b->buffer[0], NULL, err));
     IFL_TRY(ifl_weight_receiver_wait(b->receiver, (int64_t)(SETTLE_S * 1e3), &b->current, err));
     IFL_TRY(link_events(b, err));
+    IFL_TRY(ifl_bench_coding(a, b->publisher, b->receiver,
+                             (const ifl_weights *const[]){b->source[0], b->source[1]}, b->buffer,
+                             &b->version, &b->current, &b->coding, err));
     IFL_TRY(ifl_engine_swap(b->engine, b->current, err));
-    IFL_TRY(ifl_weight_receiver_offer_buffer(b->receiver, b->buffer[1], b->current, err));
+    IFL_TRY(ifl_weight_receiver_offer_buffer(
+        b->receiver, b->current == b->buffer[0] ? b->buffer[1] : b->buffer[0], b->current, err));
     for (int32_t i = 0; i < b->batch; i++) /* ends are spread over the steps */
         IFL_TRY(submit(b, 1 + (int32_t)((int64_t)b->n_new * (i + 1) / (b->batch + 1)), err));
     return IFL_OK;
@@ -378,6 +383,9 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
         ifl_bench_json_figures(o, "tokens_per_s_without", &f_without);
         ifl_bench_json_figures(o, "tokens_per_s_with", &f_with);
         ifl_bench_json_figures(o, "ratio", &f_ratio);
+        ifl_bench_json_figures(o, "encode_core_ms", &b->coding.encode_ms);
+        ifl_bench_json_figures(o, "apply_core_ms", &b->coding.apply_ms);
+        ifl_bench_json_figures(o, "coded_percent_of_dense", &b->coding.percent);
         if (recompute) {
             json_object_set_new(o, "tokens_rebuilt", json_integer(n_rebuilt));
             ifl_bench_json_figures(o, "rebuild_to_prefill", &f_rebuild);
@@ -388,6 +396,12 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
            "dense), %lld rounds\n",
            a->model, recompute ? "recompute" : "keep", b->batch, a->n_threads, a->every_s, share,
            (long long)a->repeat);
+    printf("coding of %d versions%s%s (patches of %.2f %% of dense): encode %.0f core-ms a version (min "
+           "%.0f, max %.0f), apply %.0f (min %.0f, max %.0f)\n",
+           b->coding.n_versions, a->versions ? " of " : "", a->versions ? a->versions : "",
+           b->coding.percent.median, b->coding.encode_ms.median, b->coding.encode_ms.min,
+           b->coding.encode_ms.max, b->coding.apply_ms.median, b->coding.apply_ms.min,
+           b->coding.apply_ms.max);
     printf("tokens/s without %.1f, with %.1f; ratio min %.3f median %.3f max %.3f\n",
            f_without.median, f_with.median, f_ratio.min, f_ratio.median, f_ratio.max);
     printf("%d swaps: stall between two decode steps p50 %.2f ms, p99 %.2f ms; a decode step takes "
@@ -414,6 +428,10 @@ ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err) {
     b.model = m.model;
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&b.pool, a->n_threads, err), done);
     IFL_TRY_GOTO(st, swap_open(&b, &m, err), done);
+    if (a->versions) { /* from the archive's last one it is a large step */
+        IFL_TRY_GOTO(st, publish(&b, err), done);
+        IFL_TRY_GOTO(st, settle(&b, err), done);
+    }
     for (int64_t i = 0; i < a->repeat; i++) {
         bool first = i % 2; /* so that a host that drifts favours neither */
         IFL_TRY_GOTO(st, stretch(&b, first, first ? &with[i] : &without[i], err), done);

@@ -36,7 +36,8 @@ enum {
     KEY_DTYPE,
     KEY_TORCH_HEAD,
     KEY_PEER_TIMEOUT,
-    KEY_SIZE
+    KEY_SIZE,
+    KEY_VERSIONS
 };
 
 static const struct argp_option bench_options[] = {
@@ -75,6 +76,8 @@ static const struct argp_option bench_options[] = {
      "ops: only cases whose name holds TEXT; transport: plane, plane_curve or zmq_curve alone", 0},
     {"every", KEY_EVERY, "SECONDS", 0,
      "swap: time from one version to the next (default 5); a stretch has four", 0},
+    {"versions", KEY_VERSIONS, "FOLDER", 0,
+     "swap: code and apply the versions of a real run (runs/NAME/versions/NUMBER), at most 16", 0},
     {"size-mib", KEY_SIZE, "N", 0, "transport: bytes of one measurement (default 512)", 0},
     {"json", KEY_JSON, NULL, 0, "one JSON object a line; tests/bench/README.md lists the fields",
      0},
@@ -154,6 +157,9 @@ static ifl_status bench_option(int key, const char *arg, void *user, ifl_error *
         return ifl_options_double("seconds", arg, 0.001, 60, &a->seconds, err);
     case KEY_EVERY:
         return ifl_options_double("every", arg, 0.01, 3600, &a->every_s, err);
+    case KEY_VERSIONS:
+        a->versions = arg;
+        return IFL_OK;
     case KEY_CASE:
         a->only = arg;
         return IFL_OK;
