@@ -2,8 +2,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "common/byte_io.h"
+#include "common/class_ranks.h"
 #include "common/memory.h"
 
 #define BLOCK 64  /* numbers that share a Rice parameter */
@@ -17,6 +21,8 @@ void ifl_patch_free(ifl_patch *patch) {
     if (!patch) return;
     free(patch->at);
     free(patch->steps);
+    free(patch->ranks);
+    free(patch->ranked_steps);
     *patch = (ifl_patch){0};
 }
 
@@ -32,20 +38,49 @@ static ifl_status patch_reserve(ifl_patch *patch, int64_t n, ifl_error *err) {
 
 /* --- Differences ------------------------------------------------------------------------------ */
 
+#define STRIDE 64 /* elements that are compared at once */
+
+/* One bit for each of n (at most STRIDE) elements that differ. */
+static uint64_t differing(const uint16_t *a, const uint16_t *b, int64_t n) {
+    uint64_t mask = 0;
+    for (int64_t i = 0; i < n; i++)
+        mask |= (uint64_t)(a[i] != b[i]) << i;
+    return mask;
+}
+
+/* The same of STRIDE. */
+static inline uint64_t differing_stride(const uint16_t *a, const uint16_t *b) {
+#ifdef __SSE2__
+    uint64_t same = 0;
+    for (int i = 0; i < STRIDE; i += 16) {
+        __m128i x[2];
+        for (int j = 0; j < 2; j++)
+            x[j] = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *)(const void *)(a + i + 8 * j)),
+                                   _mm_loadu_si128((const __m128i *)(const void *)(b + i + 8 * j)));
+        same |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_packs_epi16(x[0], x[1])) << i;
+    }
+    return ~same;
+#else
+    return memcmp(a, b, STRIDE * sizeof *a) == 0 ? 0 : differing(a, b, STRIDE);
+#endif
+}
+
 ifl_status ifl_patch_diff(ifl_patch *out, const uint16_t *base, const uint16_t *now,
                           int64_t n_elements, ifl_error *err) {
-    enum { STRIDE = 32 };
     IFL_ASSERT(n_elements >= 0 && n_elements <= ELEMENTS_MAX);
     out->n = 0;
     for (int64_t begin = 0; begin < n_elements; begin += STRIDE) {
-        int64_t end = begin + STRIDE < n_elements ? begin + STRIDE : n_elements;
-        if (memcmp(base + begin, now + begin, (size_t)(end - begin) * sizeof *base) == 0) continue;
-        if ((size_t)(out->n + STRIDE) > out->at_cap || (size_t)(out->n + STRIDE) > out->steps_cap)
-            IFL_TRY(patch_reserve(out, out->n + STRIDE, err));
-        for (int64_t i = begin; i < end; i++) {
+        int64_t left = n_elements - begin;
+        uint64_t mask = left >= STRIDE ? differing_stride(base + begin, now + begin)
+                                       : differing(base + begin, now + begin, left);
+        if (mask == 0) continue;
+        size_t most = (size_t)out->n + STRIDE;
+        if (most > out->at_cap || most > out->steps_cap)
+            IFL_TRY(patch_reserve(out, (int64_t)most, err));
+        for (; mask; mask &= mask - 1) {
+            int64_t i = begin + __builtin_ctzll(mask);
             out->at[out->n] = (uint32_t)i;
-            out->steps[out->n] = ifl_bf16_place(now[i]) - ifl_bf16_place(base[i]);
-            out->n += base[i] != now[i];
+            out->steps[out->n++] = ifl_bf16_place(now[i]) - ifl_bf16_place(base[i]);
         }
     }
     return IFL_OK;
@@ -90,7 +125,7 @@ typedef struct bit_writer {
     int n; /* in `bits`, below 8 between calls */
 } bit_writer;
 
-static void bits_put(bit_writer *w, uint64_t value, int n) { /* n <= 56 */
+static inline void bits_put(bit_writer *w, uint64_t value, int n) { /* n <= 56 */
     w->bits |= value << w->n;
     w->n += n;
     uint64_t out = htole64(w->bits);
@@ -101,48 +136,43 @@ static void bits_put(bit_writer *w, uint64_t value, int n) { /* n <= 56 */
     w->n &= 7;
 }
 
-static int64_t rice_bits(const uint32_t *v, int n, int k) {
-    int64_t bits = (int64_t)n * (1 + k);
-    for (int i = 0; i < n; i++) {
-        uint32_t q = v[i] >> k;
-        bits += q < ESCAPE ? (int64_t)q : ESCAPE + 31 - k;
-    }
-    return bits;
-}
-
-/* The best k lies near the logarithm of the mean. */
+/* The best k lies near the logarithm of the mean, or a little below. Numbers are below 2^31. */
 static int rice_parameter(const uint32_t *v, int n) {
+    enum { TRIED = 4 };
     uint64_t sum = 0;
     for (int i = 0; i < n; i++)
         sum += v[i];
     uint64_t mean = sum / (uint64_t)n;
-    int k = 0;
-    while (k < K_MAX && (mean >> (k + 1)) > 0)
-        k++;
-    int best = k;
-    int64_t best_bits = rice_bits(v, n, k);
-    for (int down = k - 1; down >= 0 && down >= k - 3; down--) {
-        int64_t bits = rice_bits(v, n, down);
+    int high = mean > 1 ? 63 - __builtin_clzll(mean) : 0, best = high;
+    int32_t best_bits = INT32_MAX;
+    for (int k = high; k >= 0 && k > high - TRIED; k--) {
+        int32_t bits = n * (1 + k);
+        for (int i = 0; i < n; i++) {
+            int32_t q = (int32_t)(v[i] >> k);
+            bits += q < ESCAPE ? q : ESCAPE + 31 - k;
+        }
         if (bits >= best_bits) continue;
-        best = down;
+        best = k;
         best_bits = bits;
     }
     return best;
 }
 
-static void rice_put_block(bit_writer *w, const uint32_t *v, int n) {
+static void rice_put_block(bit_writer *to, const uint32_t *v, int n) {
     int k = rice_parameter(v, n);
-    bits_put(w, (uint64_t)k, 5);
+    bit_writer w = *to; /* a copy that the compiler keeps in registers */
+    bits_put(&w, (uint64_t)k, 5);
     for (int i = 0; i < n; i++) {
         uint32_t q = v[i] >> k;
         if (q < ESCAPE) {
-            bits_put(w, 1ull << q, (int)q + 1);
-            bits_put(w, v[i] & ((1ull << k) - 1), k);
+            uint64_t low = v[i] & ((1ull << k) - 1);
+            bits_put(&w, (low << 1 | 1) << q, (int)q + 1 + k);
         } else {
-            bits_put(w, 0, ESCAPE);
-            bits_put(w, v[i], 32);
+            bits_put(&w, 0, ESCAPE);
+            bits_put(&w, v[i], 32);
         }
     }
+    *to = w;
 }
 
 /* Most bytes of n numbers, one bit of sign each included. */
@@ -155,49 +185,82 @@ static size_t code_bytes_max(size_t n) {
 typedef struct bit_reader {
     const uint8_t *at, *end;
     uint64_t bits;
-    int n;         /* in `bits` */
-    int64_t taken; /* in all; beyond the end there are zeros, and the caller compares at the end */
+    int n;            /* in `bits` */
+    int64_t n_beyond; /* of which came after the end: zeros, and the caller compares at the end */
 } bit_reader;
 
-/* At least 56 bits are there afterwards. */
-static void bits_fill(bit_reader *r) {
+/* The same at the end of the bytes. */
+static __attribute__((noinline)) uint64_t bits_last(const bit_reader *r) {
     uint64_t next = 0;
-    size_t left = (size_t)(r->end - r->at);
-    memcpy(&next, r->at, left < 8 ? left : 8);
-    r->bits |= le64toh(next) << r->n;
-    int bytes = (63 - r->n) >> 3;
-    r->at += (size_t)bytes < left ? (size_t)bytes : left;
-    r->n += 8 * bytes;
+    memcpy(&next, r->at, (size_t)(r->end - r->at));
+    return le64toh(next);
 }
 
-static uint64_t bits_take(bit_reader *r, int n) { /* n <= 32, and there */
+/* At least 56 bits are there afterwards. */
+static inline void bits_fill(bit_reader *r) {
+    size_t left = (size_t)(r->end - r->at), bytes = (size_t)(63 - r->n) >> 3;
+    uint64_t next;
+    if (left >= sizeof next) {
+        memcpy(&next, r->at, sizeof next);
+        next = le64toh(next);
+    } else {
+        next = bits_last(r);
+    }
+    r->bits |= next << r->n;
+    r->n += 8 * (int)bytes;
+    if (bytes > left) {
+        r->n_beyond += 8 * (int64_t)(bytes - left);
+        bytes = left;
+    }
+    r->at += bytes;
+}
+
+static inline uint64_t bits_take(bit_reader *r, int n) { /* n <= 32, and there */
     uint64_t value = r->bits & ((1ull << n) - 1);
     r->bits >>= n;
     r->n -= n;
-    r->taken += n;
     return value;
 }
 
-static void rice_take_block(bit_reader *r, uint32_t *v, int n) {
+/* One number, of which at least the first 25 + k bits are there. */
+static inline uint32_t rice_take(bit_reader *r, int k, uint64_t low) {
+    int q = __builtin_ctzll(r->bits | 1ull << ESCAPE);
+    if (q < ESCAPE) {
+        uint32_t v = (uint32_t)((uint64_t)q << k | (r->bits >> q >> 1 & low));
+        r->bits = r->bits >> q >> 1 >> k;
+        r->n -= q + 1 + k;
+        return v;
+    }
     bits_fill(r);
-    int k = (int)bits_take(r, 5);
-    for (int i = 0; i < n; i++) {
-        bits_fill(r);
-        int q = __builtin_ctzll(r->bits | 1ull << ESCAPE);
-        if (q < ESCAPE) {
-            (void)bits_take(r, q + 1);
-            v[i] = (uint32_t)((uint64_t)q << k | bits_take(r, k));
-        } else {
-            (void)bits_take(r, ESCAPE);
-            v[i] = (uint32_t)bits_take(r, 32);
+    (void)bits_take(r, ESCAPE);
+    return (uint32_t)bits_take(r, 32);
+}
+
+static void rice_take_block(bit_reader *from, uint32_t *v, int n) {
+    enum { AT_ONCE = 4 }; /* of one filling, mostly: a number takes six bits or so */
+    bit_reader r = *from; /* a copy that the compiler keeps in registers */
+    bits_fill(&r);
+    int k = (int)bits_take(&r, 5), i = 0;
+    uint64_t low = (1ull << k) - 1;
+    for (; i + AT_ONCE <= n; i += AT_ONCE) {
+        bits_fill(&r);
+        v[i] = rice_take(&r, k, low);
+        for (int j = 1; j < AT_ONCE; j++) {
+            if (__builtin_expect(r.n < ESCAPE + 1 + k, 0)) bits_fill(&r);
+            v[i + j] = rice_take(&r, k, low);
         }
     }
+    for (; i < n; i++) {
+        bits_fill(&r);
+        v[i] = rice_take(&r, k, low);
+    }
+    *from = r;
 }
 
 /* --- Lists ------------------------------------------------------------------------------------ */
 
-static bool is_large(int32_t step) {
-    return step > 1 || step < -1;
+static inline bool is_large(int32_t step) {
+    return (uint32_t)step + 1 > 2;
 }
 
 /* Numbers that come one by one, in blocks. */
@@ -229,21 +292,31 @@ static void places_put(bit_writer *w, const uint32_t *at, int32_t n) {
 }
 
 static void signs_put(bit_writer *w, const int32_t *steps, int32_t n) {
-    for (int32_t i = 0; i < n; i++)
-        bits_put(w, steps[i] < 0, 1);
+    for (int32_t i = 0; i < n;) {
+        uint64_t bits = 0;
+        int here = n - i < 32 ? n - i : 32;
+        for (int j = 0; j < here; j++, i++)
+            bits |= (uint64_t)(steps[i] < 0) << j;
+        bits_put(w, bits, here);
+    }
 }
 
 static void large_put(bit_writer *w, const int32_t *steps, int32_t n) {
     rice_list list = {.w = w};
     int32_t begin = 0;
-    for (int32_t i = 0; i < n; i++) {
-        if (!is_large(steps[i])) continue;
-        list_put(&list, (uint32_t)(i - begin));
-        begin = i + 1;
+    for (int32_t i = 0; i < n; i++) { /* without a branch that nobody can foresee */
+        bool large = is_large(steps[i]);
+        list.v[list.n] = (uint32_t)(i - begin);
+        list.n += large;
+        begin = large ? i + 1 : begin;
+        if (list.n == BLOCK) list_end(&list);
     }
     list_end(&list);
-    for (int32_t i = 0; i < n; i++)
-        if (is_large(steps[i])) list_put(&list, (uint32_t)abs(steps[i]) - 2);
+    for (int32_t i = 0; i < n; i++) {
+        list.v[list.n] = (uint32_t)abs(steps[i]) - 2;
+        list.n += is_large(steps[i]);
+        if (list.n == BLOCK) list_end(&list);
+    }
     list_end(&list);
 }
 
@@ -273,9 +346,12 @@ static ifl_status places_take(bit_reader *r, uint32_t *at, int32_t n, int64_t n_
 }
 
 static void signs_take(bit_reader *r, int32_t *steps, int32_t n) {
-    for (int32_t i = 0; i < n; i++) {
-        if (r->n < 1) bits_fill(r);
-        steps[i] = bits_take(r, 1) ? -1 : 1;
+    for (int32_t i = 0; i < n;) {
+        int here = n - i < 32 ? n - i : 32;
+        bits_fill(r);
+        uint64_t bits = bits_take(r, here);
+        for (int j = 0; j < here; j++, i++)
+            steps[i] = 1 - 2 * (int32_t)(bits >> j & 1);
     }
 }
 
@@ -283,7 +359,8 @@ static void signs_take(bit_reader *r, int32_t *steps, int32_t n) {
 static ifl_status size_apply(int32_t *step, uint32_t v, uint32_t more, ifl_error *err) {
     if (v > STEP_MAX - more)
         return ifl_fail(err, IFL_FORMAT, "patch: a step of %u, the most is %d", v, STEP_MAX);
-    *step = *step < 0 ? -(int32_t)(v + more) : (int32_t)(v + more);
+    int32_t sign = *step >> 31;
+    *step = ((int32_t)(v + more) ^ sign) - sign;
     return IFL_OK;
 }
 
@@ -303,25 +380,27 @@ static ifl_status large_take(bit_reader *r, int32_t *steps, int32_t n, uint32_t 
             steps[next++] *= 2;
         }
     }
-    int block = 0, used = 0;
-    uint32_t left = n_large;
-    for (int32_t i = 0; i < n && n_large > 0; i++) {
-        if (!is_large(steps[i])) continue;
-        if (used == block) {
-            block = left < BLOCK ? (int)left : BLOCK;
-            left -= (uint32_t)block;
-            rice_take_block(r, v, block);
-            used = 0;
+    int32_t at = 0, places[BLOCK];
+    for (uint32_t left = n_large; left > 0;) {
+        int block = left < BLOCK ? (int)left : BLOCK;
+        rice_take_block(r, v, block);
+        for (int j = 0; j < block; at++) {
+            places[j] = at;
+            j += is_large(steps[at]);
         }
-        IFL_TRY(size_apply(&steps[i], v[used++], 2, err));
+        for (int j = 0; j < block; j++)
+            IFL_TRY(size_apply(&steps[places[j]], v[j], 2, err));
+        left -= (uint32_t)block;
     }
     return IFL_OK;
 }
 
-static ifl_status reader_ends(const bit_reader *r, size_t n_bytes, ifl_error *err) {
-    if ((size_t)((r->taken + 7) / 8) == n_bytes) return IFL_OK;
-    return ifl_fail(err, IFL_FORMAT, "patch: its code has %lld bits, %zu bytes came",
-                    (long long)r->taken, n_bytes);
+/* `begin`: where it began. All bytes are used, and no bit beyond them. */
+static ifl_status reader_ends(const bit_reader *r, const uint8_t *begin, ifl_error *err) {
+    int64_t n_bytes = r->end - begin, taken = 8 * (r->at - begin) + r->n_beyond - r->n;
+    if ((taken + 7) / 8 == n_bytes) return IFL_OK;
+    return ifl_fail(err, IFL_FORMAT, "patch: its code has %lld bits, %lld bytes came",
+                    (long long)taken, (long long)n_bytes);
 }
 
 static ifl_status code_reserve(uint8_t **bytes, size_t *cap, size_t n, ifl_error *err) {
@@ -366,58 +445,51 @@ ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes
     IFL_TRY(places_take(&r, out->at, out->n, n_elements, err));
     signs_take(&r, out->steps, out->n);
     IFL_TRY(large_take(&r, out->steps, out->n, n_large, err));
-    return reader_ends(&r, n_bytes - HEADER_BYTES, err);
+    return reader_ends(&r, bytes + HEADER_BYTES, err);
 }
 
 /* --- By class --------------------------------------------------------------------------------- */
 
-#define CLASSES 256
+#define CLASSES IFL_CLASSES
 #define CLASS_BYTES 5 /* of the header */
 
-static inline unsigned class_of(uint16_t bf16) {
-    return (bf16 >> 7) & 0xffu;
-}
-
-/* Changes sorted by class, in each by rank: its number among the class's weights. */
+/* Changes sorted by class, in each by rank. The columns are the patch's scratch memory. */
 typedef struct classed {
     int32_t begin[CLASSES + 1]; /* of each class, in the columns */
     uint32_t *ranks;
     int32_t *steps;
 } classed;
 
-static void classed_free(classed *c) {
-    free(c->ranks);
-    free(c->steps);
+/* Room for n changes, and for n_more ranks and classes. */
+static ifl_status classed_begin(classed *c, ifl_patch *patch, int64_t n, int64_t n_more,
+                                ifl_error *err) {
+    void *ranks = patch->ranks, *steps = patch->ranked_steps;
+    ifl_status st =
+        ifl_grow(&ranks, &patch->ranks_cap, (size_t)(n + 2 * n_more) + 1, sizeof *c->ranks, err);
+    if (st == IFL_OK)
+        st = ifl_grow(&steps, &patch->ranked_steps_cap, (size_t)n + 1, sizeof *c->steps, err);
+    c->ranks = patch->ranks = ranks;
+    c->steps = patch->ranked_steps = steps;
+    return st;
 }
 
-static ifl_status classed_create(classed *c, int32_t n, ifl_error *err) {
-    c->ranks = malloc(sizeof *c->ranks * ((size_t)n + 1));
-    c->steps = malloc(sizeof *c->steps * ((size_t)n + 1));
-    if (c->ranks && c->steps) return IFL_OK;
-    return ifl_fail(err, IFL_NOMEM, "patch: out of memory for %d changes", n);
-}
-
-static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *base) {
-    int32_t at[CLASSES] = {0};
-    /* Four counts of each class, so that equal classes in a row don't wait for each other. */
-    uint32_t seen[4][CLASSES] = {0};
+static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *base,
+                         int64_t n_elements) {
+    int32_t n_of[CLASSES] = {0}, at[CLASSES];
+    uint32_t *ranks = c->ranks + patch->n; /* in the order of the patch */
+    uint8_t *classes = (uint8_t *)(ranks + patch->n);
+    ifl_class_ranks(base, n_elements, patch->at, patch->n, classes, ranks);
     for (int32_t i = 0; i < patch->n; i++)
-        at[class_of(base[patch->at[i]])]++;
+        n_of[classes[i]]++;
     c->begin[0] = 0;
     for (int x = 0; x < CLASSES; x++) {
-        c->begin[x + 1] = c->begin[x] + at[x];
         at[x] = c->begin[x];
+        c->begin[x + 1] = c->begin[x] + n_of[x];
     }
-    uint32_t element = 0;
     for (int32_t i = 0; i < patch->n; i++) {
-        for (; element + 4 <= patch->at[i]; element += 4)
-            for (int lane = 0; lane < 4; lane++)
-                seen[lane][class_of(base[element + (uint32_t)lane])]++;
-        for (; element < patch->at[i]; element++)
-            seen[0][class_of(base[element])]++;
-        unsigned x = class_of(base[element]);
-        c->ranks[at[x]] = seen[0][x] + seen[1][x] + seen[2][x] + seen[3][x];
-        c->steps[at[x]++] = patch->steps[i];
+        int32_t to = at[classes[i]]++;
+        c->ranks[to] = ranks[i];
+        c->steps[to] = patch->steps[i];
     }
 }
 
@@ -426,6 +498,7 @@ static void classed_fill(classed *c, const ifl_patch *patch, const uint16_t *bas
 
 #define SYMBOLS 112
 #define CODE_MAX 11    /* bits */
+#define EXTRA_MAX 12   /* bits after one */
 #define HUFFMAN_MIN 48 /* sizes that are worth a code of their own */
 #define CODE_HEADER_BYTES ((7 + 4 * SYMBOLS + 7) / 8)
 
@@ -435,12 +508,10 @@ typedef struct size_code {
     int n;                    /* 1 + the highest symbol used */
 } size_code;
 
-static int size_symbol(uint32_t v, int *n_extra) {
-    *n_extra = 0;
-    if (v < 16) return (int)v;
-    int e = 31 - __builtin_clz(v);
+static inline int size_symbol(uint32_t v, int *n_extra) {
+    int e = 31 - __builtin_clz(v | 8); /* from 8 to 15 both rules give the same */
     *n_extra = e - 3;
-    return 16 + 8 * (e - 4) + (int)(v >> (e - 3) & 7);
+    return 8 * (e - 2) + (int)(v >> (e - 3) & 7) - 8 * (v < 8);
 }
 
 /* Huffman's lengths for those that occur. */
@@ -527,49 +598,70 @@ static void code_make(size_code *code, const int32_t *steps, int32_t n) {
     IFL_ASSERT(sound);
 }
 
-static void huffman_put(bit_writer *w, const int32_t *steps, int32_t n) {
+static void huffman_put(bit_writer *to, const int32_t *steps, int32_t n) {
     size_code code;
     code_make(&code, steps, n);
-    bits_put(w, (uint64_t)code.n, 7);
+    bit_writer w = *to;
+    bits_put(&w, (uint64_t)code.n, 7);
     for (int s = 0; s < code.n; s++)
-        bits_put(w, code.lengths[s], 4);
+        bits_put(&w, code.lengths[s], 4);
     for (int32_t i = 0; i < n; i++) {
         uint32_t v = (uint32_t)abs(steps[i]) - 1;
-        int n_extra, s = size_symbol(v, &n_extra);
-        bits_put(w, code.codes[s], code.lengths[s]);
-        bits_put(w, v & ((1u << n_extra) - 1), n_extra);
+        int n_extra, s = size_symbol(v, &n_extra), length = code.lengths[s];
+        bits_put(&w, code.codes[s] | (uint64_t)(v & ((1u << n_extra) - 1)) << length,
+                 length + n_extra);
     }
+    *to = w;
 }
 
-static ifl_status huffman_take(bit_reader *r, int32_t *steps, int32_t n, ifl_error *err) {
+/* What the next bits say: the size's first value, how many bits follow that are added to it, and how
+ * many those before have (0: no code begins so). */
+typedef struct size_entry {
+    uint16_t first;
+    uint8_t n_extra, length;
+} size_entry;
+
+static ifl_status huffman_read(bit_reader *r, size_entry table[1 << CODE_MAX], int *n_bits,
+                               ifl_error *err) {
     size_code code = {0};
-    uint8_t symbols[1 << CODE_MAX];
     bits_fill(r);
     code.n = (int)bits_take(r, 7);
     if (code.n > SYMBOLS)
         return ifl_fail(err, IFL_FORMAT, "patch: a code of %d symbols, the most is %d", code.n,
                         SYMBOLS);
+    *n_bits = 0;
     for (int s = 0; s < code.n; s++) {
         bits_fill(r);
         code.lengths[s] = (uint8_t)bits_take(r, 4);
+        if (code.lengths[s] > *n_bits) *n_bits = code.lengths[s];
     }
     if (!code_assign(&code)) return ifl_fail(err, IFL_FORMAT, "patch: lengths that are no code's");
-    memset(symbols, SYMBOLS, sizeof symbols);
-    for (int s = 0; s < code.n; s++)
-        for (int at = code.codes[s], l = code.lengths[s]; l > 0 && at < 1 << CODE_MAX; at += 1 << l)
-            symbols[at] = (uint8_t)s;
+    memset(table, 0, sizeof *table << *n_bits);
+    for (int s = 0; s < code.n; s++) {
+        int length = code.lengths[s], n_extra = s < 16 ? 0 : 1 + (s - 16) / 8;
+        uint32_t first = s < 16 ? (uint32_t)s : (8u | (uint32_t)(s - 16) % 8) << n_extra;
+        size_entry entry = {(uint16_t)first, (uint8_t)n_extra, (uint8_t)length};
+        for (int at = code.codes[s]; length > 0 && at < 1 << *n_bits; at += 1 << length)
+            table[at] = entry;
+    }
+    return IFL_OK;
+}
+
+static ifl_status huffman_take(bit_reader *from, int32_t *steps, int32_t n, ifl_error *err) {
+    size_entry table[1 << CODE_MAX];
+    int n_bits = 0;
+    IFL_TRY(huffman_read(from, table, &n_bits, err));
+    bit_reader r = *from;
+    uint64_t mask = (1ull << n_bits) - 1;
     for (int32_t i = 0; i < n; i++) {
-        bits_fill(r);
-        int s = symbols[r->bits & ((1u << CODE_MAX) - 1)];
-        if (s == SYMBOLS) return ifl_fail(err, IFL_FORMAT, "patch: bits that are no size");
-        (void)bits_take(r, code.lengths[s]);
-        uint32_t v = (uint32_t)s;
-        if (s >= 16) {
-            int e = 4 + (s - 16) / 8;
-            v = (8u | (uint32_t)(s - 16) % 8) << (e - 3) | (uint32_t)bits_take(r, e - 3);
-        }
+        if (r.n < CODE_MAX + EXTRA_MAX) bits_fill(&r);
+        size_entry entry = table[r.bits & mask];
+        if (entry.length == 0) return ifl_fail(err, IFL_FORMAT, "patch: bits that are no size");
+        (void)bits_take(&r, entry.length);
+        uint32_t v = entry.first + (uint32_t)bits_take(&r, entry.n_extra);
         IFL_TRY(size_apply(&steps[i], v, 1, err));
     }
+    *from = r;
     return IFL_OK;
 }
 
@@ -672,21 +764,17 @@ static ifl_status class_take(bit_reader *r, uint32_t *ranks, int32_t *steps, int
     return IFL_OK;
 }
 
-ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base,
+ifl_status ifl_patch_encode_classes(ifl_patch *patch, const uint16_t *base,
                                     int64_t n_elements, uint8_t **bytes, size_t *cap,
                                     size_t *n_bytes, ifl_error *err) {
     IFL_ASSERT(patch->n == 0 || patch->at[patch->n - 1] < n_elements);
     classed c = {0};
-    ifl_status st = classed_create(&c, patch->n, err);
+    IFL_TRY(classed_begin(&c, patch, patch->n, patch->n, err));
     /* Every class's lists may end in the middle of a block. */
     size_t most = HEADER_BYTES + CLASSES * (CLASS_BYTES + 68 + CODE_HEADER_BYTES) +
                   3 * code_bytes_max((size_t)patch->n);
-    if (st == IFL_OK) st = code_reserve(bytes, cap, most, err);
-    if (st != IFL_OK) {
-        classed_free(&c);
-        return st;
-    }
-    classed_fill(&c, patch, base);
+    IFL_TRY(code_reserve(bytes, cap, most, err));
+    classed_fill(&c, patch, base, n_elements);
     ifl_byte_writer header = {.at = *bytes, .end = *bytes + most};
     uint32_t n_classes = 0;
     for (int x = 0; x < CLASSES; x++)
@@ -703,31 +791,7 @@ ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base
         if (c.begin[x + 1] > c.begin[x])
             class_put(&w, c.ranks + c.begin[x], c.steps + c.begin[x], c.begin[x + 1] - c.begin[x]);
     *n_bytes = (size_t)(w.at - *bytes) + (w.n > 0);
-    classed_free(&c);
     return IFL_OK;
-}
-
-/* Walks the base once, counting each class down to its next change. */
-static ifl_status classed_merge(ifl_patch *out, const classed *c, const uint16_t *base,
-                                int64_t n_elements, ifl_error *err) {
-    int32_t at[CLASSES];
-    uint32_t left[CLASSES]; /* of no more changes: more than there are elements */
-    for (int x = 0; x < CLASSES; x++) {
-        at[x] = c->begin[x];
-        left[x] = c->begin[x + 1] > c->begin[x] ? c->ranks[at[x]] : UINT32_MAX;
-    }
-    int32_t n = 0;
-    for (int64_t i = 0; i < n_elements && n < out->n; i++) {
-        unsigned x = class_of(base[i]);
-        if (left[x]-- > 0) continue;
-        int32_t this = at[x]++;
-        out->at[n] = (uint32_t)i;
-        out->steps[n++] = c->steps[this];
-        left[x] = at[x] < c->begin[x + 1] ? c->ranks[at[x]] - c->ranks[this] - 1 : UINT32_MAX;
-    }
-    if (n == out->n) return IFL_OK;
-    return ifl_fail(err, IFL_FORMAT, "patch: %d of %d changes lie outside of their class",
-                    out->n - n, out->n);
 }
 
 /* The header after the counts: exponents ascending, counts that add up. */
@@ -762,7 +826,7 @@ ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t
                         "patch: %zu bytes for %u changes in %u classes among %lld elements",
                         n_bytes, n, n_classes, (long long)n_elements);
     classed c = {0};
-    ifl_status st = classed_create(&c, (int32_t)n, err);
+    ifl_status st = classed_begin(&c, out, n, 0, err);
     if (st == IFL_OK) st = classed_header(&c, &header, n, n_classes, err);
     if (st == IFL_OK) st = patch_reserve(out, (int64_t)n + 1, err);
     bit_reader r = {.at = header.at, .end = header.end};
@@ -770,11 +834,11 @@ ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t
         if (c.begin[x + 1] > c.begin[x])
             st = class_take(&r, c.ranks + c.begin[x], c.steps + c.begin[x],
                             c.begin[x + 1] - c.begin[x], n_elements, err);
-    if (st == IFL_OK) st = reader_ends(&r, (size_t)(header.end - header.at), err);
-    if (st == IFL_OK) {
-        out->n = (int32_t)n;
-        st = classed_merge(out, &c, base, n_elements, err);
-    }
-    classed_free(&c);
-    return st;
+    if (st == IFL_OK) st = reader_ends(&r, header.at, err);
+    if (st != IFL_OK) return st;
+    out->n =
+        ifl_class_places(base, n_elements, c.begin, c.ranks, c.steps, out->at, out->steps);
+    if (out->n == (int32_t)n) return IFL_OK;
+    return ifl_fail(err, IFL_FORMAT, "patch: %d of %u changes lie outside of their class",
+                    (int32_t)n - out->n, n);
 }

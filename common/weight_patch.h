@@ -50,6 +50,10 @@ typedef struct ifl_patch {
     uint32_t *at;   /* [n] element of the chunk */
     int32_t *steps; /* [n] never 0; at most +-65535 */
     size_t at_cap, steps_cap;
+    /* Scratch of the code by class. */
+    uint32_t *ranks;
+    int32_t *ranked_steps;
+    size_t ranks_cap, ranked_steps_cap;
 } ifl_patch;
 
 void ifl_patch_free(ifl_patch *patch);
@@ -82,7 +86,7 @@ ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes
 
 /* The same by class (memory: at most 128 times n_bytes): `base` is what the patch is against, n_elements of it. Decoding with another
  * base gives another patch, or IFL_FORMAT: whoever can't be sure compares a hash of the result. */
-ifl_status ifl_patch_encode_classes(const ifl_patch *patch, const uint16_t *base,
+ifl_status ifl_patch_encode_classes(ifl_patch *patch, const uint16_t *base,
                                     int64_t n_elements, uint8_t **bytes, size_t *cap,
                                     size_t *n_bytes, ifl_error *err);
 ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,

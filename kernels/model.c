@@ -2,6 +2,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "common/bf16.h"
 #include "common/memory.h"
@@ -262,10 +265,53 @@ static void weights_row(weights_way way, uint16_t *panel_row, int64_t k, uint16_
             flat[i] = panel_row[ifl_panel_k(k + i)];
 }
 
+#ifdef __SSE2__
+/* Four rows by four pairs, both ways. */
+static inline void weights_transpose(__m128i v[4]) {
+    __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]),
+            c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
+    v[0] = _mm_unpacklo_epi64(a, b);
+    v[1] = _mm_unpackhi_epi64(a, b);
+    v[2] = _mm_unpacklo_epi64(c, d);
+    v[3] = _mm_unpackhi_epi64(c, d);
+}
+
+/* As many of the k elements of 32 rows as whole cache lines hold: 16 pairs of four rows at a time, so
+ * that each line on either side is moved once and whole. Returns how many. */
+static int64_t weights_panel_lines(weights_way way, uint16_t *panel, uint16_t *flat, int64_t k) {
+    enum { PAIRS = 16, ROWS = 4 };
+    int64_t n = k / (2 * PAIRS) * (2 * PAIRS);
+    for (int64_t i = 0; i < n; i += 2 * PAIRS)
+        for (int64_t row = 0; row < IFL_PANEL; row += ROWS)
+            for (int64_t pair = 0; pair < PAIRS; pair += 4) {
+                uint16_t *lines = panel + (i / 2 + pair) * (2 * IFL_PANEL) + 2 * row;
+                uint16_t *rows = flat + row * k + i + 2 * pair;
+                int64_t from_step = way == WEIGHTS_PUT ? k : 2 * IFL_PANEL,
+                        to_step = way == WEIGHTS_PUT ? 2 * IFL_PANEL : k;
+                uint16_t *from = way == WEIGHTS_PUT ? rows : lines,
+                         *to = way == WEIGHTS_PUT ? lines : rows;
+                __m128i v[4];
+                for (int j = 0; j < 4; j++)
+                    v[j] = _mm_loadu_si128((const __m128i *)(const void *)(from + j * from_step));
+                weights_transpose(v);
+                for (int j = 0; j < 4; j++)
+                    _mm_storeu_si128((__m128i *)(void *)(to + j * to_step), v[j]);
+            }
+    return n;
+}
+#else
+static int64_t weights_panel_lines(weights_way way, uint16_t *panel, uint16_t *flat, int64_t k) {
+    (void)way, (void)panel, (void)flat, (void)k;
+    return 0;
+}
+#endif
+
 /* A whole panel: 32 rows of k elements, k even. Pairs move as 32-bit words, 32 of them to one place
  * in the panel; the rows are then read (or written) side by side, each line of them once. */
 static void weights_panel(weights_way way, uint16_t *panel, uint16_t *flat, int64_t k) {
-    for (int64_t i = 0; i < k; i += 2, panel += 2 * IFL_PANEL)
+    int64_t done = weights_panel_lines(way, panel, flat, k);
+    panel += done * IFL_PANEL;
+    for (int64_t i = done; i < k; i += 2, panel += 2 * IFL_PANEL)
         for (int64_t row = 0; row < IFL_PANEL; row++) {
             uint16_t *at = flat + row * k + i;
             if (way == WEIGHTS_PUT)

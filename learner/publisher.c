@@ -181,7 +181,7 @@ static uint8_t *patch_copy(const uint8_t *bytes, size_t n) {
 
 /* Codes one chunk of n_elements, by class where the base is at hand (else NULL); `scratch` is
  * reused from call to call. */
-static ifl_status patch_set_put(patch_set *set, int32_t chunk, const ifl_patch *patch,
+static ifl_status patch_set_put(patch_set *set, int32_t chunk, ifl_patch *patch,
                                 const uint16_t *base, int64_t n_elements, uint8_t **scratch,
                                 size_t *cap, ifl_error *err) {
     patch_chunk *to = &set->chunks[chunk];

@@ -33,7 +33,7 @@ static void check_sound(const ifl_patch *p, int64_t n_elements) {
 }
 
 /* Both codes give the patch back. */
-static void check_codes(const ifl_patch *p, const uint16_t *base, int64_t n) {
+static void check_codes(ifl_patch *p, const uint16_t *base, int64_t n) {
     ifl_error err = {0};
     ifl_patch back = {0};
     uint8_t *code = NULL;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/bf16.h"
+#include "common/class_ranks.h"
 #include "common/rng.h"
 #include "common/weight_patch.h"
 
@@ -22,6 +23,30 @@ static uint64_t draw(uint64_t *counter) {
 }
 
 static size_t n_bytes_classed; /* of the last round trip */
+
+static void assert_same_patch(const ifl_patch *a, const ifl_patch *b) {
+    assert_int_equal(a->n, b->n);
+    if (a->n == 0) return;
+    assert_memory_equal(a->at, b->at, (size_t)a->n * sizeof *a->at);
+    assert_memory_equal(a->steps, b->steps, (size_t)a->n * sizeof *a->steps);
+}
+
+/* A host without AVX2 writes the same bytes, and reads them. */
+static void assert_plain_host_agrees(ifl_patch *diff, const uint16_t *base, int64_t n,
+                                     const uint8_t *code, size_t n_code) {
+    ifl_patch decoded = {0};
+    uint8_t *bytes = NULL;
+    size_t cap = 0, n_bytes;
+    ifl_class_ranks_test_plain(1);
+    assert_int_equal(ifl_patch_encode_classes(diff, base, n, &bytes, &cap, &n_bytes, NULL), IFL_OK);
+    assert_int_equal(n_bytes, n_code);
+    assert_memory_equal(bytes, code, n_code);
+    assert_int_equal(ifl_patch_decode_classes(&decoded, code, n_code, base, n, NULL), IFL_OK);
+    ifl_class_ranks_test_plain(0);
+    assert_same_patch(&decoded, diff);
+    ifl_patch_free(&decoded);
+    free(bytes);
+}
 
 /* base -> diff -> encode -> decode -> apply gives `now`; returns the bytes. */
 static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64_t n) {
@@ -35,11 +60,7 @@ static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64
     uint8_t *exact = malloc(n_bytes);
     memcpy(exact, bytes, n_bytes);
     if (ifl_patch_decode(&decoded, exact, n_bytes, n, &err) != IFL_OK) fail_msg("%s", err.text);
-    assert_int_equal(decoded.n, diff.n);
-    if (diff.n > 0) {
-        assert_memory_equal(decoded.at, diff.at, (size_t)diff.n * sizeof *diff.at);
-        assert_memory_equal(decoded.steps, diff.steps, (size_t)diff.n * sizeof *diff.steps);
-    }
+    assert_same_patch(&decoded, &diff);
     uint16_t *elements = malloc((size_t)n * 2 + 1);
     memcpy(elements, base, (size_t)n * 2);
     assert_int_equal(ifl_patch_apply(&decoded, elements, &err), IFL_OK);
@@ -53,11 +74,8 @@ static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64
     memcpy(exact, bytes, n_classed);
     if (ifl_patch_decode_classes(&decoded, exact, n_classed, base, n, &err) != IFL_OK)
         fail_msg("%s", err.text);
-    assert_int_equal(decoded.n, diff.n);
-    if (diff.n > 0) {
-        assert_memory_equal(decoded.at, diff.at, (size_t)diff.n * sizeof *diff.at);
-        assert_memory_equal(decoded.steps, diff.steps, (size_t)diff.n * sizeof *diff.steps);
-    }
+    assert_same_patch(&decoded, &diff);
+    assert_plain_host_agrees(&diff, base, n, exact, n_classed);
     n_bytes_classed = n_classed;
     free(elements);
     free(exact);
