@@ -44,12 +44,9 @@ struct ifl_weight_receiver {
     uint8_t *states;         /* [fetching->n_chunks] chunk_state */
     int32_t n_done, n_asked, cursor;
     int32_t window;
-    int64_t answer_ns;  /* how long a chunk may take */
-    bool asked_in_vain; /* twice now would be a dead link */
-    /* The buffer is a copy of the base, apart from the chunks that a fetch has touched. */
-    bool copied;
-    uint8_t *touched; /* [held->n_chunks] */
-    bool patching;    /* this fetch takes patches of the base */
+    int64_t answer_ns;           /* how long a chunk may take */
+    bool asked_in_vain;          /* twice now would be a dead link */
+    const ifl_weights *patching; /* the base that this fetch takes patches of; NULL: all dense */
     ifl_patch patch;
     double verify_s;
     int64_t begin_ns, moved_ns, not_before_ns;
@@ -81,9 +78,6 @@ struct ifl_weight_receiver {
 static void receiver_forget_base(ifl_weight_receiver *r) {
     ifl_manifest_free(r->held);
     r->held = NULL;
-    free(r->touched);
-    r->touched = NULL;
-    r->copied = false;
 }
 
 /* Room for one chunk. */
@@ -94,24 +88,6 @@ static bool receiver_bounce(ifl_weight_receiver *r, int64_t n) {
     r->bounce = grown;
     r->bounce_elements = n;
     return true;
-}
-
-/* Copies the weights in use into a buffer that waits, so that the next version can come as a patch:
- * one pass over memory, no repacking. */
-static void receiver_copy_base(ifl_weight_receiver *r) {
-    if (r->copied || r->fetching || !r->held) return;
-    pthread_mutex_lock(&r->lock);
-    const ifl_weights *base = r->state == BUFFER_OFFERED ? r->base : NULL;
-    ifl_weights *buffer = r->buffer;
-    pthread_mutex_unlock(&r->lock);
-    if (!base || base->version != r->held->version) return;
-    if (!r->touched) r->touched = malloc((size_t)r->held->n_chunks);
-    if (!r->touched) return; /* then it comes dense */
-    memset(r->touched, 0, (size_t)r->held->n_chunks);
-    memcpy(buffer->panels, base->panels, (size_t)r->model->n_panel_elements * sizeof *base->panels);
-    memcpy(buffer->vectors, base->vectors,
-           (size_t)r->model->n_vector_elements * sizeof *base->vectors);
-    r->copied = true;
 }
 
 static bool receiver_same_grid(const ifl_manifest *a, const ifl_manifest *b) {
@@ -135,29 +111,30 @@ static bool receiver_chunk_is_right(ifl_weight_receiver *r, int32_t chunk) {
     return right;
 }
 
-/* Chunks that an abandoned fetch has changed go back to the base's, and those that are the base's
- * in the new version too are done. */
+/* A chunk that is the base's in the new version too is taken from there, if its hash says so. */
+static bool receiver_keep_chunk(ifl_weight_receiver *r, int32_t chunk) {
+    const ifl_manifest_chunk *c = &r->fetching->chunks[chunk];
+    if (!receiver_bounce(r, c->n_elements)) return false;
+    ifl_weights_get(r->patching, c->begin, c->n_elements, r->bounce);
+    if (!ifl_hash_equal(ifl_hash_bytes(r->bounce, (size_t)c->n_elements * 2), c->hash))
+        return false;
+    ifl_weights_put(r->buffer, c->begin, c->n_elements, r->bounce);
+    return true;
+}
+
+/* Whether this fetch can take patches: of weights that stay as they are until it is taken. */
 static void receiver_begin_from_base(ifl_weight_receiver *r) {
-    r->copied = r->patching = r->copied && receiver_same_grid(r->held, r->fetching);
-    if (!r->patching) return;
-    for (int32_t i = 0; i < r->fetching->n_chunks; i++) {
-        const ifl_manifest_chunk *c = &r->fetching->chunks[i];
-        if (r->touched[i]) {
-            if (!receiver_bounce(r, c->n_elements)) {
-                r->states[i] = CHUNK_NEEDED_DENSE;
-                continue;
-            }
-            ifl_weights_get(r->base, c->begin, c->n_elements, r->bounce);
-            ifl_weights_put(r->buffer, c->begin, c->n_elements, r->bounce);
-            r->touched[i] = false;
-        }
-        if (!ifl_hash_equal(c->hash, r->held->chunks[i].hash)) continue;
-        if (receiver_chunk_is_right(r, i)) {
-            r->states[i] = CHUNK_DONE;
-            r->n_done++;
-        } else {
-            r->states[i] = CHUNK_NEEDED_DENSE;
-        }
+    pthread_mutex_lock(&r->lock);
+    const ifl_weights *base = r->base;
+    pthread_mutex_unlock(&r->lock);
+    bool fits = base && r->held && base->version == r->held->version &&
+                receiver_same_grid(r->held, r->fetching);
+    r->patching = fits ? base : NULL;
+    for (int32_t i = 0; fits && i < r->fetching->n_chunks; i++) {
+        if (!ifl_hash_equal(r->fetching->chunks[i].hash, r->held->chunks[i].hash)) continue;
+        bool kept = receiver_keep_chunk(r, i);
+        r->states[i] = kept ? CHUNK_DONE : CHUNK_NEEDED_DENSE;
+        r->n_done += kept;
     }
 }
 
@@ -344,37 +321,44 @@ static const uint16_t *receiver_elements(ifl_weight_receiver *r, const ifl_wire_
     return r->bounce;
 }
 
+/* The base's chunk with the patch's changes, by way of the bounce buffer; stored when its hash is
+ * the manifest's, so that the hash is over unchanged weights as they lie in memory, too. */
+static ifl_status receiver_store_patch(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
+    const ifl_manifest_chunk *want = &r->fetching->chunks[c->chunk];
+    if (!receiver_bounce(r, want->n_elements)) return IFL_NOMEM;
+    ifl_weights_get(r->patching, want->begin, want->n_elements, r->bounce);
+    ifl_status st = c->codec == IFL_CODEC_ULP_GAP
+                        ? ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL)
+                        : ifl_patch_decode_classes(&r->patch, c->data, c->n_data, r->bounce,
+                                                   want->n_elements, NULL);
+    if (st == IFL_OK) st = ifl_patch_apply(&r->patch, r->bounce, NULL);
+    if (st == IFL_NOMEM) return st;
+    int64_t before = ifl_clock_ns();
+    bool right =
+        st == IFL_OK &&
+        ifl_hash_equal(ifl_hash_bytes(r->bounce, (size_t)want->n_elements * 2), want->hash);
+    r->verify_s += (double)(ifl_clock_ns() - before) * 1e-9;
+    if (!right) return IFL_MISMATCH;
+    ifl_weights_put(r->buffer, want->begin, want->n_elements, r->bounce);
+    return IFL_OK;
+}
+
 /* Stores a chunk. What was damaged on the way is noticed before the buffer is touched. IFL_FORMAT:
  * so it was; IFL_MISMATCH: it came as it was sent, and doesn't give what the manifest says. */
 static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
     const ifl_manifest_chunk *want = &r->fetching->chunks[c->chunk];
-    ifl_hash hash = ifl_hash_bytes(c->data, c->n_data);
-    if (c->codec == IFL_CODEC_DENSE) {
-        if (c->n_data != (size_t)want->n_elements * 2 || !ifl_hash_equal(hash, want->hash))
-            return IFL_FORMAT;
-        const uint16_t *elements = receiver_elements(r, c, want->n_elements);
-        if (!elements) return IFL_NOMEM;
-        if (r->patching) r->touched[c->chunk] = true;
-        ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
-    } else {
-        if (!ifl_codec_is_patch(c->codec) || !r->patching || c->base != r->held->version ||
-            r->touched[c->chunk])
+    if (c->codec != IFL_CODEC_DENSE) {
+        if (!ifl_codec_is_patch(c->codec) || !r->patching || c->base != r->held->version)
             return IFL_MISMATCH;
-        if (!ifl_hash_equal(hash, c->hash)) return IFL_FORMAT;
-        ifl_status st;
-        if (c->codec == IFL_CODEC_ULP_GAP) {
-            st = ifl_patch_decode(&r->patch, c->data, c->n_data, want->n_elements, NULL);
-        } else { /* the buffer still holds the base there */
-            if (!receiver_bounce(r, want->n_elements)) return IFL_NOMEM;
-            ifl_weights_get(r->buffer, want->begin, want->n_elements, r->bounce);
-            st = ifl_patch_decode_classes(&r->patch, c->data, c->n_data, r->bounce,
-                                          want->n_elements, NULL);
-        }
-        if (st != IFL_OK) return IFL_MISMATCH;
-        r->touched[c->chunk] = true;
-        if (ifl_weights_patch(r->buffer, want->begin, &r->patch, NULL) != IFL_OK)
-            return IFL_MISMATCH;
+        if (!ifl_hash_equal(ifl_hash_bytes(c->data, c->n_data), c->hash)) return IFL_FORMAT;
+        return receiver_store_patch(r, c);
     }
+    if (c->n_data != (size_t)want->n_elements * 2 ||
+        !ifl_hash_equal(ifl_hash_bytes(c->data, c->n_data), want->hash))
+        return IFL_FORMAT;
+    const uint16_t *elements = receiver_elements(r, c, want->n_elements);
+    if (!elements) return IFL_NOMEM;
+    ifl_weights_put(r->buffer, want->begin, want->n_elements, elements);
     return receiver_chunk_is_right(r, c->chunk) ? IFL_OK : IFL_MISMATCH;
 }
 
@@ -492,7 +476,6 @@ static void *receiver_run(void *context) {
         bool stop = r->stop;
         pthread_mutex_unlock(&r->lock);
         if (stop) return NULL;
-        receiver_copy_base(r);
         receiver_start(r);
         receiver_finish(r); /* if the new version differs in nothing */
         receiver_ask(r);

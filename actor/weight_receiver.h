@@ -1,8 +1,8 @@
 /* The actor's side of the weight plane: fetches announced versions on a background thread into a
  * shadow buffer, and hands the application nothing but whole, verified versions.
  *
- *   offer_buffer(w, base) -> copy of the base -> fetch of patches against it, or of dense chunks ->
- *   every chunk's hash, of w as stored -> take() gives w back
+ *   offer_buffer(w, base) -> fetch of patches against the base, or of dense chunks -> every chunk's
+ *   hash: of a patched one before it is stored, of a dense one as stored -> take() gives w back
  *
  * The loop of an actor: offer a shadow; between two decode steps take(); when it gives weights,
  * swap them in, and offer the old ones once no sequence uses them (ifl_engine_oldest_version), with

@@ -448,6 +448,64 @@ ifl_status ifl_patch_decode(ifl_patch *out, const uint8_t *bytes, size_t n_bytes
     return reader_ends(&r, bytes + HEADER_BYTES, err);
 }
 
+/* --- In bytes --------------------------------------------------------------------------------- */
+
+#define GROUP_BITS 7
+#define CHANGE_BYTES_MAX (5 + 3) /* 32 bits and 17 */
+
+static uint8_t *groups_put(uint8_t *to, uint32_t v) {
+    for (; v >> GROUP_BITS; v >>= GROUP_BITS)
+        *to++ = (uint8_t)(v | 1u << GROUP_BITS);
+    *to++ = (uint8_t)v;
+    return to;
+}
+
+ifl_status ifl_patch_pack(const ifl_patch *patch, uint8_t **bytes, size_t *cap, size_t *n_bytes,
+                          ifl_error *err) {
+    IFL_TRY(code_reserve(bytes, cap, (size_t)patch->n * CHANGE_BYTES_MAX + 1, err));
+    uint8_t *to = *bytes;
+    uint32_t next = 0;
+    for (int32_t i = 0; i < patch->n; i++) {
+        uint32_t gap = patch->at[i] - next,
+                 step = (uint32_t)patch->steps[i] << 1 ^ (uint32_t)(patch->steps[i] >> 31);
+        next = patch->at[i] + 1;
+        to = groups_put(groups_put(to, gap), step);
+    }
+    *n_bytes = (size_t)(to - *bytes);
+    return IFL_OK;
+}
+
+/* False: they end in the middle, or the number has more than 32 bits. */
+static inline bool groups_take(const uint8_t **at, const uint8_t *end, uint32_t *v) {
+    *v = 0;
+    for (int shift = 0; *at < end && shift < 32; shift += GROUP_BITS) {
+        uint32_t byte = *(*at)++;
+        *v |= (byte & ((1u << GROUP_BITS) - 1)) << shift;
+        if (!(byte >> GROUP_BITS)) return true;
+    }
+    return false;
+}
+
+ifl_status ifl_patch_unpack(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
+                            int64_t n_elements, ifl_error *err) {
+    IFL_ASSERT(n_elements >= 0 && n_elements <= ELEMENTS_MAX);
+    IFL_TRY(patch_reserve(out, (int64_t)(n_bytes / 2) + 1, err));
+    const uint8_t *at = bytes, *end = bytes + n_bytes;
+    int64_t next = 0;
+    out->n = 0;
+    while (at < end) {
+        uint32_t gap, step;
+        if (!groups_take(&at, end, &gap) || !groups_take(&at, end, &step) ||
+            gap >= n_elements - next || step == 0 || step > 2 * STEP_MAX)
+            return ifl_fail(err, IFL_FORMAT, "patch: change %d of %zu bytes is none", out->n,
+                            n_bytes);
+        next += gap;
+        out->at[out->n] = (uint32_t)next++;
+        out->steps[out->n++] = (int32_t)(step >> 1) ^ -(int32_t)(step & 1);
+    }
+    return IFL_OK;
+}
+
 /* --- By class --------------------------------------------------------------------------------- */
 
 #define CLASSES IFL_CLASSES

@@ -92,6 +92,14 @@ ifl_status ifl_patch_encode_classes(ifl_patch *patch, const uint16_t *base,
 ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
                                     const uint16_t *base, int64_t n_elements, ifl_error *err);
 
+/* A third code, for memory alone: whole bytes, quick, needs no base. Per change the gap and the step
+ * (lowest bit its sign), in groups of seven bits from the lowest up, the highest bit of a byte set
+ * where another one follows. ifl_patch_unpack: IFL_FORMAT where it isn't a code for n_elements. */
+ifl_status ifl_patch_pack(const ifl_patch *patch, uint8_t **bytes, size_t *cap, size_t *n_bytes,
+                          ifl_error *err);
+ifl_status ifl_patch_unpack(ifl_patch *out, const uint8_t *bytes, size_t n_bytes,
+                            int64_t n_elements, ifl_error *err);
+
 /* Changes canonical elements in place. IFL_FORMAT, with the elements before it changed already: a
  * step leads out of bf16's range, so this isn't the patch's base. */
 ifl_status ifl_patch_apply(const ifl_patch *patch, uint16_t *elements, ifl_error *err);

@@ -131,8 +131,8 @@ typedef struct patch_chunk {
     size_t n_bytes;
     int32_t codec;
     ifl_hash hash;
-    uint8_t *plain; /* for merging: needs no base. May be `bytes` */
-    size_t n_plain;
+    uint8_t *packed; /* for merging: needs no base. NULL: dense, or merged already */
+    size_t n_packed;
 } patch_chunk;
 
 /* Of single steps' patches together, and of merged ones: a quarter of a dense version each. */
@@ -151,7 +151,7 @@ typedef struct patch_set {
 static void patch_set_unref(patch_set *set) {
     if (!set || atomic_fetch_sub(&set->refs, 1) > 1) return;
     for (int32_t i = 0; i < set->n_chunks; i++) {
-        if (set->chunks[i].plain != set->chunks[i].bytes) free(set->chunks[i].plain);
+        free(set->chunks[i].packed);
         free(set->chunks[i].bytes);
     }
     free(set);
@@ -174,7 +174,7 @@ static patch_set *patch_set_create(int64_t base, int64_t version, int32_t n_chun
 }
 
 static uint8_t *patch_copy(const uint8_t *bytes, size_t n) {
-    uint8_t *copy = malloc(n);
+    uint8_t *copy = malloc(n ? n : 1);
     if (copy) memcpy(copy, bytes, n);
     return copy;
 }
@@ -186,27 +186,25 @@ static ifl_status patch_set_put(patch_set *set, int32_t chunk, ifl_patch *patch,
                                 size_t *cap, ifl_error *err) {
     patch_chunk *to = &set->chunks[chunk];
     size_t n;
-    IFL_TRY(ifl_patch_encode(patch, scratch, cap, &n, err));
-    to->plain = to->bytes = patch_copy(*scratch, n);
-    to->n_plain = to->n_bytes = n;
-    to->codec = IFL_CODEC_ULP_GAP;
-    if (base) {
+    if (base)
         IFL_TRY(ifl_patch_encode_classes(patch, base, n_elements, scratch, cap, &n, err));
+    else
+        IFL_TRY(ifl_patch_encode(patch, scratch, cap, &n, err));
+    bool dense = (double)n > PATCH_SHARE_MAX * 2.0 * (double)n_elements;
+    if (!dense) {
         to->bytes = patch_copy(*scratch, n);
         to->n_bytes = n;
-        to->codec = IFL_CODEC_ULP_CLASS;
+        to->codec = base ? IFL_CODEC_ULP_CLASS : IFL_CODEC_ULP_GAP;
+        if (!to->bytes) return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
+        to->hash = ifl_hash_bytes(to->bytes, n);
         set->n_coded += (int64_t)n;
     }
-    if (!to->bytes || !to->plain)
-        return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", n);
-    set->n_coded += (int64_t)to->n_plain;
-    to->hash = ifl_hash_bytes(to->bytes, to->n_bytes);
-    bool dense = (double)n > PATCH_SHARE_MAX * 2.0 * (double)n_elements;
-    if (dense) {
-        if (to->plain != to->bytes) free(to->plain);
-        free(to->bytes);
-        set->n_coded -= (int64_t)(to->n_plain + (base ? n : 0));
-        to->plain = to->bytes = NULL;
+    if (!dense && base) {
+        IFL_TRY(ifl_patch_pack(patch, scratch, cap, &to->n_packed, err));
+        to->packed = patch_copy(*scratch, to->n_packed);
+        if (!to->packed)
+            return ifl_fail(err, IFL_NOMEM, "out of memory: a patch of %zu bytes", to->n_packed);
+        set->n_coded += (int64_t)to->n_packed;
     }
     set->n_changed += patch->n;
     if (patch->n == 0) return IFL_OK; /* nobody asks for it */
@@ -566,7 +564,8 @@ static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_
             if (dense) break;
             ifl_patch *to = k == 0 ? sum : &scratch.b;
             IFL_TRY_GOTO(
-                st, ifl_patch_decode(to, c->plain, c->n_plain, m->chunks[i].n_elements, err), done);
+                st, ifl_patch_unpack(to, c->packed, c->n_packed, m->chunks[i].n_elements, err),
+                done);
             if (k == 0) continue;
             IFL_TRY_GOTO(st, ifl_patch_merge(next, sum, to, err), done);
             ifl_patch *swap = sum;
