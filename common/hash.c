@@ -2,7 +2,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#ifdef IFL_HAVE_XXH_DISPATCH
+#include <xxh_x86dispatch.h> /* the same names, the same hashes */
+#else
 #include <xxhash.h>
+#endif
 
 struct ifl_hasher {
     XXH3_state_t *state;

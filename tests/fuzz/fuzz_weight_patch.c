@@ -48,6 +48,11 @@ static void check_codes(ifl_patch *p, const uint16_t *base, int64_t n) {
     FUZZ_CHECK(ifl_patch_decode_classes(&back, exact, n_code, base, n, &err) == IFL_OK);
     check_same(p, &back);
     free(exact);
+    FUZZ_CHECK(ifl_patch_pack(p, &code, &cap, &n_code, &err) == IFL_OK);
+    exact = fuzz_copy(fuzz_input_of(code, n_code));
+    FUZZ_CHECK(ifl_patch_unpack(&back, exact, n_code, n, &err) == IFL_OK);
+    check_same(p, &back);
+    free(exact);
     free(code);
     ifl_patch_free(&back);
 }
@@ -68,6 +73,9 @@ static void fuzz_code(fuzz_input in, int64_t n, bool by_class) {
     ifl_status st = by_class ? ifl_patch_decode_classes(&p, code, n_code, base, n, &err)
                              : ifl_patch_decode(&p, code, n_code, n, &err);
     FUZZ_CHECK(fuzz_memory_peak() <= (by_class ? 128 : 64) * (int64_t)n_code + 1024);
+    ifl_patch unpacked = {0};
+    if (ifl_patch_unpack(&unpacked, code, n_code, n, &err) == IFL_OK) check_sound(&unpacked, n);
+    ifl_patch_free(&unpacked);
     if (st == IFL_OK) {
         check_sound(&p, n);
         check_codes(&p, base, n);

@@ -52,7 +52,7 @@ static void assert_plain_host_agrees(ifl_patch *diff, const uint16_t *base, int6
 static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64_t n) {
     ifl_patch diff = {0}, decoded = {0};
     uint8_t *bytes = NULL;
-    size_t cap = 0, n_bytes;
+    size_t cap = 0, n_bytes, n_bytes_packed;
     ifl_error err = {0};
     assert_int_equal(ifl_patch_diff(&diff, base, now, n, &err), IFL_OK);
     assert_int_equal(ifl_patch_encode(&diff, &bytes, &cap, &n_bytes, &err), IFL_OK);
@@ -61,6 +61,21 @@ static size_t assert_round_trip(const uint16_t *base, const uint16_t *now, int64
     memcpy(exact, bytes, n_bytes);
     if (ifl_patch_decode(&decoded, exact, n_bytes, n, &err) != IFL_OK) fail_msg("%s", err.text);
     assert_same_patch(&decoded, &diff);
+    /* In bytes, which end with the last change and nowhere else. */
+    free(exact);
+    assert_int_equal(ifl_patch_pack(&diff, &bytes, &cap, &n_bytes_packed, &err), IFL_OK);
+    exact = malloc(n_bytes_packed + 1);
+    memcpy(exact, bytes, n_bytes_packed);
+    assert_int_equal(ifl_patch_unpack(&decoded, exact, n_bytes_packed, n, &err), IFL_OK);
+    assert_same_patch(&decoded, &diff);
+    if (diff.n > 0) {
+        assert_int_equal(ifl_patch_unpack(&decoded, exact, n_bytes_packed - 1, n, &err),
+                         IFL_FORMAT);
+        assert_int_equal(
+            ifl_patch_unpack(&decoded, exact, n_bytes_packed, diff.at[diff.n - 1], &err),
+            IFL_FORMAT);
+    }
+    assert_int_equal(ifl_patch_unpack(&decoded, exact, n_bytes_packed, n, &err), IFL_OK);
     uint16_t *elements = malloc((size_t)n * 2 + 1);
     memcpy(elements, base, (size_t)n * 2);
     assert_int_equal(ifl_patch_apply(&decoded, elements, &err), IFL_OK);
