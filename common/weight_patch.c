@@ -672,8 +672,8 @@ static void huffman_put(bit_writer *to, const int32_t *steps, int32_t n) {
     *to = w;
 }
 
-/* What the next bits say: the size's first value, how many bits follow that are added to it, and how
- * many those before have (0: no code begins so). */
+/* What the next bits say: the size's first value, how many bits follow that are added to it, and
+ * how many those before have (0: no code begins so). */
 typedef struct size_entry {
     uint16_t first;
     uint8_t n_extra, length;
@@ -822,9 +822,8 @@ static ifl_status class_take(bit_reader *r, uint32_t *ranks, int32_t *steps, int
     return IFL_OK;
 }
 
-ifl_status ifl_patch_encode_classes(ifl_patch *patch, const uint16_t *base,
-                                    int64_t n_elements, uint8_t **bytes, size_t *cap,
-                                    size_t *n_bytes, ifl_error *err) {
+ifl_status ifl_patch_encode_classes(ifl_patch *patch, const uint16_t *base, int64_t n_elements,
+                                    uint8_t **bytes, size_t *cap, size_t *n_bytes, ifl_error *err) {
     IFL_ASSERT(patch->n == 0 || patch->at[patch->n - 1] < n_elements);
     classed c = {0};
     IFL_TRY(classed_begin(&c, patch, patch->n, patch->n, err));
@@ -894,8 +893,7 @@ ifl_status ifl_patch_decode_classes(ifl_patch *out, const uint8_t *bytes, size_t
                             c.begin[x + 1] - c.begin[x], n_elements, err);
     if (st == IFL_OK) st = reader_ends(&r, header.at, err);
     if (st != IFL_OK) return st;
-    out->n =
-        ifl_class_places(base, n_elements, c.begin, c.ranks, c.steps, out->at, out->steps);
+    out->n = ifl_class_places(base, n_elements, c.begin, c.ranks, c.steps, out->at, out->steps);
     if (out->n == (int32_t)n) return IFL_OK;
     return ifl_fail(err, IFL_FORMAT, "patch: %d of %u changes lie outside of their class",
                     (int32_t)n - out->n, n);

@@ -276,8 +276,8 @@ static inline void weights_transpose(__m128i v[4]) {
     v[3] = _mm_unpackhi_epi64(c, d);
 }
 
-/* As many of the k elements of 32 rows as whole cache lines hold: 16 pairs of four rows at a time, so
- * that each line on either side is moved once and whole. Returns how many. */
+/* As many of the k elements of 32 rows as whole cache lines hold: 16 pairs of four rows at a time,
+ * so that each line on either side is moved once and whole. Returns how many. */
 static int64_t weights_panel_lines(weights_way way, uint16_t *panel, uint16_t *flat, int64_t k) {
     enum { PAIRS = 16, ROWS = 4 };
     int64_t n = k / (2 * PAIRS) * (2 * PAIRS);

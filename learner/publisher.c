@@ -563,9 +563,9 @@ static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_
             dense = c->bytes == NULL;
             if (dense) break;
             ifl_patch *to = k == 0 ? sum : &scratch.b;
-            IFL_TRY_GOTO(
-                st, ifl_patch_unpack(to, c->packed, c->n_packed, m->chunks[i].n_elements, err),
-                done);
+            IFL_TRY_GOTO(st,
+                         ifl_patch_unpack(to, c->packed, c->n_packed, m->chunks[i].n_elements, err),
+                         done);
             if (k == 0) continue;
             IFL_TRY_GOTO(st, ifl_patch_merge(next, sum, to, err), done);
             ifl_patch *swap = sum;

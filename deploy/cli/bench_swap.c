@@ -396,7 +396,8 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
            "dense), %lld rounds\n",
            a->model, recompute ? "recompute" : "keep", b->batch, a->n_threads, a->every_s, share,
            (long long)a->repeat);
-    printf("coding of %d versions%s%s (patches of %.2f %% of dense): encode %.0f core-ms a version (min "
+    printf("coding of %d versions%s%s (patches of %.2f %% of dense): encode %.0f core-ms a version "
+           "(min "
            "%.0f, max %.0f), apply %.0f (min %.0f, max %.0f)\n",
            b->coding.n_versions, a->versions ? " of " : "", a->versions ? a->versions : "",
            b->coding.percent.median, b->coding.encode_ms.median, b->coding.encode_ms.min,

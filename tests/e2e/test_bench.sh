@@ -42,10 +42,15 @@ for kv in keep recompute; do
     has out.txt "tiny-llama, kv $kv, 4 sequences, 1 threads, a version every 0.05 s"
     grep -qE '^[1-9][0-9]* swaps: stall between two decode steps p50' out.txt || fail "$kv: no swap: $(cat out.txt)"
 done
+grep -qE '^coding of 2 versions \(patches of [0-9.]+ % of dense\): encode [0-9]+ core-ms a version' out.txt ||
+    fail "no core time: $(cat out.txt)"
 grep -qE '^rebuilding [1-9][0-9]* tokens of one group took' out.txt || fail "nothing was rebuilt: $(cat out.txt)"
 expect 0 "$inflight" bench swap --model tiny-llama --every 0.05 --repeat 1 --threads 1 --batch 4 --prompt-tokens 24 \
     --new-tokens 16 --json
-grep -q '"bench":"swap".*"ratio_median":' out.txt || fail "no figures: $(cat out.txt)"
+grep -q '"bench":"swap".*"ratio_median":.*"encode_core_ms_median":.*"apply_core_ms_median":' out.txt ||
+    fail "no figures: $(cat out.txt)"
+expect 65 "$inflight" bench swap --model tiny-llama --versions "$PWD" --threads 1 --batch 1
+has err.txt "no versions (v*.ifw)"
 
 # --- llama.cpp: a table as llama-batched-bench prints it, one row for each batch named
 program llama-batched-bench <<'SH'
