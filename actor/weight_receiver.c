@@ -12,8 +12,6 @@
 #include "common/log.h"
 
 #define POLL_MS 100
-#define ANSWER_LEAST_NS 1000000000
-#define ANSWER_NS 10000000000 /* chunks asked for and not come within this are asked again */
 #define REFUSED_NS 500000000  /* after WNACK, unless a newer version is announced */
 
 typedef enum {
@@ -34,6 +32,7 @@ typedef enum { BUFFER_NONE, BUFFER_OFFERED, BUFFER_FETCHING, BUFFER_READY } buff
 struct ifl_weight_receiver {
     const ifl_model *model;
     ifl_client *client;
+    ifl_weight_links *links; /* the thread's */
     pthread_t thread;
     bool thread_started;
 
@@ -42,14 +41,15 @@ struct ifl_weight_receiver {
     ifl_manifest *fetching;  /* NULL: no fetch */
     ifl_manifest *held;      /* of the version last made ready, in this history; or NULL */
     uint8_t *states;         /* [fetching->n_chunks] chunk_state */
+    uint8_t *asked_of;       /* [fetching->n_chunks] the link, of chunks that have been asked for */
     int32_t n_done, n_asked, cursor;
-    int32_t window;
-    int64_t answer_ns;           /* how long a chunk may take */
-    bool asked_in_vain;          /* twice now would be a dead link */
-    const ifl_weights *patching; /* the base that this fetch takes patches of; NULL: all dense */
+    int32_t n_asked_of[IFL_WEIGHT_LINKS_MAX];
+    int64_t moved_ns[IFL_WEIGHT_LINKS_MAX]; /* when each link's wait began */
+    bool asked_in_vain;                     /* twice now would be a dead link */
+    const ifl_weights *patching;            /* the base that this fetch takes patches of; NULL: all dense */
     ifl_patch patch;
     double verify_s;
-    int64_t begin_ns, moved_ns, not_before_ns;
+    int64_t begin_ns, not_before_ns;
     bool dropped_last; /* the fetch before this one was given up */
     bool connected;
     uint16_t *bounce; /* one chunk */
@@ -144,8 +144,10 @@ static void receiver_end_fetch(ifl_weight_receiver *r, buffer_state state) {
     ifl_manifest_free(r->fetching);
     r->fetching = NULL;
     free(r->states);
-    r->states = NULL;
+    free(r->asked_of);
+    r->states = r->asked_of = NULL;
     r->n_done = r->n_asked = r->cursor = 0;
+    memset(r->n_asked_of, 0, sizeof r->n_asked_of);
     pthread_mutex_lock(&r->lock);
     if (r->state == BUFFER_FETCHING) r->state = state;
     pthread_cond_broadcast(&r->changed);
@@ -188,14 +190,17 @@ static void receiver_enter(ifl_weight_receiver *r, const ifl_wire_welcome *welco
     pthread_mutex_unlock(&r->lock);
 }
 
-static void receiver_ask_again(ifl_weight_receiver *r) {
+/* What has been asked of a link and not come. */
+static void receiver_ask_again(ifl_weight_receiver *r, int32_t link) {
     int32_t n = 0;
     for (int32_t i = 0; r->fetching && i < r->fetching->n_chunks; i++)
-        if (r->states[i] == CHUNK_ASKED || r->states[i] == CHUNK_ASKED_DENSE) {
+        if ((r->states[i] == CHUNK_ASKED || r->states[i] == CHUNK_ASKED_DENSE) &&
+            r->asked_of[i] == link) {
             r->states[i] = r->states[i] == CHUNK_ASKED ? CHUNK_NEEDED : CHUNK_NEEDED_DENSE;
             n++;
         }
-    r->n_asked = 0;
+    r->n_asked -= r->n_asked_of[link];
+    r->n_asked_of[link] = 0;
     r->cursor = 0;
     pthread_mutex_lock(&r->lock);
     r->stats.retries += n;
@@ -261,7 +266,8 @@ static void receiver_start(ifl_weight_receiver *r) {
     r->fetching = r->announced;
     r->announced = NULL;
     r->states = calloc((uint32_t)r->fetching->n_chunks, sizeof *r->states);
-    if (!r->states) {
+    r->asked_of = calloc((uint32_t)r->fetching->n_chunks, sizeof *r->asked_of);
+    if (!r->states || !r->asked_of) {
         ifl_warn("out of memory: the table of %d chunks; trying again", r->fetching->n_chunks);
         r->announced = r->fetching;
         r->fetching = NULL;
@@ -270,7 +276,7 @@ static void receiver_start(ifl_weight_receiver *r) {
         return;
     }
     ifl_fail_point(IFL_FAIL_RECEIVER_BEGIN);
-    r->begin_ns = r->moved_ns = ifl_clock_ns();
+    r->begin_ns = ifl_clock_ns();
     r->verify_s = 0.0;
     pthread_mutex_lock(&r->lock);
     r->stats.version_bytes_last = r->stats.version_patched_last = 0;
@@ -280,11 +286,13 @@ static void receiver_start(ifl_weight_receiver *r) {
 
 /* Keeps `window` chunks on their way. A request is for patches or for dense chunks. */
 static void receiver_ask(ifl_weight_receiver *r) {
-    if (!r->fetching || !r->connected) return;
-    while (r->n_asked < r->window && r->n_done + r->n_asked < r->fetching->n_chunks) {
+    while (r->fetching && r->n_done + r->n_asked < r->fetching->n_chunks) {
+        int32_t link = ifl_weight_links_choose(r->links, r->fetching);
+        if (link < 0 || (link == ifl_weight_links_learner(r->links) && !r->connected)) return;
+        int32_t room = ifl_weight_links_window(r->links, link) - r->n_asked_of[link];
+        if (room <= 0) return;
         ifl_message m = ifl_message_make(IFL_WIRE_WGET);
         m.policy = m.wget.version = r->fetching->version;
-        int32_t room = r->window - r->n_asked;
         uint8_t kind = CHUNK_NEEDED;
         for (; r->cursor < r->fetching->n_chunks && m.wget.n_chunks < room &&
                m.wget.n_chunks < IFL_WIRE_GET_MAX;
@@ -301,14 +309,17 @@ static void receiver_ask(ifl_weight_receiver *r) {
         }
         if (kind == CHUNK_NEEDED && r->patching) m.wget.base = r->held->version;
         ifl_error err = {0};
-        if (ifl_client_send_weights(r->client, &m, &err) != IFL_OK) {
+        if (ifl_weight_links_ask(r->links, link, &m, &err) != IFL_OK) {
             r->cursor = 0; /* no link, or too much waits: later */
             return;
         }
-        for (int32_t i = 0; i < m.wget.n_chunks; i++)
+        for (int32_t i = 0; i < m.wget.n_chunks; i++) {
             r->states[m.wget.chunks[i]] = kind == CHUNK_NEEDED ? CHUNK_ASKED : CHUNK_ASKED_DENSE;
-        if (r->n_asked == 0) r->moved_ns = ifl_clock_ns();
+            r->asked_of[m.wget.chunks[i]] = (uint8_t)link;
+        }
+        if (r->n_asked_of[link] == 0) r->moved_ns[link] = ifl_clock_ns();
         r->n_asked += m.wget.n_chunks;
+        r->n_asked_of[link] += m.wget.n_chunks;
     }
 }
 
@@ -362,20 +373,37 @@ static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *
     return receiver_chunk_is_right(r, c->chunk) ? IFL_OK : IFL_MISMATCH;
 }
 
-static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
+/* A relay's mistake is not the end of patches: the next one may have the right one. */
+static void receiver_chunk_failed(ifl_weight_receiver *r, const ifl_wire_wchunk *c, int32_t link,
+                                  ifl_status st, bool dense) {
+    bool relayed = link != ifl_weight_links_learner(r->links);
+    /* The learner's patch that came whole and doesn't fit will not fit next time. */
+    r->states[c->chunk] =
+        dense || (st == IFL_MISMATCH && !relayed) ? CHUNK_NEEDED_DENSE : CHUNK_NEEDED;
+    r->cursor = 0;
+    if (!relayed || st == IFL_NOMEM) return;
+    ifl_weight_links_wrong(r->links, link, c->version, c->chunk);
+    receiver_ask_again(r, link);
+}
+
+static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c, int32_t link) {
     if (!r->fetching || c->version != r->fetching->version || c->chunk >= r->fetching->n_chunks ||
-        (r->states[c->chunk] != CHUNK_ASKED && r->states[c->chunk] != CHUNK_ASKED_DENSE))
-        return; /* of a fetch that was given up */
+        (r->states[c->chunk] != CHUNK_ASKED && r->states[c->chunk] != CHUNK_ASKED_DENSE) ||
+        r->asked_of[c->chunk] != link)
+        return; /* of a fetch that was given up, or of a link that was */
     bool dense = r->states[c->chunk] == CHUNK_ASKED_DENSE;
+    bool relayed = link != ifl_weight_links_learner(r->links);
     r->n_asked--;
-    r->moved_ns = ifl_clock_ns();
-    r->asked_in_vain = false;
+    r->n_asked_of[link]--;
+    r->moved_ns[link] = ifl_clock_ns();
+    if (!relayed) r->asked_in_vain = false;
     ifl_fail_point(IFL_FAIL_RECEIVER_CHUNK);
     ifl_status st = receiver_store(r, c);
     pthread_mutex_lock(&r->lock);
     if (st == IFL_OK) {
         r->stats.chunks++;
         r->stats.bytes += (int64_t)c->n_data;
+        r->stats.relayed_bytes += relayed ? (int64_t)c->n_data : 0;
         r->stats.version_bytes_last += (int64_t)c->n_data;
         r->stats.version_patched_last += c->codec != IFL_CODEC_DENSE;
     } else {
@@ -388,8 +416,7 @@ static void receiver_chunk(ifl_weight_receiver *r, const ifl_wire_wchunk *c) {
         r->states[c->chunk] = CHUNK_DONE;
         r->n_done++;
     } else {
-        /* A patch that came whole and doesn't fit will not fit next time. */
-        r->states[c->chunk] = dense || st == IFL_MISMATCH ? CHUNK_NEEDED_DENSE : CHUNK_NEEDED;
+        receiver_chunk_failed(r, c, link, st, dense);
     }
 }
 
@@ -403,6 +430,7 @@ static void receiver_finish(ifl_weight_receiver *r) {
     ready.policy = ready.wready.version = m->version;
     ready.wready.root = m->root;
     (void)ifl_client_send(r->client, &ready, NULL); /* without a link nobody waits for it */
+    ifl_weight_links_ready(r->links, &ready);
     pthread_mutex_lock(&r->lock);
     r->buffer->version = m->version;
     r->done_version = m->version;
@@ -422,34 +450,31 @@ static void receiver_finish(ifl_weight_receiver *r) {
 
 /* --- The thread ------------------------------------------------------------------------------- */
 
-/* How long a chunk may take: ANSWER_NS, less with heartbeats that are short. */
-static int64_t answer_ns(const ifl_wire_welcome *w) {
-    int64_t ns = 2000000ll * w->heartbeat_ms * w->heartbeat_misses;
-    return ns > ANSWER_NS ? ANSWER_NS : ns < ANSWER_LEAST_NS ? ANSWER_LEAST_NS : ns;
-}
-
-static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
+static void receiver_event(ifl_weight_receiver *r, ifl_weight_links_event *in) {
+    ifl_client_event *event = &in->event;
+    if (in->lost) {
+        receiver_ask_again(r, in->link);
+        return;
+    }
     switch (event->kind) {
     case IFL_CLIENT_CONNECTED:
         /* What the new session announces counts; it may have gone back to a checkpoint. */
         r->connected = true;
         receiver_enter(r, &event->message.welcome);
-        r->window = event->message.welcome.chunk_window;
-        r->answer_ns = answer_ns(&event->message.welcome);
         r->asked_in_vain = false;
         ifl_manifest_free(r->announced);
         r->announced = NULL;
-        receiver_ask_again(r);
+        receiver_ask_again(r, in->link);
         break;
     case IFL_CLIENT_LOST:
         r->connected = false;
-        receiver_ask_again(r);
+        receiver_ask_again(r, in->link);
         break;
     case IFL_CLIENT_MESSAGE:
         if (event->message.type == IFL_WIRE_WANN)
             receiver_announcement(r, &event->message);
         else if (event->message.type == IFL_WIRE_WCHUNK)
-            receiver_chunk(r, &event->message.wchunk);
+            receiver_chunk(r, &event->message.wchunk, in->link);
         else if (r->fetching && event->message.wnack.version == r->fetching->version) {
             /* Gone at the learner: a newer one is announced, or will be. If not (its memory was
              * short), the same one is tried again a little later. */
@@ -466,6 +491,26 @@ static void receiver_event(ifl_weight_receiver *r, ifl_client_event *event) {
     }
 }
 
+/* Nothing has come: who has let chunks wait for too long? */
+static void receiver_check_answers(ifl_weight_receiver *r) {
+    int32_t learner = ifl_weight_links_learner(r->links);
+    int64_t now = ifl_clock_ns(), limit = ifl_weight_links_answer_ns(r->links);
+    for (int32_t link = 0; link <= learner; link++) {
+        if (r->n_asked_of[link] == 0 || now - r->moved_ns[link] <= limit) continue;
+        if (link < learner) {
+            ifl_weight_links_late(r->links, link);
+        } else {
+            if (r->asked_in_vain)
+                ifl_client_reset_link(r->client, "no chunk has come, though asked for twice");
+            r->asked_in_vain = !r->asked_in_vain;
+        }
+        receiver_ask_again(r, link);
+    }
+    pthread_mutex_lock(&r->lock);
+    ifl_weight_links_stats_get(r->links, &r->stats.relays);
+    pthread_mutex_unlock(&r->lock);
+}
+
 static void *receiver_run(void *context) {
     ifl_weight_receiver *r = context;
     sigset_t all; /* signals are for the application's thread */
@@ -479,16 +524,13 @@ static void *receiver_run(void *context) {
         receiver_start(r);
         receiver_finish(r); /* if the new version differs in nothing */
         receiver_ask(r);
-        ifl_client_event event;
-        if (ifl_client_poll_weights(r->client, POLL_MS, &event, NULL) == IFL_OK) {
+        ifl_weight_links_event event;
+        if (ifl_weight_links_poll(r->links, POLL_MS, &event) == IFL_OK) {
             receiver_event(r, &event);
-            ifl_client_event_clear(&event);
+            ifl_client_event_clear(&event.event);
             receiver_finish(r);
-        } else if (r->n_asked > 0 && ifl_clock_ns() - r->moved_ns > r->answer_ns) {
-            if (r->asked_in_vain)
-                ifl_client_reset_link(r->client, "no chunk has come, though asked for twice");
-            r->asked_in_vain = !r->asked_in_vain;
-            receiver_ask_again(r);
+        } else {
+            receiver_check_answers(r);
         }
     }
 }
@@ -496,14 +538,19 @@ static void *receiver_run(void *context) {
 /* --- The application's side ------------------------------------------------------------------- */
 
 ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model *model,
-                                      ifl_client *client, ifl_error *err) {
+                                      ifl_client *client, const ifl_weight_links_options *relays,
+                                      ifl_error *err) {
     *out = NULL;
+    ifl_weight_links *links;
+    IFL_TRY(ifl_weight_links_create(&links, client, relays, err));
     ifl_weight_receiver *r = calloc(1, sizeof *r);
-    if (!r) return ifl_fail(err, IFL_NOMEM, "out of memory: the weight receiver");
+    if (!r) {
+        ifl_weight_links_free(links);
+        return ifl_fail(err, IFL_NOMEM, "out of memory: the weight receiver");
+    }
+    r->links = links;
     r->model = model;
     r->client = client;
-    r->window = 8;
-    r->answer_ns = ANSWER_NS;
     r->announced_version = r->done_version = -1;
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attributes;
@@ -529,11 +576,13 @@ void ifl_weight_receiver_free(ifl_weight_receiver *r) {
         ifl_client_wake_weights(r->client);
         pthread_join(r->thread, NULL);
     }
+    ifl_weight_links_free(r->links);
     ifl_manifest_free(r->announced);
     ifl_manifest_free(r->fetching);
     receiver_forget_base(r);
     ifl_patch_free(&r->patch);
     free(r->states);
+    free(r->asked_of);
     free(r->bounce);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->lock);

@@ -9,19 +9,21 @@
  * the ones in use as base. A patch that doesn't fit (its result has another hash) is fetched again
  * dense, chunk by chunk. The newest announced version is fetched; one that is overtaken is dropped
  * when less than half of it is here, but never two in a row, so that a slow link still gets new
- * weights. */
+ * weights. Chunks may come from relays (common/weight_links.h); versions and hashes are always the
+ * learner's. */
 #ifndef IFL_ACTOR_WEIGHT_RECEIVER_H
 #define IFL_ACTOR_WEIGHT_RECEIVER_H
 
-#include "common/transport.h"
+#include "common/weight_links.h"
 #include "kernels/model.h"
 
 typedef struct ifl_weight_receiver ifl_weight_receiver;
 
-/* Starts the thread, which is the only caller of client's poll_weights from now on. Borrows both.
- */
+/* Starts the thread, which is the only caller of client's poll_weights from now on. Borrows model
+ * and client. `relays` (NULL: none): whom to ask for chunks before the learner; copied. */
 ifl_status ifl_weight_receiver_create(ifl_weight_receiver **out, const ifl_model *model,
-                                      ifl_client *client, ifl_error *err);
+                                      ifl_client *client, const ifl_weight_links_options *relays,
+                                      ifl_error *err);
 /* Stops the thread; the buffer offered last (if any) is the caller's again. Free it before the
  * client. */
 void ifl_weight_receiver_free(ifl_weight_receiver *receiver);
@@ -65,6 +67,8 @@ typedef struct ifl_weight_receiver_stats {
     int64_t retries;              /* chunks asked again: bad hash or no answer */
     int64_t hash_failures;        /* of chunks */
     int64_t patch_mismatches;     /* of which came as they were sent: not patches of this base */
+    int64_t relayed_bytes;        /* of `bytes`: from relays */
+    ifl_weight_links_stats relays;
     double fetch_s_last;          /* first WGET to verified, of the last version */
     double verify_s_last;         /* of which: reading chunks back and hashing them */
     double core_s;               /* CPU time for all of these versions: the thread's own */

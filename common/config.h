@@ -181,7 +181,9 @@ typedef struct ifl_config {
 
     struct { /* transport */
         char bind[256];           /* learner; e.g. tcp://127.0.0.1:5555, or ipc://...; weights: port + 1 */
-        char connect[256];        /* actor */
+        char connect[256];        /* actor, relay */
+        char relays[1024];        /* actor, relay: [NAME=]ENDPOINT,... */
+        int32_t relay_mib;        /* relay: weights that it keeps */
         char keys[IFL_PATH_MAX];  /* folder, common/keys.h; empty: none */
         char key[32];             /* actor: which of the folder's; empty: as ifl_key_actor_name chooses */
         bool insecure;            /* links to other hosts without keys */

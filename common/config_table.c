@@ -219,6 +219,11 @@ const ifl_config_row ifl_config_rows[] = {
     TEXT("transport.bind", transport.bind, "tcp://127.0.0.1:5555",
          "learner: control address; weights use the next port"),
     TEXT("transport.connect", transport.connect, "", "actor: the learner's address; empty: bind's"),
+    TEXT("transport.relays", transport.relays, "",
+         "actor, relay: [NAME=]ENDPOINT,...: whom to ask for weights before the learner (inflight "
+         "relay)"),
+    INT32("transport.relay_mib", transport.relay_mib, 16, 1048576, "4096", "MiB",
+          "relay: weights that it keeps to hand on"),
     TEXT("transport.keys", transport.keys, "",
          "folder of keys (inflight keys); links are then encrypted and authenticated; needed "
          "between hosts"),

@@ -193,6 +193,18 @@ ifl_status ifl_key_learner_read(char out[IFL_KEY_TEXT_MAX], const char *folder, 
     return st;
 }
 
+ifl_status ifl_key_peer_read(char out[IFL_KEY_TEXT_MAX], const char *folder, const char *name,
+                             ifl_error *err) {
+    char path[PATH_BYTES];
+    IFL_TRY(ifl_key_name_check(name, err));
+    IFL_TRY(key_path(path, folder, "", name, PUBLIC, err));
+    ifl_status st = ifl_key_public_read(out, path, err);
+    if (st == IFL_NOTFOUND)
+        return ifl_fail(err, IFL_NOTFOUND, "%s: no such file; copy it from the keys of %s's host",
+                        path, name);
+    return st;
+}
+
 ifl_status ifl_key_learner_write(const char *folder, const char *key, ifl_error *err) {
     char path[PATH_BYTES];
     IFL_TRY(key_path(path, folder, "", IFL_KEY_LEARNER, PUBLIC, err));

@@ -53,6 +53,10 @@ ifl_status ifl_key_public_read(char out[IFL_KEY_TEXT_MAX], const char *path, ifl
 ifl_status ifl_key_learner_read(char out[IFL_KEY_TEXT_MAX], const char *folder, ifl_error *err);
 ifl_status ifl_key_learner_write(const char *folder, const char *key, ifl_error *err);
 
+/* Another side's public key, FOLDER/NAME.public: a relay's in the folder of an actor. */
+ifl_status ifl_key_peer_read(char out[IFL_KEY_TEXT_MAX], const char *folder, const char *name,
+                             ifl_error *err);
+
 /* Which of the folder's secrets is an actor's: `wanted` where it isn't empty, else the only one
  * that isn't the learner's, else the one called `or_else` (may be NULL). IFL_USAGE when that leaves
  * none. */

@@ -48,6 +48,8 @@ typedef struct ifl_server_options {
     const atomic_uint *keys_reread; /* the list is read again when it changes (besides when the
                                      * folder's time does); NULL = never. Outlives the server */
     bool insecure;                  /* other hosts may come without keys */
+    bool weights_only;    /* a relay: sessions for weights alone are let in, and no others */
+    const char *key_name; /* own pair in `keys`; NULL = learner */
 } ifl_server_options;
 
 typedef enum {
@@ -123,8 +125,13 @@ typedef struct ifl_peer_info {
     int64_t version_done;  /* last WDONE, -1 */
 } ifl_peer_info;
 
-/* Copies at most `max` live peers; returns how many there are. */
+/* Copies at most `max` live peers; returns how many there are. Sessions for weights alone (relays
+ * and their like) don't count: of them the application hears no events either. */
 int32_t ifl_server_peers(ifl_server *server, ifl_peer_info *out, int32_t max);
+
+/* A relay's learner is another process now: whoever joins from here on is told so, and all sessions
+ * end, to be begun again. */
+void ifl_server_set_run(ifl_server *server, const char run_uuid[33], uint64_t run_epoch);
 
 /* Whether some peer has asked for chunks of a version, for no other one since, and has not said yet
  * that it has it whole. */
@@ -138,6 +145,7 @@ typedef struct ifl_server_stats {
     int64_t keys_refused;  /* links whose key is not in the list */
     int64_t links_refused; /* links that ended before their handshake did: plain peers, scans */
     int64_t key_conflicts; /* messages in the name of another key's session */
+    int32_t weight_peers;  /* sessions for weights alone, now */
 } ifl_server_stats;
 void ifl_server_stats_get(ifl_server *server, ifl_server_stats *out);
 
@@ -182,6 +190,8 @@ void ifl_server_chunks_ready(ifl_server *server);
 
 typedef struct ifl_client ifl_client;
 
+#define IFL_CLIENT_FOREVER_MS ((int64_t)365 * 86400000)
+
 typedef struct ifl_client_options {
     const char *connect; /* the learner's control endpoint; the weight plane's is derived from it */
     const char *name;    /* printable ASCII, cut at 31 bytes */
@@ -190,7 +200,7 @@ typedef struct ifl_client_options {
     ifl_profile_parts parts;     /* of the profile */
     int64_t held_version;        /* -1 = none */
     int64_t connect_deadline_ms; /* without WELCOME for so long (at start, or after a loss): GONE; 0
-                                    = 30000 */
+                                    = 30000, IFL_CLIENT_FOREVER_MS = never */
     int64_t outbox_bytes_max;    /* unacknowledged trajectories; 0 = 64 MiB */
     int32_t events_max; /* queue to the application; 0 = 4096: more LEASEs than that: link closed */
     int64_t send_bytes_max; /* other messages waiting to be sent; 0 = 16 MiB */
@@ -198,6 +208,11 @@ typedef struct ifl_client_options {
     const char *keys; /* folder with NAME.secret and learner.public; NULL or "" = none */
     const char *key;  /* NAME of its own key; NULL or "": as ifl_key_actor_name chooses */
     bool insecure;    /* a learner on another host without keys is fine */
+    const char *learner_key; /* NAME of the other side's public key in `keys`; NULL = learner */
+    bool weights_only;       /* a session for weights alone: no hashes above, no leases */
+    void (*weights_told)(void *user); /* not NULL: something has come for ifl_client_poll_weights.
+                                       * On the transport thread; must not wait or call back */
+    void *weights_user;
 } ifl_client_options;
 
 typedef enum {

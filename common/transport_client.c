@@ -32,7 +32,9 @@ static ifl_status client_take_keys(ifl_client *c, const ifl_client_options *opti
     }
     IFL_TRY(ifl_key_actor_name(c->key_name, options->keys, options->key, c->name, err));
     IFL_TRY(ifl_key_pair_read(&c->own, options->keys, c->key_name, err));
-    return ifl_key_learner_read(c->learner_key, options->keys, err);
+    return options->learner_key
+               ? ifl_key_peer_read(c->learner_key, options->keys, options->learner_key, err)
+               : ifl_key_learner_read(c->learner_key, options->keys, err);
 }
 
 ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options, ifl_error *err) {
@@ -43,6 +45,7 @@ ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options
     c->options = *options;
     c->options.connect = NULL;
     c->options.name = c->options.build = c->options.keys = c->options.key = NULL;
+    c->options.learner_key = NULL;
     if (!c->options.connect_deadline_ms) c->options.connect_deadline_ms = 30000;
     if (!c->options.outbox_bytes_max) c->options.outbox_bytes_max = (int64_t)64 << 20;
     if (!c->options.send_bytes_max) c->options.send_bytes_max = (int64_t)16 << 20;

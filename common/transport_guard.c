@@ -228,7 +228,9 @@ ifl_status transport_guard_create(ifl_server *s, const ifl_server_options *optio
                         strlen(options->keys), sizeof g->folder - 1);
     snprintf(g->folder, sizeof g->folder, "%s", options->keys);
     if (options->local_key) snprintf(g->local_key, sizeof g->local_key, "%s", options->local_key);
-    IFL_TRY(ifl_key_pair_read(&g->own, g->folder, IFL_KEY_LEARNER, err));
+    snprintf(g->own_name, sizeof g->own_name, "%s",
+             options->key_name ? options->key_name : IFL_KEY_LEARNER);
+    IFL_TRY(ifl_key_pair_read(&g->own, g->folder, g->own_name, err));
     g->seen = guard_look(g);
     return ifl_key_list_read(&g->list, g->folder, err);
 }

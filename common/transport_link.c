@@ -34,6 +34,13 @@ static bool client_push(transport_queue *queue, ifl_client_event_kind kind, cons
     return true;
 }
 
+static bool client_push_weights(ifl_client *c, ifl_client_event_kind kind, const char *text,
+                                ifl_message *message, int64_t n_bytes) {
+    if (!client_push(&c->weight_events, kind, text, message, n_bytes)) return false;
+    if (c->options.weights_told) c->options.weights_told(c->options.weights_user);
+    return true;
+}
+
 /* Times that fit a heartbeat of a second shrink with a shorter one. */
 static int64_t client_scaled(const ifl_client *c, int64_t ns) {
     int32_t ms = c->welcome.heartbeat_ms; /* 0: never welcomed yet */
@@ -119,7 +126,7 @@ static void client_finish(ifl_client *c, ifl_client_event_kind kind, const char 
     bool was_connected = c->state == CLIENT_CONNECTED;
     client_forget_session(c);
     c->state = CLIENT_FINAL;
-    if (was_connected) client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
+    if (was_connected) client_push_weights(c, IFL_CLIENT_LOST, text, NULL, 0);
     client_push(&c->events, kind, text, NULL, 0);
 }
 
@@ -137,7 +144,7 @@ static void client_lose(ifl_client *c, const char *text, int64_t now) {
     c->next_ns = now + c->backoff_ns;
     c->backoff_ns = c->backoff_ns * 2 > last ? last : c->backoff_ns * 2;
     c->deadline_ns = now + c->options.connect_deadline_ms * 1000000;
-    client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
+    client_push_weights(c, IFL_CLIENT_LOST, text, NULL, 0);
     client_push(&c->events, IFL_CLIENT_LOST, text, NULL, 0);
 }
 
@@ -212,6 +219,7 @@ static void client_say_hello(ifl_client *c, int64_t now) {
     h->fingerprint = c->options.fingerprint;
     h->profile = c->options.profile;
     h->parts = c->options.parts;
+    h->caps = c->options.weights_only ? IFL_WIRE_CAP_WEIGHTS : 0;
     h->tokenizer = c->options.tokenizer;
     h->nonce = transport_random_u64();
     transport_counters outside = {
@@ -351,7 +359,7 @@ static void client_welcomed(ifl_client *c, ifl_message *m, int64_t now) {
     if (c->stats.connects++ > 0) c->stats.resent_trajectories += c->n_parcels;
     pthread_mutex_unlock(&c->lock);
     ifl_message copy = *m; /* WELCOME owns nothing */
-    client_push(&c->weight_events, IFL_CLIENT_CONNECTED, NULL, &copy, 0);
+    client_push_weights(c, IFL_CLIENT_CONNECTED, NULL, &copy, 0);
     client_push(&c->events, IFL_CLIENT_CONNECTED, NULL, m, 0);
 }
 
@@ -404,7 +412,7 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         bool done = m->bye.code == IFL_BYE_DONE;
         client_push(&c->events, IFL_CLIENT_MESSAGE, NULL, m, n_bytes);
         if (done) {
-            client_push(&c->weight_events, IFL_CLIENT_LOST, text, NULL, 0);
+            client_push_weights(c, IFL_CLIENT_LOST, text, NULL, 0);
             client_send_bye(c);
             client_forget_session(c);
             c->state = CLIENT_FINAL;
@@ -478,7 +486,7 @@ static bool client_receive(ifl_client *c, bool on_weights) {
             client_message(c, &m, in.n_bytes, now);
         } else if (m.type == IFL_WIRE_WANN || m.type == IFL_WIRE_WCHUNK ||
                    m.type == IFL_WIRE_WNACK) {
-            if (!client_push(&c->weight_events, IFL_CLIENT_MESSAGE, NULL, &m, in.n_bytes))
+            if (!client_push_weights(c, IFL_CLIENT_MESSAGE, NULL, &m, in.n_bytes))
                 client_lose(c, "out of memory: a chunk", now);
         } else {
             client_lose(c, "the learner sent a message that isn't for the weight plane", now);

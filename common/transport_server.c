@@ -110,7 +110,7 @@ static void server_say_goodbye(ifl_server *s) {
     pthread_mutex_lock(&s->lock);
     s->ending = true;
     for (int32_t i = 0; i < s->n_peers; i++)
-        transport_server_bye(s->peers[i]);
+        transport_server_bye(s, s->peers[i]);
     pthread_mutex_unlock(&s->lock);
     int64_t until = ifl_clock_ns() + (int64_t)s->options.linger_ms * 1000000;
     while (ifl_clock_ns() < until && server_turn(s, 20)) {
@@ -195,7 +195,7 @@ ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options
         ifl_warn("%s: links are neither encrypted nor authenticated (transport.insecure): whoever "
                  "reaches this port can read the weights and send what is trained on",
                  options->bind);
-    if (options->vocab_size < 1)
+    if (options->vocab_size < 1 && !options->weights_only)
         return ifl_fail(err, IFL_USAGE, "server: vocab_size is %d, wanted >= 1",
                         options->vocab_size);
     ifl_server *s = calloc(1, sizeof *s);
@@ -217,7 +217,7 @@ ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options
     pthread_mutex_init(&s->source_lock, NULL);
     ifl_status st = IFL_OK;
     s->options.bind = options->bind;
-    s->options.keys = s->options.local_key = NULL; /* the guard has them */
+    s->options.keys = s->options.local_key = s->options.key_name = NULL; /* the guard has them */
     s->peers = calloc(IFL_PEERS_MAX, sizeof *s->peers);
     s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     s->zmq = zmq_ctx_new();
@@ -379,10 +379,11 @@ void ifl_server_progress(ifl_server *s, uint64_t progress, int32_t phase) {
 int32_t ifl_server_peers(ifl_server *s, ifl_peer_info *out, int32_t max) {
     int64_t now = ifl_clock_ns();
     pthread_mutex_lock(&s->lock);
-    int32_t n = s->n_peers;
-    for (int32_t i = 0; i < n && i < max; i++) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_peers; i++) {
         const server_peer *p = s->peers[i];
-        ifl_peer_info *o = &out[i];
+        if (p->weights_only || n++ >= max) continue;
+        ifl_peer_info *o = &out[n - 1];
         memset(o, 0, sizeof *o);
         o->peer = p->session;
         memcpy(o->name, p->name, sizeof o->name);
@@ -413,7 +414,23 @@ bool ifl_server_is_fetched(ifl_server *s, int64_t version) {
 void ifl_server_stats_get(ifl_server *s, ifl_server_stats *out) {
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
+    out->weight_peers = 0;
+    for (int32_t i = 0; i < s->n_peers; i++)
+        out->weight_peers += s->peers[i]->weights_only;
     pthread_mutex_unlock(&s->lock);
+}
+
+void ifl_server_set_run(ifl_server *s, const char run_uuid[33], uint64_t run_epoch) {
+    pthread_mutex_lock(&s->lock);
+    memcpy(s->options.run_uuid, run_uuid, sizeof s->options.run_uuid);
+    s->options.run_epoch = run_epoch;
+    for (int32_t i = 0; i < s->n_peers; i++) {
+        s->peers[i]->close_code = IFL_WIRE_E_FENCED;
+        snprintf(s->peers[i]->close_text, sizeof s->peers[i]->close_text,
+                 "the learner has been started anew");
+    }
+    pthread_mutex_unlock(&s->lock);
+    transport_wake(s->wake_fd);
 }
 
 void ifl_server_set_weight_source(ifl_server *s, const ifl_weight_source *source) {

@@ -24,7 +24,7 @@ typedef struct server_peer {
     int32_t phase, n_queued, n_refused;
     int64_t bytes_queued, version_ready, version_done;
     int64_t version_wanted; /* whose chunks it asked for last; -1 */
-    bool weights_open;
+    bool weights_open, weights_only;
     int32_t close_code;                 /* != 0: the application wants the session ended ... */
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */
     transport_counters control, weights;
@@ -49,7 +49,7 @@ typedef struct server_guard_stamp {
 } server_guard_stamp;
 
 typedef struct server_guard {
-    char folder[512], local_key[IFL_KEY_TEXT_MAX];
+    char folder[512], local_key[IFL_KEY_TEXT_MAX], own_name[IFL_KEY_NAME_MAX];
     ifl_key_pair own;
     const atomic_uint *reread;
     void *handler, *monitors[2]; /* its thread's, once that runs */
@@ -104,7 +104,7 @@ struct ifl_server {
 /* Sessions. Dropping and expelling free the peer. */
 server_peer *transport_server_find_session(ifl_server *s, uint64_t session);
 bool transport_server_queue(server_peer *peer, const ifl_message *message); /* control plane */
-void transport_server_bye(server_peer *peer);
+void transport_server_bye(const ifl_server *s, server_peer *peer);
 void transport_server_drop(ifl_server *s, server_peer *peer, const char *why);
 /* Tells the peer why, then ends its session. */
 void transport_server_expel(ifl_server *s, server_peer *peer, int32_t code, uint64_t seq,

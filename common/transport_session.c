@@ -17,6 +17,7 @@
 
 static bool server_push_event(ifl_server *s, const server_peer *peer, ifl_server_event_kind kind,
                               const char *text, ifl_message *message, int64_t n_bytes) {
+    if (peer->weights_only) return true; /* the application has nothing to do with it */
     server_event_node *node = calloc(1, sizeof *node);
     if (!node) {
         snprintf(s->failed, sizeof s->failed, "out of memory: an event of peer %s", peer->name);
@@ -108,10 +109,12 @@ bool transport_server_queue(server_peer *peer, const ifl_message *message) {
     return true;
 }
 
-void transport_server_bye(server_peer *peer) {
+/* A relay that ends may come back, and the run goes on without it. */
+void transport_server_bye(const ifl_server *s, server_peer *peer) {
     ifl_message m = ifl_message_make(IFL_WIRE_BYE);
-    m.bye.code = IFL_BYE_DONE;
-    snprintf(m.bye.text, sizeof m.bye.text, "the learner has ended");
+    bool relay = s->options.weights_only;
+    m.bye.code = relay ? IFL_BYE_DRAINED : IFL_BYE_DONE;
+    snprintf(m.bye.text, sizeof m.bye.text, relay ? "the relay has ended" : "the learner has ended");
     transport_server_queue(peer, &m);
 }
 
@@ -247,12 +250,19 @@ static void server_hello(ifl_server *s, const uint8_t *identity, const char *key
         server_reject(s, identity, IFL_REJECT_VERSION, 0, text);
         return;
     }
-    bool foreign = false;
-    if (!server_check_hash(s, h, "model fingerprint", h->fingerprint, s->options.fingerprint,
-                           IFL_REJECT_FINGERPRINT) ||
-        !server_check_profile(s, h, &foreign) ||
-        !server_check_hash(s, h, "tokenizer", h->tokenizer, s->options.tokenizer,
-                           IFL_REJECT_TOKENIZER))
+    bool foreign = false, weights_only = (h->caps & IFL_WIRE_CAP_WEIGHTS) != 0;
+    if (s->options.weights_only && !weights_only) {
+        server_reject(s, identity, IFL_REJECT_VERSION, 0,
+                      "this is a relay of weights, which has no work to give: transport.connect "
+                      "names the learner itself, transport.relays its relays");
+        return;
+    }
+    if (!weights_only &&
+        (!server_check_hash(s, h, "model fingerprint", h->fingerprint, s->options.fingerprint,
+                            IFL_REJECT_FINGERPRINT) ||
+         !server_check_profile(s, h, &foreign) ||
+         !server_check_hash(s, h, "tokenizer", h->tokenizer, s->options.tokenizer,
+                            IFL_REJECT_TOKENIZER)))
         return;
     server_peer *old = server_find(s, identity);
     if (old) transport_server_drop(s, old, "said HELLO again");
@@ -268,6 +278,7 @@ static void server_hello(ifl_server *s, const uint8_t *identity, const char *key
     }
     peer->session = s->session_next++;
     memcpy(peer->identity, identity, IFL_WIRE_IDENTITY_BYTES);
+    peer->weights_only = weights_only;
     memcpy(peer->name, h->name, sizeof peer->name);
     snprintf(peer->key, sizeof peer->key, "%s", key);
     if (s->guard) ifl_info("actor %s comes with the key %s", peer->name, key_name);
@@ -276,7 +287,7 @@ static void server_hello(ifl_server *s, const uint8_t *identity, const char *key
     s->peers[s->n_peers++] = peer;
     s->stats.joined++;
     server_welcome(s, peer, h, foreign);
-    if (s->ending) transport_server_bye(peer);
+    if (s->ending) transport_server_bye(s, peer);
     server_push_event(s, peer, IFL_SERVER_JOINED, NULL, message, 0);
 }
 
@@ -340,7 +351,11 @@ static void server_ping(ifl_server *s, server_peer *peer, const ifl_message *in,
 static void server_message(ifl_server *s, server_peer *peer, ifl_message *m, int64_t n_bytes,
                            int64_t now) {
     char text[IFL_WIRE_TEXT_MAX];
-    switch (m->type) {
+    ifl_wire_type type = m->type;
+    if (peer->weights_only && (type == IFL_WIRE_TRAJ || type == IFL_WIRE_RETURN ||
+                               type == IFL_WIRE_WDONE || type == IFL_WIRE_DRAIN))
+        type = 0; /* it has no leases to answer for */
+    switch (type) {
     case IFL_WIRE_PING:
     case IFL_WIRE_PONG:
         server_ping(s, peer, m, now);

@@ -13,8 +13,9 @@
 
 #define IFL_WIRE_MAGIC 0x314c4649u /* the bytes "IFL1" */
 #define IFL_WIRE_MAJOR 1
-/* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. */
-#define IFL_WIRE_MINOR 3
+/* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. 3: begun
+ * trajectories travel. 4: sessions for weights alone, relays. */
+#define IFL_WIRE_MINOR 4
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
 #define IFL_WIRE_PAYLOAD_MAX (16 * 1024 * 1024)
@@ -86,7 +87,7 @@ ifl_status ifl_wire_header_decode(ifl_wire_header *out, const uint8_t *bytes, si
 typedef struct ifl_wire_hello {
     uint16_t major, minor_min, minor_max;
     char build[64];
-    uint64_t caps; /* none defined yet: 0 */
+    uint64_t caps; /* IFL_WIRE_CAP_WEIGHTS */
     uint8_t incarnation[IFL_WIRE_IDENTITY_BYTES];
     char name[IFL_WIRE_NAME_MAX];
     ifl_hash fingerprint; /* ifl_model.fingerprint */
@@ -97,6 +98,9 @@ typedef struct ifl_wire_hello {
     ifl_profile_parts parts; /* of the numerics profile; sent if minor_max >= 1, else n = 0 */
 } ifl_wire_hello;
 
+/* HELLO: a session for weights alone: a relay's, or an actor's with a relay. It gets no leases, is
+ * told of no trajectories, and has no model whose hashes could be compared. Since 1.4. */
+#define IFL_WIRE_CAP_WEIGHTS 1u
 /* WELCOME: an actor that has weights in use takes others only when a WSET names their version. */
 #define IFL_WIRE_CAP_DIRECTED 1u
 /* WELCOME: the actor computes under another numerics profile, and is admitted all the same. */

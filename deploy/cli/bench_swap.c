@@ -324,7 +324,7 @@ static ifl_status swap_open(swap_bench *b, const ifl_loaded_model *m, ifl_error 
                              .profile = m->model->profile,
                              .held_version = -1};
     IFL_TRY(ifl_client_create(&b->client, &co, err));
-    IFL_TRY(ifl_weight_receiver_create(&b->receiver, m->model, b->client, err));
+    IFL_TRY(ifl_weight_receiver_create(&b->receiver, m->model, b->client, NULL, err));
     /* The first version comes dense and does not count. */
     IFL_TRY(publish(b, err));
     IFL_TRY(ifl_weight_receiver_offer_buffer(b->receiver, b->buffer[0], NULL, err));

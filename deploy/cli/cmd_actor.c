@@ -4,14 +4,14 @@
 #include "actor/actor.h"
 #include "common/keys.h"
 #include "common/log.h"
-#include "common/transport.h"
+#include "common/weight_links.h"
 #include "deploy/cli/affinity.h"
 #include "deploy/cli/commands.h"
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/signals.h"
 
-enum { KEY_CONNECT = 'c', KEY_NAME = 'n', KEY_KEYS = 'k' };
+enum { KEY_CONNECT = 'c', KEY_NAME = 'n', KEY_KEYS = 'k', KEY_RELAYS = 'r' };
 
 static ifl_status actor_option(int key, const char *arg, void *user, ifl_error *err) {
     (void)err;
@@ -23,6 +23,10 @@ static ifl_status actor_option(int key, const char *arg, void *user, ifl_error *
 static ifl_status actor_check_link(const ifl_config *config, const char *connect, const char *name,
                                    ifl_error *err) {
     const char *keys = config->transport.keys;
+    ifl_weight_links_options relays = {.relays = config->transport.relays,
+                                       .keys = keys,
+                                       .insecure = config->transport.insecure};
+    IFL_TRY(ifl_weight_links_check(&relays, err));
     IFL_TRY(ifl_endpoint_check(connect, *keys || config->transport.insecure, err));
     if (!*keys) return IFL_OK;
     char key[IFL_KEY_NAME_MAX], learner[IFL_KEY_TEXT_MAX];
@@ -67,9 +71,14 @@ int ifl_cmd_actor(int argc, char **argv) {
         {"keys", KEY_KEYS, "FOLDER", 0,
          "transport.keys: holds its secret key and learner.public (see inflight keys)", 0},
         {"name", KEY_NAME, "NAME", 0, "for logs and status (default: actor)", 0},
+        {"relays", KEY_RELAYS, "LIST", 0,
+         "transport.relays: [NAME=]ENDPOINT,...: whom to ask for weights before the learner", 0},
         {0}};
     static const ifl_option_key keys[] = {
-        {KEY_CONNECT, "transport.connect", NULL}, {KEY_KEYS, "transport.keys", NULL}, {0}};
+        {KEY_CONNECT, "transport.connect", NULL},
+        {KEY_KEYS, "transport.keys", NULL},
+        {KEY_RELAYS, "transport.relays", NULL},
+        {0}};
     const char *name = "actor";
     const ifl_options_spec spec = {
         .doc = "One actor process: takes leases from a learner, generates, has the answers "

@@ -51,13 +51,14 @@ static pid_t actor_spawn(const ifl_local_actors_options *o, int32_t i) {
     argv[argc++] = o->connect;
     argv[argc++] = "--name";
     argv[argc++] = name;
-    for (int k = 0; k < o->n_overrides && argc < ARGS_MAX - 4; k++)
+    for (int k = 0; k < o->n_overrides && argc < ARGS_MAX - 5; k++)
         argv[argc++] = o->overrides[k];
     argv[argc++] = cpus;
     /* Theirs, whatever the run's configuration says about other hosts. */
     snprintf(keys, sizeof keys, "transport.keys=%s", o->keys);
     argv[argc++] = keys;
     argv[argc++] = "transport.key=";
+    argv[argc++] = "transport.relays="; /* for actors elsewhere */
     argv[argc] = NULL;
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0) {
