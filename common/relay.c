@@ -11,7 +11,8 @@
 
 #define POLL_MS 100
 #define BYTES_MIN (64 << 10)
-#define FETCH_IDLE_NS 5000000000 /* an older version that nobody has asked about for so long goes */
+#define FETCH_IDLE_NS 5000000000 /* an older version that nobody has asked about for so long goes  \
+                                  */
 #define MISSES_MAX 3             /* heartbeats until children take it for dead */
 
 /* --- Asking parents (the thread) -------------------------------------------------------------- */
@@ -94,7 +95,8 @@ static void relay_chunk(ifl_relay *r, ifl_wire_wchunk *c, int32_t link) {
 static void relay_retire(ifl_relay *r) {
     bool fetched[RELAY_VERSIONS_MAX + 1];
     for (int32_t i = 0; i < r->n_versions; i++) /* only this thread changes the list */
-        fetched[i] = r->server && ifl_server_is_fetched(r->server, r->versions[i]->manifest->version);
+        fetched[i] =
+            r->server && ifl_server_is_fetched(r->server, r->versions[i]->manifest->version);
     pthread_mutex_lock(&r->lock);
     int64_t now = ifl_clock_ns();
     bool dropped = false;
@@ -161,7 +163,8 @@ static void relay_end(ifl_relay *r, ifl_status status, const char *text) {
 }
 
 static void relay_connected(ifl_relay *r, const ifl_wire_welcome *w) {
-    bool same = r->welcome.run_epoch == w->run_epoch && strcmp(r->welcome.run_uuid, w->run_uuid) == 0;
+    bool same =
+        r->welcome.run_epoch == w->run_epoch && strcmp(r->welcome.run_uuid, w->run_uuid) == 0;
     r->connected = true;
     r->asked_in_vain = false;
     r->welcome = *w;
@@ -286,8 +289,8 @@ static void relay_check_answers(ifl_relay *r) {
     if (refused) ifl_server_chunks_ready(r->server);
 }
 
-/* Tells the parents of versions that all children who have begun them have whole: they need not keep
- * them for this relay. */
+/* Tells the parents of versions that all children who have begun them have whole: they need not
+ * keep them for this relay. */
 static void relay_ready(ifl_relay *r) {
     for (int32_t i = 0; i < r->n_versions; i++) {
         relay_version *v = r->versions[i];

@@ -1,6 +1,7 @@
 /* A relay's insides, shared by relay.c (its thread, its links) and relay_store.c (what it keeps).
- * `lock` guards the store, the wants and the statistics; links and their state are the thread's own.
- * The server asks for chunks under locks of its own: `lock` is never held while it is called. */
+ * `lock` guards the store, the wants and the statistics; links and their state are the thread's
+ * own. The server asks for chunks under locks of its own: `lock` is never held while it is called.
+ */
 #ifndef IFL_COMMON_RELAY_INTERNAL_H
 #define IFL_COMMON_RELAY_INTERNAL_H
 
@@ -34,7 +35,7 @@ typedef struct relay_place {
 } relay_place;
 
 typedef struct relay_set {
-    int64_t base; /* -1: dense */
+    int64_t base;        /* -1: dense */
     relay_place *places; /* [n_chunks] */
 } relay_set;
 
@@ -77,7 +78,7 @@ struct ifl_relay {
     pthread_cond_t changed;
     ifl_server *server; /* NULL before the first WELCOME; only the thread sets it */
     bool stop, ended;
-    ifl_error end; /* status IFL_OK: the run is over */
+    ifl_error end;                                   /* status IFL_OK: the run is over */
     relay_version *versions[RELAY_VERSIONS_MAX + 1]; /* oldest first */
     int32_t n_versions;
     relay_want *wants, **wants_end;

@@ -177,11 +177,8 @@ static bool relay_want_chunk(ifl_relay *r, relay_version *v, relay_set *set, int
     int64_t n_bytes = chunk_dense_bytes(v, chunk); /* a patch is shorter, or it isn't sent */
     relay_want *want = relay_make_room(r, n_bytes) ? calloc(1, sizeof *want) : NULL;
     if (!want) return false;
-    *want = (relay_want){.version = v,
-                         .set = set,
-                         .chunk = chunk,
-                         .link = -1,
-                         .since_ns = ifl_clock_ns()};
+    *want = (relay_want){
+        .version = v, .set = set, .chunk = chunk, .link = -1, .since_ns = ifl_clock_ns()};
     *r->wants_end = want;
     r->wants_end = &want->next;
     set->places[chunk].wanted = true;

@@ -8,19 +8,19 @@
 #include "common/keys.h"
 #include "common/log.h"
 
-#define BAN_NS 60000000000          /* after a wrong chunk */
-#define REST_LIMITS 5               /* after a late one: so many times what it may take */
-#define HEARTBEATS_HOPED 3          /* for a first word of a relay that has just been named */
-#define OPEN_AGAIN_NS 30000000000   /* a relay that has refused is asked again after so long */
-#define HEARTBEAT_NS 1000000000     /* until the learner has said how long it is */
-#define ROOTS 4                     /* versions that a relay has announced last */
+#define BAN_NS 60000000000        /* after a wrong chunk */
+#define REST_LIMITS 5             /* after a late one: so many times what it may take */
+#define HEARTBEATS_HOPED 3        /* for a first word of a relay that has just been named */
+#define OPEN_AGAIN_NS 30000000000 /* a relay that has refused is asked again after so long */
+#define HEARTBEAT_NS 1000000000   /* until the learner has said how long it is */
+#define ROOTS 4                   /* versions that a relay has announced last */
 #define ANSWER_LEAST_NS 1000000000
 #define ANSWER_NS 10000000000 /* chunks asked for and not come within this are asked again */
 #define WINDOW 8              /* until the learner has said otherwise */
 
 typedef struct weight_relay {
-    char name[IFL_WIRE_NAME_MAX];
-    bool keyed; /* the name is that of its key */
+    char name[IFL_ENDPOINT_MAX]; /* without one it goes by its address */
+    bool keyed;                  /* the name is that of its key */
     char endpoint[IFL_ENDPOINT_MAX];
     ifl_client *client; /* NULL: it has refused, and is tried again later */
     bool connected;
@@ -49,24 +49,22 @@ struct ifl_weight_links {
 
 /* --- The list --------------------------------------------------------------------------------- */
 
-/* One "[NAME=]ENDPOINT" of n bytes. Without a name it goes by its address. */
+/* One "[NAME=]ENDPOINT" of n bytes. */
 static ifl_status relay_parse(weight_relay *r, const char *text, size_t n, ifl_error *err) {
     const char *sign = memchr(text, '=', n);
     size_t n_name = sign ? (size_t)(sign - text) : 0;
     const char *endpoint = sign ? sign + 1 : text;
     size_t n_endpoint = n - (size_t)(endpoint - text);
-    if (n_endpoint < 1 || n_endpoint >= sizeof r->endpoint || n_name >= sizeof r->name)
+    if (n_endpoint < 1 || n_endpoint >= sizeof r->endpoint || n_name >= IFL_KEY_NAME_MAX)
         return ifl_fail(err, IFL_USAGE,
                         "transport.relays: \"%.*s\": wanted [NAME=]ENDPOINT, e.g. "
-                        "rack1=tcp://rack1:5560, with a name of at most %zu characters",
-                        (int)(n < 200 ? n : 200), text, sizeof r->name - 1);
+                        "rack1=tcp://rack1:5560, with a name of at most %d characters",
+                        (int)(n < 200 ? n : 200), text, IFL_KEY_NAME_MAX - 1);
     memcpy(r->endpoint, endpoint, n_endpoint);
     memcpy(r->name, text, n_name);
     r->keyed = n_name > 0;
     if (n_name > 0) return ifl_key_name_check(r->name, err);
-    const char *host = strstr(r->endpoint, "://");
-    snprintf(r->name, sizeof r->name, "%.*s", (int)sizeof r->name - 1,
-             host ? host + 3 : r->endpoint);
+    memcpy(r->name, r->endpoint, sizeof r->name);
     return IFL_OK;
 }
 
@@ -280,8 +278,7 @@ ifl_status ifl_weight_links_poll(ifl_weight_links *l, int64_t wait_ms,
         }
     }
     out->link = l->n;
-    if (st != IFL_OK && l->n)
-        st = ifl_client_poll_weights(l->learner, wait_ms, &out->event, NULL);
+    if (st != IFL_OK && l->n) st = ifl_client_poll_weights(l->learner, wait_ms, &out->event, NULL);
     if (st == IFL_OK && out->event.kind == IFL_CLIENT_CONNECTED)
         links_follow(l, &out->event.message.welcome);
     return st;
@@ -332,9 +329,9 @@ int64_t ifl_weight_links_answer_ns(const ifl_weight_links *l) {
 void ifl_weight_links_wrong(ifl_weight_links *l, int32_t link, int64_t version, int32_t chunk) {
     if (link >= l->n) return;
     weight_relay *r = &l->relays[link];
-    ifl_warn("relay %s (%s) has sent a wrong chunk %d of version %lld: its hash is not the "
+    ifl_warn("relay %s has sent a wrong chunk %d of version %lld: its hash is not the "
              "learner's; nothing is asked of it for %d s",
-             r->name, r->endpoint, chunk, (long long)version, (int)(BAN_NS / 1000000000));
+             r->name, chunk, (long long)version, (int)(BAN_NS / 1000000000));
     r->shunned_until_ns = ifl_clock_ns() + BAN_NS;
     l->stats.bans++;
 }

@@ -4,9 +4,9 @@
  * can be late, dead or wrong, and never more than that: its chunks are held against hashes that
  * came from the learner, by whoever fetches.
  *
- * A relay that is dead (silent for three of its heartbeats), late (no chunk for as long) or wrong is
- * passed over, for the next one in the list and at last for the learner. What was asked of it has to
- * be asked again.
+ * A relay that is dead (silent for three of its heartbeats), late (no chunk for as long) or wrong
+ * is passed over, for the next one in the list and at last for the learner. What was asked of it
+ * has to be asked again.
  *
  * Not thread-safe: the thread that fetches owns it. */
 #ifndef IFL_COMMON_WEIGHT_LINKS_H
@@ -27,7 +27,8 @@ typedef struct ifl_weight_links_options {
     bool insecure;
 } ifl_weight_links_options;
 
-/* IFL_USAGE, IFL_LIMIT: names what is wrong with the list, or with an endpoint, or the key of one. */
+/* IFL_USAGE, IFL_LIMIT: names what is wrong with the list, or with an endpoint, or the key of one.
+ */
 ifl_status ifl_weight_links_check(const ifl_weight_links_options *options, ifl_error *err);
 
 /* Borrows `learner`, and from now on is the only caller of its poll_weights. Copies the options. */
@@ -35,7 +36,8 @@ ifl_status ifl_weight_links_create(ifl_weight_links **out, ifl_client *learner,
                                    const ifl_weight_links_options *options, ifl_error *err);
 void ifl_weight_links_free(ifl_weight_links *links); /* NULL is fine */
 
-int32_t ifl_weight_links_learner(const ifl_weight_links *links); /* its number: that of the relays */
+int32_t
+ifl_weight_links_learner(const ifl_weight_links *links); /* its number: that of the relays */
 const char *ifl_weight_links_name(const ifl_weight_links *links, int32_t link);
 
 typedef struct ifl_weight_links_event {

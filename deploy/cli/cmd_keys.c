@@ -96,7 +96,7 @@ static ifl_status keys_list(const char *folder, ifl_error *err) {
                is_there(folder, "learner.secret") ? "" : "  (no learner.secret here)");
     else
         return st;
-    if (!is_there(folder, "learner.secret")) return IFL_OK;
+    if (!is_there(folder, "learner.secret") && !is_there(folder, "actors")) return IFL_OK;
     IFL_TRY(ifl_key_list_read(&list, folder, err));
     printf("%d may join%s\n", list.n, list.n ? ":" : "");
     for (int32_t i = 0; i < list.n; i++)

@@ -100,11 +100,12 @@ int ifl_cmd_relay(int argc, char **argv) {
                                           {0}};
     const char *name = "relay";
     const ifl_options_spec spec = {
-        .doc = "Hands the learner's weights on to many actors: each chunk is asked for once and kept "
-               "for all of them (transport.relay_mib), so that what the learner sends does not grow "
-               "with their number. Actors name it in transport.relays and hold every chunk against "
-               "the learner's hashes; when it is gone, late or wrong they go on without it. Needs no "
-               "model. Ends when the learner does.",
+        .doc =
+            "Hands the learner's weights on to many actors: each chunk is asked for once and kept "
+            "for all of them (transport.relay_mib), so that what the learner sends does not grow "
+            "with their number. Actors name it in transport.relays and hold every chunk against "
+            "the learner's hashes; when it is gone, late or wrong they go on without it. Needs no "
+            "model. Ends when the learner does.",
         .extra = extra,
         .keys = keys,
         .on_option = relay_option,
