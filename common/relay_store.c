@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/fail_point.h"
 #include "common/relay_internal.h"
 
 #define REFUSED_NS 1000000000 /* a chunk that can't be had is not tried again for so long */
@@ -247,7 +248,7 @@ static void source_manifest_release(void *context, void *hint) {
     pthread_mutex_unlock(&r->lock);
 }
 
-/* The test hook's chunk: a copy that takes the place of the right one. */
+/* For tests: a copy with another bit, and a hash of its own, takes the place of the right one. */
 static relay_part *part_forged(ifl_relay *r, const relay_part *part) {
     relay_part *forged = calloc(1, sizeof *forged);
     uint8_t *bytes = malloc(part->n_bytes);
@@ -264,14 +265,15 @@ static relay_part *part_forged(ifl_relay *r, const relay_part *part) {
     forged->data = forged->frame = bytes;
     forged->frame_free = free;
     r->bytes_held += (int64_t)part->n_bytes;
-    r->forge_times--;
     return forged;
 }
 
 static void part_send(ifl_relay *r, relay_part *part, int32_t chunk, ifl_weight_chunk *out) {
     part->used_ns = ifl_clock_ns();
-    relay_part *forged =
-        r->forge_times > 0 && chunk == r->forge_chunk ? part_forged(r, part) : NULL;
+    bool hooked = r->forge_times > 0 && chunk == r->forge_chunk;
+    bool forge = ifl_fail_point(IFL_FAIL_RELAY_CHUNK) > 0 || hooked;
+    r->forge_times -= hooked;
+    relay_part *forged = forge ? part_forged(r, part) : NULL;
     if (forged) part = forged;
     part->n_sending++;
     *out = (ifl_weight_chunk){.codec = part->codec,

@@ -57,6 +57,23 @@ line=$(grep " chunks, .* out; 0 refused" relayed-relay.txt | tail -n 1)
 [ "${BASH_REMATCH[1]}" -gt 0 ] && [ "${BASH_REMATCH[2]}" = $((2 * BASH_REMATCH[1])) ] || fail "wanted each chunk twice: $line"
 ! grep -q "weights come from the next one" relayed-one.txt relayed-two.txt || fail "the relay was passed over"
 
+# A relay that alters what it hands on is found out, named, and not asked again; nothing else changes.
+learner_start altered run.mode=sync run.steps=8
+INFLIGHT_FAILPOINT="relay.chunk=error(EIO)@3+" relay_start altered-relay "$first" --learner "$endpoint"
+actor_start altered-one --relays "$first"
+one=$actor
+actor_start altered-two --relays "$first"
+ended "$one" 0 altered-one
+ended "$actor" 0 altered-two
+ended "$learner" 0 altered
+ended "$relay" 0 altered-relay
+weights_of runs/altered weights-altered
+cmp weights-plain/model.safetensors weights-altered/model.safetensors || fail "other weights with a relay that alters them"
+for name in one two; do
+    [ "$(grep -c "warning: relay $first has sent a wrong chunk" "altered-$name.txt")" = 1 ] || fail "altered-$name: not named once"
+done
+books runs/altered
+
 # Killed in mid-run, asleep in mid-run, back again: the run notices nothing.
 learner_start killed run.steps=100000 learner.learning_rate=1e-4
 relay_start first "$first" --learner "$endpoint"
@@ -69,11 +86,11 @@ two=$actor
 until_true 60 "step 10" has_row runs/killed 10
 kill -KILL "$first_pid"
 wait "$first_pid" 2>/dev/null || true
-until_true 30 "the first relay to be missed" grep -q "relay .*first: .*weights come from the next one" one.txt
+until_true 30 "the first relay to be missed" grep -q "relay $first: .*weights come from the next one" one.txt
 at=$(step_rows runs/killed | tail -n 1)
 until_true 60 "ten more steps" has_row runs/killed $((at + 10))
 kill -STOP "$relay"
-until_true 30 "the second relay to be missed" grep -q "relay .*second: .*weights come from the next one" two.txt
+until_true 30 "the second relay to be missed" grep -q "relay $second: .*weights come from the next one" two.txt
 at=$(step_rows runs/killed | tail -n 1)
 until_true 60 "ten more steps" has_row runs/killed $((at + 10))
 kill -CONT "$relay"
