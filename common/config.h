@@ -189,6 +189,7 @@ typedef struct ifl_config {
         bool insecure;            /* links to other hosts without keys */
         int32_t heartbeat_ms, heartbeat_misses;
         int32_t lease_s;
+        int32_t trajectory_mib;   /* of one actor, sent and not answered */
         int32_t chunk_kib;
         int32_t patch_versions;   /* kept as patches; 0 = dense always */
     } transport;

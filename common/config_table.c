@@ -237,6 +237,8 @@ const ifl_config_row ifl_config_rows[] = {
           "silent for so many intervals: gone"),
     INT32("transport.lease_s", transport.lease_s, 1, 86400, "60", "s",
           "an actor whose engine stands still for so long loses its leases"),
+    INT32("transport.trajectory_mib", transport.trajectory_mib, 1, 1024, "16", "MiB",
+          "answers that one actor may have sent and the learner not acknowledged yet"),
     INT32("transport.chunk_kib", transport.chunk_kib, 4, 16384, "4096", "KiB",
           "size of a chunk of weights"),
     INT32("transport.patch_versions", transport.patch_versions, 0, 64, "16", "versions",

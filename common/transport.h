@@ -42,6 +42,10 @@ typedef struct ifl_server_options {
     int32_t events_max; /* queue to the application; 0 = 16384. TRAJ beyond 3/4 get NACK BUSY */
     int64_t event_bytes_max; /* of trajectories waiting in it; 0 = 256 MiB; beyond: NACK BUSY */
     int64_t send_bytes_max;  /* waiting to be sent to one peer; 0 = 64 MiB */
+    int64_t unacked_bytes_max; /* sent to one peer over control and not known to have come there (the
+                                * header's ack); 0 = 16 MiB. One larger message goes alone */
+    int64_t trajectory_bytes_max; /* granted to one peer: trajectories sent here and not answered;
+                                   * 0 = 16 MiB. One larger one goes alone */
     int32_t linger_ms;       /* at close; 0 = 500 */
     const char *keys;        /* folder with learner.secret and actors/; NULL or "" = none */
     const char *local_key;   /* one more public key that may join, called "local"; NULL = none */
@@ -123,6 +127,7 @@ typedef struct ifl_peer_info {
     bool weights_open;     /* has opened the weight plane */
     int64_t version_ready; /* last WREADY, -1 */
     int64_t version_done;  /* last WDONE, -1 */
+    int64_t unacked_bytes, unanswered_bytes; /* of the two bounds of ifl_server_options */
 } ifl_peer_info;
 
 /* Copies at most `max` live peers; returns how many there are. Sessions for weights alone (relays
@@ -203,6 +208,7 @@ typedef struct ifl_client_options {
                                     = 30000, IFL_CLIENT_FOREVER_MS = never */
     int64_t outbox_bytes_max;    /* unacknowledged trajectories; 0 = 64 MiB */
     int32_t events_max; /* queue to the application; 0 = 4096: more LEASEs than that: link closed */
+    int64_t event_bytes_max; /* of LEASEs and begun trajectories in it; 0 = 256 MiB: likewise */
     int64_t send_bytes_max; /* other messages waiting to be sent; 0 = 16 MiB */
     int32_t linger_ms;      /* 0 = 500 */
     const char *keys; /* folder with NAME.secret and learner.public; NULL or "" = none */

@@ -49,6 +49,7 @@ ifl_status ifl_client_create(ifl_client **out, const ifl_client_options *options
     if (!c->options.connect_deadline_ms) c->options.connect_deadline_ms = 30000;
     if (!c->options.outbox_bytes_max) c->options.outbox_bytes_max = (int64_t)64 << 20;
     if (!c->options.send_bytes_max) c->options.send_bytes_max = (int64_t)16 << 20;
+    if (!c->options.event_bytes_max) c->options.event_bytes_max = (int64_t)256 << 20;
     c->options.events_max = transport_or(options->events_max, 4096);
     c->options.linger_ms = transport_or(options->linger_ms, 500);
     c->held_version = options->held_version;

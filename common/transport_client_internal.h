@@ -72,7 +72,7 @@ struct ifl_client {
     transport_out_list out, weights_out;
     client_parcel *parcels, **parcels_end;
     int32_t n_parcels;
-    int64_t parcel_bytes;
+    int64_t parcel_bytes, sent_bytes; /* of all parcels; of those sent and not answered */
     ifl_client_stats stats;
 };
 

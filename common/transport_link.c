@@ -119,6 +119,7 @@ static void client_forget_session(ifl_client *c) {
         p->sent = false;
         p->not_before_ns = 0;
     }
+    c->sent_bytes = 0;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -282,11 +283,15 @@ static bool client_flush(ifl_client *c, int64_t now) {
     if (!client_flush_list(c, c->control, &c->control_counters, &c->out)) blocked = true;
     for (client_parcel *p = c->parcels; p && !blocked; p = p->next) {
         if (p->sent || now < p->not_before_ns) continue;
+        int64_t n_bytes = transport_out_bytes(p->out), grant = c->welcome.trajectory_bytes;
+        if (grant > 0 && c->sent_bytes > 0 && c->sent_bytes + n_bytes > grant)
+            break; /* an answer wakes us */
         if (transport_send(c->control, NULL, c->session, &c->control_counters, p->out,
                            &c->stats.bytes_out) != IFL_OK)
             blocked = true;
         else {
             p->sent = true;
+            c->sent_bytes += n_bytes;
             c->stats.messages_out++;
             ifl_record_event("sent", p->key.purpose, p->key.task_serial, p->key.sample, p->lease_id,
                              0);
@@ -324,6 +329,7 @@ static bool client_answered(ifl_client *c, const ifl_message *m, int64_t now) {
             at = &p->next;
         } else if (busy) {
             p->sent = false;
+            c->sent_bytes -= transport_out_bytes(p->out);
             p->not_before_ns = now + (int64_t)m->nack.retry_after_ms * 1000000;
             c->stats.resent_trajectories++;
             at = &p->next;
@@ -332,6 +338,7 @@ static bool client_answered(ifl_client *c, const ifl_message *m, int64_t now) {
             if (!p->next) c->parcels_end = at;
             c->n_parcels--;
             c->parcel_bytes -= transport_out_bytes(p->out);
+            c->sent_bytes -= transport_out_bytes(p->out);
             transport_out_free(p->out);
             free(p);
         }
@@ -433,9 +440,15 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         client_lose(c, text, now);
         return;
     }
-    if (transport_queue_size(&c->events, NULL) >= c->options.events_max)
-        client_lose(c, "the actor's queue of events is full", now);
-    else if (!client_push(&c->events, IFL_CLIENT_MESSAGE, NULL, m, n_bytes))
+    int64_t n_queued_bytes;
+    int32_t n_queued = transport_queue_size(&c->events, &n_queued_bytes);
+    if (n_queued >= c->options.events_max || n_queued_bytes > c->options.event_bytes_max) {
+        snprintf(text, sizeof text,
+                 "the actor's queue of events is full: %d of %lld bytes, limits %d and %lld",
+                 n_queued, (long long)n_queued_bytes, c->options.events_max,
+                 (long long)c->options.event_bytes_max);
+        client_lose(c, text, now);
+    } else if (!client_push(&c->events, IFL_CLIENT_MESSAGE, NULL, m, n_bytes))
         client_lose(c, "out of memory: an event", now);
 }
 

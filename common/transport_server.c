@@ -23,7 +23,10 @@
 static bool server_flush_list(ifl_server *s, void *socket, server_peer *peer,
                               transport_counters *counters, transport_out_list *list,
                               bool *blocked) {
+    bool on_control = list == &peer->out;
     while (list->head) {
+        int64_t n_bytes = transport_out_bytes(list->head);
+        if (on_control && !transport_may_send(s, peer, n_bytes)) return true; /* its ack wakes us */
         ifl_status st = transport_send(socket, peer->identity, peer->session, counters, list->head,
                                        &s->stats.bytes_out);
         if (st == IFL_AGAIN) {
@@ -31,6 +34,7 @@ static bool server_flush_list(ifl_server *s, void *socket, server_peer *peer,
             return true;
         }
         if (st != IFL_OK) return false;
+        if (on_control) transport_debt_add(&peer->unacked, counters->seq_out, NULL, n_bytes);
         s->stats.messages_out++;
         transport_out_free(transport_out_shift(list));
     }
@@ -210,6 +214,8 @@ ifl_status ifl_server_create(ifl_server **out, const ifl_server_options *options
     s->options.linger_ms = transport_or(options->linger_ms, 500);
     if (!s->options.event_bytes_max) s->options.event_bytes_max = (int64_t)256 << 20;
     if (!s->options.send_bytes_max) s->options.send_bytes_max = (int64_t)64 << 20;
+    if (!s->options.unacked_bytes_max) s->options.unacked_bytes_max = (int64_t)16 << 20;
+    if (!s->options.trajectory_bytes_max) s->options.trajectory_bytes_max = (int64_t)16 << 20;
     s->session_next = (transport_random_u64() >> 2) + 1;
     s->wake_fd = -1;
     transport_queue_init(&s->events);
@@ -258,11 +264,8 @@ void ifl_server_free(ifl_server *s) {
     if (s->control) zmq_close(s->control);
     if (s->weights) zmq_close(s->weights);
     transport_guard_free(s);
-    for (int32_t i = 0; i < s->n_peers; i++) {
-        transport_out_clear(&s->peers[i]->out);
-        transport_out_clear(&s->peers[i]->weights_out);
-        free(s->peers[i]);
-    }
+    for (int32_t i = 0; i < s->n_peers; i++)
+        transport_server_peer_free(s->peers[i]);
     free(s->peers);
     /* Waits for the sockets' linger at most. */
     if (s->zmq) zmq_ctx_term(s->zmq);
@@ -335,10 +338,14 @@ ifl_status ifl_server_send(ifl_server *s, uint64_t session, const ifl_message *m
     if (!peer)
         st = ifl_fail(err, IFL_PEER, "session %llu has ended", (unsigned long long)session);
     else if (peer->out.n_bytes + transport_out_bytes(out) > s->options.send_bytes_max)
-        st = ifl_fail(err, IFL_FULL, "%lld bytes are waiting to be sent to %s, limit %lld",
+        st = ifl_fail(err, IFL_FULL,
+                      "%lld bytes are waiting to be sent to %s, limit %lld, and it has yet to say "
+                      "that it has received %lld more, limit %lld",
                       (long long)peer->out.n_bytes, peer->name,
-                      (long long)s->options.send_bytes_max);
+                      (long long)s->options.send_bytes_max, (long long)peer->unacked.n_bytes,
+                      (long long)s->options.unacked_bytes_max);
     if (st == IFL_OK) {
+        transport_debt_answered(peer, message);
         transport_out_push(&peer->out, out);
         out = NULL; /* the list owns it now */
     }
@@ -397,6 +404,8 @@ int32_t ifl_server_peers(ifl_server *s, ifl_peer_info *out, int32_t max) {
         o->weights_open = p->weights_open;
         o->version_ready = p->version_ready;
         o->version_done = p->version_done;
+        o->unacked_bytes = p->unacked.n_bytes;
+        o->unanswered_bytes = p->unanswered.n_bytes;
     }
     pthread_mutex_unlock(&s->lock);
     return n;

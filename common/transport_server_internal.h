@@ -14,6 +14,19 @@ typedef struct server_wanted {
     int32_t chunk;
 } server_wanted;
 
+/* A message that the peer may not have received yet, or a trajectory of it that has no answer yet. */
+typedef struct server_debt {
+    struct server_debt *next;
+    uint64_t seq;           /* messages */
+    ifl_trajectory_key key; /* trajectories */
+    int64_t n_bytes;
+} server_debt;
+
+typedef struct server_debts {
+    server_debt *head, *tail;
+    int64_t n_bytes;
+} server_debts;
+
 typedef struct server_peer {
     uint64_t session;
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
@@ -25,6 +38,8 @@ typedef struct server_peer {
     int64_t bytes_queued, version_ready, version_done;
     int64_t version_wanted; /* whose chunks it asked for last; -1 */
     bool weights_open, weights_only;
+    uint16_t minor;
+    server_debts unacked, unanswered; /* ours to it; its to us */
     int32_t close_code;                 /* != 0: the application wants the session ended ... */
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */
     transport_counters control, weights;
@@ -101,7 +116,22 @@ struct ifl_server {
     bool has_source;
 };
 
+/* What is outstanding, in bytes (transport_credit.c). Without memory it isn't counted. */
+void transport_debt_add(server_debts *debts, uint64_t seq, const ifl_trajectory_key *key,
+                        int64_t n_bytes);
+void transport_debt_clear(server_debts *debts);
+/* The peer has received all messages up to `seq`. */
+void transport_debt_acked(server_peer *peer, uint64_t seq);
+/* One of its trajectories is answered: by TRAJ_ACK or NACK. */
+void transport_debt_answered(server_peer *peer, const ifl_message *answer);
+/* May a message of n_bytes go out now? */
+bool transport_may_send(const ifl_server *s, const server_peer *peer, int64_t n_bytes);
+/* A trajectory has come. IFL_LIMIT: more than was granted (and then some, for what was under way). */
+ifl_status transport_trajectory_came(ifl_server *s, server_peer *peer, const ifl_trajectory *traj,
+                                     int64_t n_bytes, ifl_error *err);
+
 /* Sessions. Dropping and expelling free the peer. */
+void transport_server_peer_free(server_peer *peer);
 server_peer *transport_server_find_session(ifl_server *s, uint64_t session);
 bool transport_server_queue(server_peer *peer, const ifl_message *message); /* control plane */
 void transport_server_bye(const ifl_server *s, server_peer *peer);

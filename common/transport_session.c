@@ -73,15 +73,21 @@ server_peer *transport_server_find_session(ifl_server *s, uint64_t session) {
     return NULL;
 }
 
+void transport_server_peer_free(server_peer *peer) {
+    transport_out_clear(&peer->out);
+    transport_out_clear(&peer->weights_out);
+    transport_debt_clear(&peer->unacked);
+    transport_debt_clear(&peer->unanswered);
+    free(peer);
+}
+
 /* Ends a session. The peer pointer is gone afterwards. */
 void transport_server_drop(ifl_server *s, server_peer *peer, const char *why) {
     server_push_event(s, peer, IFL_SERVER_LOST, why, NULL, 0);
     s->stats.lost++;
     for (int32_t i = 0; i < s->n_peers; i++)
         if (s->peers[i] == peer) s->peers[i] = s->peers[--s->n_peers];
-    transport_out_clear(&peer->out);
-    transport_out_clear(&peer->weights_out);
-    free(peer);
+    transport_server_peer_free(peer);
 }
 
 /* Tells the peer why, then ends its session. What waits for it goes first, as far as it can go at
@@ -114,7 +120,8 @@ void transport_server_bye(const ifl_server *s, server_peer *peer) {
     ifl_message m = ifl_message_make(IFL_WIRE_BYE);
     bool relay = s->options.weights_only;
     m.bye.code = relay ? IFL_BYE_DRAINED : IFL_BYE_DONE;
-    snprintf(m.bye.text, sizeof m.bye.text, relay ? "the relay has ended" : "the learner has ended");
+    snprintf(m.bye.text, sizeof m.bye.text,
+             relay ? "the relay has ended" : "the learner has ended");
     transport_server_queue(peer, &m);
 }
 
@@ -220,6 +227,8 @@ static void server_welcome(ifl_server *s, server_peer *peer, const ifl_wire_hell
     w->chunk_window = s->options.chunk_window;
     w->current_version = transport_server_newest_version(s);
     w->nonce = h->nonce;
+    w->trajectory_bytes = s->options.trajectory_bytes_max;
+    peer->minor = w->minor;
     transport_server_queue(peer, &m);
 }
 
@@ -257,12 +266,11 @@ static void server_hello(ifl_server *s, const uint8_t *identity, const char *key
                       "names the learner itself, transport.relays its relays");
         return;
     }
-    if (!weights_only &&
-        (!server_check_hash(s, h, "model fingerprint", h->fingerprint, s->options.fingerprint,
-                            IFL_REJECT_FINGERPRINT) ||
-         !server_check_profile(s, h, &foreign) ||
-         !server_check_hash(s, h, "tokenizer", h->tokenizer, s->options.tokenizer,
-                            IFL_REJECT_TOKENIZER)))
+    if (!weights_only && (!server_check_hash(s, h, "model fingerprint", h->fingerprint,
+                                             s->options.fingerprint, IFL_REJECT_FINGERPRINT) ||
+                          !server_check_profile(s, h, &foreign) ||
+                          !server_check_hash(s, h, "tokenizer", h->tokenizer, s->options.tokenizer,
+                                             IFL_REJECT_TOKENIZER)))
         return;
     server_peer *old = server_find(s, identity);
     if (old) transport_server_drop(s, old, "said HELLO again");
@@ -367,6 +375,14 @@ static void server_message(ifl_server *s, server_peer *peer, ifl_message *m, int
                                        "too many trajectories failed the check");
             return;
         }
+        ifl_error err = {0};
+        if (transport_trajectory_came(s, peer, m->traj.trajectory,
+                                      n_bytes - IFL_WIRE_IDENTITY_BYTES, &err) != IFL_OK) {
+            snprintf(text, sizeof text, "%.*s", (int)sizeof text - 1, err.text);
+            ifl_warn("%s: %s", peer->name, text);
+            transport_server_expel(s, peer, IFL_WIRE_E_LIMIT, m->seq, text);
+            return;
+        }
         break;
     case IFL_WIRE_STATS:
         if (transport_queue_size(&s->events, NULL) >= s->options.events_max / 4 * 3) return;
@@ -423,6 +439,7 @@ static server_peer *server_session(ifl_server *s, const transport_in *in, const 
         return NULL;
     }
     c->seq_in = h->seq;
+    if (!on_weights) transport_debt_acked(peer, h->ack);
     return peer;
 }
 

@@ -14,7 +14,7 @@
 #define IFL_WIRE_MAGIC 0x314c4649u /* the bytes "IFL1" */
 #define IFL_WIRE_MAJOR 1
 /* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. 3: begun
- * trajectories travel. 4: sessions for weights alone, relays. */
+ * trajectories travel. 4: sessions for weights alone (relays); WELCOME grants bytes. */
 #define IFL_WIRE_MINOR 4
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
@@ -119,6 +119,7 @@ typedef struct ifl_wire_welcome {
     int32_t chunk_window;    /* most WGET chunks outstanding per actor */
     int64_t current_version; /* newest announced policy, -1 = none yet */
     uint64_t nonce;          /* echo of HELLO's */
+    int64_t trajectory_bytes; /* most that may be sent and not answered; since 1.4, else 0: no bound */
 } ifl_wire_welcome;
 
 typedef enum {

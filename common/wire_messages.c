@@ -426,6 +426,7 @@ static void encode_welcome(const ifl_wire_welcome *v, ifl_meta_writer *w) {
     put_range(w, 10, "chunk_window", v->chunk_window, 1, IFL_WIRE_GET_MAX);
     put_range(w, 11, "current version", v->current_version, -1, INT64_MAX);
     ifl_meta_put_u64(w, 12, v->nonce);
+    if (v->minor >= 4) put_range(w, 13, "trajectory bytes", v->trajectory_bytes, 1, INT64_MAX);
 }
 
 static void decode_welcome(ifl_meta_reader *r, ifl_wire_welcome *v) {
@@ -443,6 +444,8 @@ static void decode_welcome(ifl_meta_reader *r, ifl_wire_welcome *v) {
     ifl_meta_get_i32(r, 10, "chunk_window", 1, IFL_WIRE_GET_MAX, &v->chunk_window);
     ifl_meta_get_i64(r, 11, "current version", -1, INT64_MAX, &v->current_version);
     ifl_meta_get_u64(r, 12, "nonce", &v->nonce);
+    if (v->minor >= 4)
+        ifl_meta_get_i64(r, 13, "trajectory bytes", 1, INT64_MAX, &v->trajectory_bytes);
 }
 
 static void encode_ping(const ifl_wire_ping *p, ifl_meta_writer *w) {

@@ -397,6 +397,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
         .run_epoch = l->run_epoch,
         .directed = l->async_k >= 0,
         .vocab_size = l->model->config.vocab_size,
+        .trajectory_bytes_max = (int64_t)c->transport.trajectory_mib << 20,
         .keys = l->options->keys,
         .local_key = l->options->local_key,
         .keys_reread = l->options->keys_reread,

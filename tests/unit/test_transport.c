@@ -386,7 +386,7 @@ static void test_invalid_trajectory_gets_nack_and_three_end_the_session(void **s
 typedef struct raw_actor {
     void *zmq, *socket;
     uint8_t identity[16];
-    uint64_t session;
+    uint64_t session, ack;
 } raw_actor;
 
 static void raw_send(raw_actor *a, const ifl_message *m, uint64_t seq, bool more_parts) {
@@ -398,6 +398,7 @@ static void raw_send(raw_actor *a, const ifl_message *m, uint64_t seq, bool more
                          .n_payload = f.n_payload,
                          .session = a->session,
                          .seq = seq,
+                         .ack = a->ack,
                          .policy = -1};
     uint8_t head[64];
     ifl_wire_header_encode(&h, f.meta, head);
@@ -419,11 +420,11 @@ static bool raw_receive(raw_actor *a, ifl_message *m) {
     return true;
 }
 
-static void raw_join(raw_actor *a, ifl_server *s, uint8_t mark) {
+static void raw_join_as(raw_actor *a, ifl_server *s, uint8_t mark, uint16_t minor) {
     a->zmq = zmq_ctx_new();
     a->socket = zmq_socket(a->zmq, ZMQ_DEALER);
     memset(a->identity, mark, 16);
-    a->session = 0;
+    a->session = a->ack = 0;
     int zero = 0, wait = 5000;
     zmq_setsockopt(a->socket, ZMQ_ROUTING_ID, a->identity, 16);
     zmq_setsockopt(a->socket, ZMQ_LINGER, &zero, sizeof zero);
@@ -431,6 +432,7 @@ static void raw_join(raw_actor *a, ifl_server *s, uint8_t mark) {
     assert_int_equal(zmq_connect(a->socket, ifl_server_endpoint(s)), 0);
     ifl_message m = ifl_message_make(IFL_WIRE_HELLO);
     m.hello.major = 1;
+    m.hello.minor_max = minor;
     m.hello.fingerprint = (ifl_hash){1, 1};
     m.hello.profile = (ifl_hash){2, 2};
     m.hello.tokenizer = (ifl_hash){3, 3};
@@ -446,6 +448,10 @@ static void raw_join(raw_actor *a, ifl_server *s, uint8_t mark) {
     ifl_server_event se;
     want_server(s, IFL_SERVER_JOINED, 0, &se);
     assert_true(se.peer == a->session);
+}
+
+static void raw_join(raw_actor *a, ifl_server *s, uint8_t mark) {
+    raw_join_as(a, s, mark, 0);
 }
 
 static void raw_leave(raw_actor *a) {
@@ -593,6 +599,145 @@ static void test_full_outbox_and_full_queue_push_back_and_lose_nothing(void **st
     ifl_server_free(s);
 }
 
+/* --- bytes outstanding -------------------------------------------------------------------------
+ */
+
+#define LEASE_TEXT_BYTES 65536
+
+/* Sends leases until none is taken any more. Returns how many were. */
+static int send_leases(ifl_server *s, uint64_t peer, ifl_error *err) {
+    static char text[LEASE_TEXT_BYTES + 1];
+    memset(text, 'x', LEASE_TEXT_BYTES);
+    int32_t samples[2] = {0, 1}, prompt[3] = {1, 2, 3};
+    ifl_message lease = make_lease(samples, prompt);
+    lease.lease.text = text;
+    int n = 0;
+    for (int idle = 0; idle < 30 && n < 3000;) {
+        if (ifl_server_send(s, peer, &lease, err) == IFL_OK) {
+            n++;
+            idle = 0;
+        } else { /* what waits goes on its way meanwhile, if it may */
+            idle++;
+            ifl_sleep_ms(10);
+        }
+    }
+    return n;
+}
+
+/* An actor that is stuck: it lives and takes nothing in. */
+static void test_stuck_actor_pins_no_more_than_its_bytes(void **state) {
+    (void)state;
+    ifl_server_options so = server_options("tcp://127.0.0.1:*");
+    so.heartbeat_misses = 100;
+    so.send_bytes_max = so.unacked_bytes_max = 16 * LEASE_TEXT_BYTES;
+    ifl_server *s = start_server(&so);
+    raw_actor a;
+    raw_join(&a, s, 0x71);
+    ifl_error err = {0};
+    int n = send_leases(s, a.session, &err);
+    assert_true(n >= 16 &&
+                n <= 32); /* half of them on their way, libzmq's and the system's queues included */
+    assert_non_null(strstr(err.text, "has yet to say that it has received"));
+    ifl_peer_info info;
+    assert_int_equal(ifl_server_peers(s, &info, 1), 1);
+    assert_true(info.unacked_bytes > 0 && info.unacked_bytes <= so.unacked_bytes_max);
+    /* It says how far it has come, and gets as much again. */
+    for (int i = 0; i < n; i++) {
+        ifl_message ping = ifl_message_make(IFL_WIRE_PING);
+        char frame[256];
+        int more = 1;
+        for (size_t size = sizeof more; more;) {
+            assert_true(zmq_recv(a.socket, frame, sizeof frame, 0) >= 0);
+            zmq_getsockopt(a.socket, ZMQ_RCVMORE, &more, &size);
+        }
+        if (i + 1 < info.unacked_bytes / LEASE_TEXT_BYTES) continue;
+        a.ack = 1 + (uint64_t)i + 1; /* WELCOME was the first */
+        raw_send(&a, &ping, 1, false);
+        break;
+    }
+    assert_true(send_leases(s, a.session, &err) >= 8);
+    raw_leave(&a);
+    ifl_server_free(s);
+}
+
+static void test_actor_sends_no_more_than_it_was_granted(void **state) {
+    (void)state;
+    ifl_server_options so = server_options("ipc://@ifl-credit-grant");
+    so.trajectory_bytes_max = 6000;
+    ifl_server *s = start_server(&so);
+    ifl_client_options co = client_options(ifl_server_endpoint(s), "fast");
+    ifl_client *c = start_client(&co);
+    join(s, c);
+    enum { N = 60 };
+    for (int i = 0; i < N; i++)
+        send_trajectory(c, (uint64_t)i, 0);
+    int32_t n_out;
+    int64_t all_bytes;
+    ifl_client_outbox(c, &n_out, &all_bytes);
+    assert_int_equal(n_out, N);
+    assert_true(all_bytes > 3 * so.trajectory_bytes_max);
+    ifl_sleep_ms(300);
+    ifl_server_stats stats;
+    ifl_peer_info info;
+    ifl_server_stats_get(s, &stats);
+    assert_int_equal(ifl_server_peers(s, &info, 1), 1);
+    assert_true(stats.trajectories_in > 1);
+    assert_true(stats.trajectories_in * (all_bytes / N) <= so.trajectory_bytes_max);
+    assert_true(info.unanswered_bytes > 0 && info.unanswered_bytes <= so.trajectory_bytes_max);
+    /* Each answer lets others through; nothing is lost, refused or sent twice. */
+    for (int i = 0; i < N; i++) {
+        ifl_server_event se;
+        want_server(s, IFL_SERVER_MESSAGE, IFL_WIRE_TRAJ, &se);
+        assert_int_equal(se.message.traj.trajectory->task_serial, i);
+        ack(s, &se, IFL_ACK_STORED);
+        ifl_server_event_clear(&se);
+    }
+    wait_outbox(c, 0);
+    ifl_server_stats_get(s, &stats);
+    assert_true(stats.trajectories_in == N && stats.trajectories_busy == 0);
+    assert_int_equal(ifl_server_peers(s, &info, 1), 1);
+    assert_int_equal(info.unanswered_bytes, 0);
+    ifl_client_free(c);
+    ifl_server_free(s);
+}
+
+/* What one that doesn't keep to its grant may do: some 32 MiB, and not a byte more. One of 1.3
+ * knows of no grant. */
+static void test_actor_beyond_its_grant_is_turned_away(void **state) {
+    (void)state;
+    for (uint16_t minor = 3; minor <= 4; minor++) {
+        ifl_server_options so = server_options("tcp://127.0.0.1:*");
+        so.heartbeat_misses = 100;
+        so.trajectory_bytes_max = 1 << 20;
+        ifl_server *s = start_server(&so);
+        raw_actor a;
+        raw_join_as(&a, s, 0x72, minor);
+        ifl_message m = ifl_message_make(IFL_WIRE_TRAJ);
+        m.traj.trajectory = make_trajectory(9, 0);
+        for (int i = 0; i < 500000; i++)
+            assert_int_equal(ifl_trajectory_append(m.traj.trajectory, 10, -0.5f, 3, NULL), IFL_OK);
+        for (uint64_t i = 0; i < 8; i++)
+            raw_send(&a, &m, i + 1, false);
+        ifl_trajectory_free(m.traj.trajectory);
+        int n_taken = 0;
+        ifl_server_event se = {0};
+        while (n_taken < 8) {
+            assert_int_equal(ifl_server_poll(s, WAIT_MS, &se, NULL), IFL_OK);
+            if (se.kind != IFL_SERVER_MESSAGE) break;
+            assert_int_equal(se.message.type, IFL_WIRE_TRAJ);
+            n_taken++;
+            ifl_server_event_clear(&se);
+        }
+        assert_int_equal(n_taken, minor == 4 ? 5 : 8); /* of 6 MB each */
+        if (minor == 4) {
+            assert_int_equal(se.kind, IFL_SERVER_LOST);
+            assert_non_null(strstr(se.text, "transport.trajectory_mib"));
+        }
+        raw_leave(&a);
+        ifl_server_free(s);
+    }
+}
+
 /* --- hostile peers ---------------------------------------------------------------------------- */
 
 static void test_bad_messages_close_that_peer_alone(void **state) {
@@ -697,6 +842,9 @@ int main(void) {
         cmocka_unit_test(test_vanished_actor_is_lost_and_others_stay),
         cmocka_unit_test(test_restarted_learner_gets_the_outbox_again),
         cmocka_unit_test(test_full_outbox_and_full_queue_push_back_and_lose_nothing),
+        cmocka_unit_test(test_stuck_actor_pins_no_more_than_its_bytes),
+        cmocka_unit_test(test_actor_sends_no_more_than_it_was_granted),
+        cmocka_unit_test(test_actor_beyond_its_grant_is_turned_away),
         cmocka_unit_test(test_bad_messages_close_that_peer_alone),
         cmocka_unit_test(test_sends_of_the_wrong_side_are_refused),
     };

@@ -61,7 +61,7 @@ static ifl_message make_message(int type, ifl_manifest *manifest, ifl_trajectory
                       .part = {{"rope table", 0x0123456789abcdef}, {"dtypes", UINT64_MAX}}}};
         break;
     case IFL_WIRE_WELCOME:
-        m.welcome = (ifl_wire_welcome){.minor = 1,
+        m.welcome = (ifl_wire_welcome){.minor = 4,
                                        .caps = 1,
                                        .session = 99,
                                        .run_uuid = "abc",
@@ -72,7 +72,8 @@ static ifl_message make_message(int type, ifl_manifest *manifest, ifl_trajectory
                                        .payload_max = IFL_WIRE_PAYLOAD_MAX,
                                        .chunk_window = 8,
                                        .current_version = 7,
-                                       .nonce = 1};
+                                       .nonce = 1,
+                                       .trajectory_bytes = 12345};
         break;
     case IFL_WIRE_REJECT:
         m.reject = (ifl_wire_reject){2, 100, "no"};
@@ -322,6 +323,25 @@ static void test_encoder_refuses_what_the_decoder_would(void **state) {
     ifl_wire_frames_clear(&f);
 }
 
+static void test_welcome_grants_bytes_since_1_4(void **state) {
+    (void)state;
+    for (uint16_t minor = 3; minor <= 4; minor++) {
+        ifl_message m = make_message(IFL_WIRE_WELCOME, NULL, NULL), out;
+        ifl_error err = {0};
+        m.welcome.minor = minor;
+        frames f = encode(&m);
+        assert_int_equal(decode(&out, f.header, f.meta, f.n_meta, f.payload, f.n_payload, &err),
+                         IFL_OK);
+        assert_int_equal(out.welcome.trajectory_bytes, minor == 4 ? 12345 : 0);
+        free(f.meta);
+    }
+    ifl_message m = make_message(IFL_WIRE_WELCOME, NULL, NULL);
+    ifl_wire_frames f;
+    m.welcome.trajectory_bytes = 0; /* nobody could ever send anything */
+    assert_int_not_equal(ifl_wire_encode(&m, &f, NULL), IFL_OK);
+    ifl_wire_frames_clear(&f);
+}
+
 /* A peer of 1.0 knows no parts; one of 1.1 must name as many hashes as parts. */
 static void test_hello_of_1_0_has_no_parts_and_of_1_1_all_of_them(void **state) {
     (void)state;
@@ -544,6 +564,7 @@ int main(void) {
         cmocka_unit_test(test_every_flipped_header_bit_is_noticed),
         cmocka_unit_test(test_encoder_refuses_what_the_decoder_would),
         cmocka_unit_test(test_hello_of_1_0_has_no_parts_and_of_1_1_all_of_them),
+        cmocka_unit_test(test_welcome_grants_bytes_since_1_4),
         cmocka_unit_test(test_manifest_check_refuses_each_lie),
         cmocka_unit_test(test_scan_refuses_what_msgpack_would_swallow),
         cmocka_unit_test(test_fuzzed_messages_do_no_harm),
