@@ -812,9 +812,9 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
                                        .keys = c->transport.keys,
                                        .key = c->transport.key,
                                        .insecure = c->transport.insecure};
-    IFL_TRY_GOTO(
-        st, ifl_weight_receiver_create(&a->receiver, options->model, a->client, &relays, err),
-        done);
+    IFL_TRY_GOTO(st,
+                 ifl_weight_receiver_create(&a->receiver, options->model, a->client, &relays, err),
+                 done);
     IFL_TRY_GOTO(st, actor_offer(a, a->buffers[0], err), done);
     st = actor_loop(a, err);
 done:

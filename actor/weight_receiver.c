@@ -12,7 +12,7 @@
 #include "common/log.h"
 
 #define POLL_MS 100
-#define REFUSED_NS 500000000  /* after WNACK, unless a newer version is announced */
+#define REFUSED_NS 500000000 /* after WNACK, unless a newer version is announced */
 
 typedef enum {
     CHUNK_NEEDED, /* as a patch where the buffer holds the base */

@@ -61,13 +61,13 @@ int64_t
 ifl_weight_receiver_announced(ifl_weight_receiver *receiver); /* newest announced, -1 = none */
 
 typedef struct ifl_weight_receiver_stats {
-    int64_t versions;             /* fetched whole and verified */
-    int64_t dropped;              /* fetches given up for a newer version */
-    int64_t chunks, bytes;        /* verified */
-    int64_t retries;              /* chunks asked again: bad hash or no answer */
-    int64_t hash_failures;        /* of chunks */
-    int64_t patch_mismatches;     /* of which came as they were sent: not patches of this base */
-    int64_t relayed_bytes;        /* of `bytes`: from relays */
+    int64_t versions;         /* fetched whole and verified */
+    int64_t dropped;          /* fetches given up for a newer version */
+    int64_t chunks, bytes;    /* verified */
+    int64_t retries;          /* chunks asked again: bad hash or no answer */
+    int64_t hash_failures;    /* of chunks */
+    int64_t patch_mismatches; /* of which came as they were sent: not patches of this base */
+    int64_t relayed_bytes;    /* of `bytes`: from relays */
     ifl_weight_links_stats relays;
     double fetch_s_last;          /* first WGET to verified, of the last version */
     double verify_s_last;         /* of which: reading chunks back and hashing them */

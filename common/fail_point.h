@@ -56,7 +56,7 @@
     X(ACTOR_SEND, "actor.send", "", "actor: an answer is about to go into the outbox")             \
     X(LINK_SENT, "link.sent", "", "actor: a trajectory has been given to the socket")              \
     X(LINK_ACKED, "link.acked", "", "actor: an acknowledgement has come, the outbox still has it") \
-    X(RELAY_CHUNK, "relay.chunk", "E", "relay: hands a chunk on; an error alters a bit of it")      \
+    X(RELAY_CHUNK, "relay.chunk", "E", "relay: hands a chunk on; an error alters a bit of it")     \
     X(CLOCK_WALL, "clock.wall", "J", "the wall clock is read")
 
 typedef enum {

@@ -11,9 +11,10 @@
 
 #define POLL_MS 100
 #define BYTES_MIN (64 << 10)
-#define FETCH_IDLE_NS 5000000000 /* an older version that nobody has asked about for so long goes  \
-                                  */
-#define MISSES_MAX 3             /* heartbeats until children take it for dead */
+#define FETCH_IDLE_NS                                                                              \
+    5000000000       /* an older version that nobody has asked about for so long goes              \
+                      */
+#define MISSES_MAX 3 /* heartbeats until children take it for dead */
 
 /* --- Asking parents (the thread) -------------------------------------------------------------- */
 

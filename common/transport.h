@@ -151,6 +151,7 @@ typedef struct ifl_server_stats {
     int64_t links_refused; /* links that ended before their handshake did: plain peers, scans */
     int64_t key_conflicts; /* messages in the name of another key's session */
     int32_t weight_peers;  /* sessions for weights alone, now */
+    int64_t unacked_bytes, unanswered_bytes; /* of all peers, now */
 } ifl_server_stats;
 void ifl_server_stats_get(ifl_server *server, ifl_server_stats *out);
 

@@ -338,12 +338,12 @@ ifl_status ifl_server_send(ifl_server *s, uint64_t session, const ifl_message *m
     if (!peer)
         st = ifl_fail(err, IFL_PEER, "session %llu has ended", (unsigned long long)session);
     else if (peer->out.n_bytes + transport_out_bytes(out) > s->options.send_bytes_max)
-        st = ifl_fail(err, IFL_FULL,
-                      "%lld bytes are waiting to be sent to %s, limit %lld, and it has yet to say "
-                      "that it has received %lld more, limit %lld",
-                      (long long)peer->out.n_bytes, peer->name,
-                      (long long)s->options.send_bytes_max, (long long)peer->unacked.n_bytes,
-                      (long long)s->options.unacked_bytes_max);
+        st =
+            ifl_fail(err, IFL_FULL,
+                     "%lld bytes are waiting to be sent to %s, limit %lld, and it has yet to say "
+                     "that it has received %lld more, limit %lld",
+                     (long long)peer->out.n_bytes, peer->name, (long long)s->options.send_bytes_max,
+                     (long long)peer->unacked.n_bytes, (long long)s->options.unacked_bytes_max);
     if (st == IFL_OK) {
         transport_debt_answered(peer, message);
         transport_out_push(&peer->out, out);
@@ -424,8 +424,13 @@ void ifl_server_stats_get(ifl_server *s, ifl_server_stats *out) {
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
     out->weight_peers = 0;
+    out->unacked_bytes = out->unanswered_bytes = 0;
     for (int32_t i = 0; i < s->n_peers; i++)
         out->weight_peers += s->peers[i]->weights_only;
+    for (int32_t i = 0; i < s->n_peers; i++) {
+        out->unacked_bytes += s->peers[i]->unacked.n_bytes;
+        out->unanswered_bytes += s->peers[i]->unanswered.n_bytes;
+    }
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -14,7 +14,8 @@ typedef struct server_wanted {
     int32_t chunk;
 } server_wanted;
 
-/* A message that the peer may not have received yet, or a trajectory of it that has no answer yet. */
+/* A message that the peer may not have received yet, or a trajectory of it that has no answer yet.
+ */
 typedef struct server_debt {
     struct server_debt *next;
     uint64_t seq;           /* messages */
@@ -39,7 +40,7 @@ typedef struct server_peer {
     int64_t version_wanted; /* whose chunks it asked for last; -1 */
     bool weights_open, weights_only;
     uint16_t minor;
-    server_debts unacked, unanswered; /* ours to it; its to us */
+    server_debts unacked, unanswered;   /* ours to it; its to us */
     int32_t close_code;                 /* != 0: the application wants the session ended ... */
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */
     transport_counters control, weights;
@@ -126,7 +127,8 @@ void transport_debt_acked(server_peer *peer, uint64_t seq);
 void transport_debt_answered(server_peer *peer, const ifl_message *answer);
 /* May a message of n_bytes go out now? */
 bool transport_may_send(const ifl_server *s, const server_peer *peer, int64_t n_bytes);
-/* A trajectory has come. IFL_LIMIT: more than was granted (and then some, for what was under way). */
+/* A trajectory has come. IFL_LIMIT: more than was granted (and then some, for what was under way).
+ */
 ifl_status transport_trajectory_came(ifl_server *s, server_peer *peer, const ifl_trajectory *traj,
                                      int64_t n_bytes, ifl_error *err);
 

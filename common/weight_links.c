@@ -25,6 +25,8 @@ typedef struct weight_relay {
     ifl_client *client; /* NULL: it has refused, and is tried again later */
     bool connected;
     int32_t window;
+    char run_uuid[33]; /* whose weights it has */
+    bool strange_said;
     ifl_hash roots[ROOTS];
     int32_t n_roots; /* ever: the ring's next place is n_roots % ROOTS */
     int64_t hoped_until_ns, shunned_until_ns, open_at_ns;
@@ -38,6 +40,7 @@ struct ifl_weight_links {
     int32_t n;
     weight_relay relays[IFL_RELAYS_MAX];
     int64_t heartbeat_ns, answer_ns; /* as the learner says */
+    char run_uuid[33];
     int32_t window;
     struct { /* versions that were asked about last, and since when */
         ifl_hash root;
@@ -182,6 +185,8 @@ static bool relay_event(ifl_weight_links *l, int32_t link, ifl_weight_links_even
     switch (e->kind) {
     case IFL_CLIENT_CONNECTED:
         r->window = e->message.welcome.chunk_window;
+        memcpy(r->run_uuid, e->message.welcome.run_uuid, sizeof r->run_uuid);
+        r->strange_said = false;
         r->connected = true;
         r->refusal[0] = '\0';
         ifl_info("relay %s is there", r->name);
@@ -254,6 +259,7 @@ static void links_follow(ifl_weight_links *l, const ifl_wire_welcome *w) {
     l->heartbeat_ns = (int64_t)w->heartbeat_ms * 1000000;
     l->answer_ns = ns > ANSWER_NS ? ANSWER_NS : ns < ANSWER_LEAST_NS ? ANSWER_LEAST_NS : ns;
     l->window = w->chunk_window;
+    memcpy(l->run_uuid, w->run_uuid, sizeof l->run_uuid);
     for (int32_t i = 0; i < l->n; i++) /* the first hope was of the usual heartbeat */
         if (l->relays[i].hoped_until_ns > hoped_ns) l->relays[i].hoped_until_ns = hoped_ns;
 }
@@ -290,6 +296,16 @@ static bool relay_has(const weight_relay *r, ifl_hash root) {
     return false;
 }
 
+/* Another run's relay has nothing to wait for. */
+static bool relay_is_strange(const ifl_weight_links *l, weight_relay *r) {
+    if (!r->connected || strcmp(r->run_uuid, l->run_uuid) == 0) return false;
+    if (!r->strange_said)
+        ifl_warn("relay %s has the weights of run %.8s, not of %.8s: it is of no use here", r->name,
+                 r->run_uuid, l->run_uuid);
+    r->strange_said = true;
+    return true;
+}
+
 int32_t ifl_weight_links_choose(ifl_weight_links *l, const ifl_manifest *manifest) {
     int64_t now = ifl_clock_ns(), since_ns = now;
     bool known = false;
@@ -303,8 +319,8 @@ int32_t ifl_weight_links_choose(ifl_weight_links *l, const ifl_manifest *manifes
         if (++l->n_chosen == 2 * ROOTS) l->n_chosen = ROOTS; /* a ring, as above */
     }
     for (int32_t i = 0; i < l->n; i++) {
-        const weight_relay *r = &l->relays[i];
-        if (now < r->shunned_until_ns) continue;
+        weight_relay *r = &l->relays[i];
+        if (now < r->shunned_until_ns || relay_is_strange(l, r)) continue;
         if (r->connected && relay_has(r, manifest->root)) return i;
         /* The learner tells it no later than us. */
         if (r->connected && now - since_ns < l->heartbeat_ns) return -1;

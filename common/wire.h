@@ -119,7 +119,8 @@ typedef struct ifl_wire_welcome {
     int32_t chunk_window;    /* most WGET chunks outstanding per actor */
     int64_t current_version; /* newest announced policy, -1 = none yet */
     uint64_t nonce;          /* echo of HELLO's */
-    int64_t trajectory_bytes; /* most that may be sent and not answered; since 1.4, else 0: no bound */
+    int64_t
+        trajectory_bytes; /* most that may be sent and not answered; since 1.4, else 0: no bound */
 } ifl_wire_welcome;
 
 typedef enum {

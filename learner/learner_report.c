@@ -127,6 +127,11 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add(m, "swap/stall_ms_p50", ifl_dispatch_stall_ms(l->dispatch, 0.5));
     ifl_metrics_add(m, "swap/stall_ms_p99", ifl_dispatch_stall_ms(l->dispatch, 0.99));
     ifl_metrics_add_int(m, "swap/count", desk.swaps);
+    ifl_server_stats links;
+    ifl_server_stats_get(l->server, &links);
+    ifl_metrics_add_int(m, "swap/bytes_sent", links.chunk_bytes_sent); /* of this process */
+    ifl_metrics_add_int(m, "stats/bytes_unanswered", links.unanswered_bytes);
+    ifl_metrics_add_int(m, "stats/bytes_unacked", links.unacked_bytes);
     ifl_publisher_stats published;
     ifl_publisher_stats_get(l->publisher, &published);
     if (published.patch_version >= 0) {

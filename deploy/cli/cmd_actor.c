@@ -23,9 +23,8 @@ static ifl_status actor_option(int key, const char *arg, void *user, ifl_error *
 static ifl_status actor_check_link(const ifl_config *config, const char *connect, const char *name,
                                    ifl_error *err) {
     const char *keys = config->transport.keys;
-    ifl_weight_links_options relays = {.relays = config->transport.relays,
-                                       .keys = keys,
-                                       .insecure = config->transport.insecure};
+    ifl_weight_links_options relays = {
+        .relays = config->transport.relays, .keys = keys, .insecure = config->transport.insecure};
     IFL_TRY(ifl_weight_links_check(&relays, err));
     IFL_TRY(ifl_endpoint_check(connect, *keys || config->transport.insecure, err));
     if (!*keys) return IFL_OK;
@@ -74,11 +73,10 @@ int ifl_cmd_actor(int argc, char **argv) {
         {"relays", KEY_RELAYS, "LIST", 0,
          "transport.relays: [NAME=]ENDPOINT,...: whom to ask for weights before the learner", 0},
         {0}};
-    static const ifl_option_key keys[] = {
-        {KEY_CONNECT, "transport.connect", NULL},
-        {KEY_KEYS, "transport.keys", NULL},
-        {KEY_RELAYS, "transport.relays", NULL},
-        {0}};
+    static const ifl_option_key keys[] = {{KEY_CONNECT, "transport.connect", NULL},
+                                          {KEY_KEYS, "transport.keys", NULL},
+                                          {KEY_RELAYS, "transport.relays", NULL},
+                                          {0}};
     const char *name = "actor";
     const ifl_options_spec spec = {
         .doc = "One actor process: takes leases from a learner, generates, has the answers "

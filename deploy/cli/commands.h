@@ -20,7 +20,7 @@
     X(report, "report", "write a run's report.html")                                               \
     X(learner, "learner", "the learner process alone, for actors elsewhere")                       \
     X(actor, "actor", "one actor process, for a learner elsewhere")                                \
-    X(relay, "relay", "hands weights on to many actors, so that the learner sends them once")         \
+    X(relay, "relay", "hands weights on to many actors, so that the learner sends them once")      \
     X(keys, "keys", "make and allow the keys of links between hosts")
 
 #define IFL_COMMAND_DECLARE(id, name, help) int ifl_cmd_##id(int argc, char **argv);

@@ -63,7 +63,8 @@ static void plane_open(plane *p) {
     co.fingerprint = p->model->fingerprint;
     co.profile = p->model->profile;
     assert_int_equal(ifl_client_create(&p->client, &co, &err), IFL_OK);
-    assert_int_equal(ifl_weight_receiver_create(&p->receiver, p->model, p->client, NULL, &err), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_create(&p->receiver, p->model, p->client, NULL, &err),
+                     IFL_OK);
 }
 
 static void plane_close(plane *p) {
@@ -645,7 +646,8 @@ static void test_throughput_is_measured(void **state) {
     co.fingerprint = p.model->fingerprint;
     co.profile = p.model->profile;
     assert_int_equal(ifl_client_create(&p.client, &co, &err), IFL_OK);
-    assert_int_equal(ifl_weight_receiver_create(&p.receiver, p.model, p.client, NULL, &err), IFL_OK);
+    assert_int_equal(ifl_weight_receiver_create(&p.receiver, p.model, p.client, NULL, &err),
+                     IFL_OK);
     assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, &err), IFL_OK);
     publish(&p, 1);
     ifl_weights *w = wait_weights(&p);
