@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/fail_point.h"
 #include "common/log.h"
+#include "common/recorder.h"
 
 #define POLL_MS 100
 #define REFUSED_NS 500000000 /* after WNACK, unless a newer version is announced */
@@ -316,6 +317,7 @@ static void receiver_ask(ifl_weight_receiver *r) {
         for (int32_t i = 0; i < m.wget.n_chunks; i++) {
             r->states[m.wget.chunks[i]] = kind == CHUNK_NEEDED ? CHUNK_ASKED : CHUNK_ASKED_DENSE;
             r->asked_of[m.wget.chunks[i]] = (uint8_t)link;
+            ifl_record_event("asked", -1, (uint64_t)m.wget.version, m.wget.chunks[i], 0, 0);
         }
         if (r->n_asked_of[link] == 0) r->moved_ns[link] = ifl_clock_ns();
         r->n_asked += m.wget.n_chunks;
@@ -377,6 +379,12 @@ static ifl_status receiver_store(ifl_weight_receiver *r, const ifl_wire_wchunk *
 static void receiver_chunk_failed(ifl_weight_receiver *r, const ifl_wire_wchunk *c, int32_t link,
                                   ifl_status st, bool dense) {
     bool relayed = link != ifl_weight_links_learner(r->links);
+    ifl_record_event("damaged", -1, (uint64_t)c->version, c->chunk, 0, 0);
+    if (!relayed) /* of a relay's the links tell */
+        ifl_warn("chunk %d of version %lld came with another hash than its manifest says: asked for "
+                 "again%s",
+                 c->chunk, (long long)c->version,
+                 st == IFL_MISMATCH ? ", whole (its patch does not fit)" : "");
     /* The learner's patch that came whole and doesn't fit will not fit next time. */
     r->states[c->chunk] =
         dense || (st == IFL_MISMATCH && !relayed) ? CHUNK_NEEDED_DENSE : CHUNK_NEEDED;
@@ -491,12 +499,15 @@ static void receiver_event(ifl_weight_receiver *r, ifl_weight_links_event *in) {
     }
 }
 
-/* Nothing has come: who has let chunks wait for too long? */
-static void receiver_check_answers(ifl_weight_receiver *r) {
+/* Chunks that have been asked for and don't come. What else comes, and how often, says nothing about
+ * them. A second silence of the learner's, half as long, means a stream that waits for the rest of a
+ * damaged frame. */
+static void receiver_look_at_time(ifl_weight_receiver *r) {
     int32_t learner = ifl_weight_links_learner(r->links);
     int64_t now = ifl_clock_ns(), limit = ifl_weight_links_answer_ns(r->links);
     for (int32_t link = 0; link <= learner; link++) {
-        if (r->n_asked_of[link] == 0 || now - r->moved_ns[link] <= limit) continue;
+        int64_t most = link == learner && r->asked_in_vain ? limit / 2 : limit;
+        if (r->n_asked_of[link] == 0 || now - r->moved_ns[link] <= most) continue;
         if (link < learner) {
             ifl_weight_links_late(r->links, link);
         } else {
@@ -529,9 +540,8 @@ static void *receiver_run(void *context) {
             receiver_event(r, &event);
             ifl_client_event_clear(&event.event);
             receiver_finish(r);
-        } else {
-            receiver_check_answers(r);
         }
+        receiver_look_at_time(r);
     }
 }
 
