@@ -9,6 +9,7 @@
 #include "common/fail_point.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/recorder.h"
 #include "rewards/reward.h"
 
 #define REWARD_QUEUE_MAX 4096
@@ -422,6 +423,7 @@ static ifl_status actor_weights(actor *a, ifl_error *err) {
     a->current = a->staged;
     a->staged = NULL;
     ifl_client_set_held_version(a->client, a->current->version);
+    ifl_record_event("swapped", -1, (uint64_t)a->current->version, 0, 0, 0);
     a->swap_unreported = true;
     a->outdated = false;
     if (first)

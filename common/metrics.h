@@ -35,6 +35,15 @@
     X("stats/queue/batches", "groups", "complete groups waiting")                                  \
     X("stats/masked", "trajectories", "of the step: left their group by their reward status")      \
     X("stats/groups_skipped", "groups", "of the step: fewer than two valid members")               \
+    X("stats/actors", "actors", "live sessions that are theirs")                                   \
+    X("stats/namesakes", "actors", "those of them that share their name with another")             \
+    X("transport/rejected", "HELLOs", "refused: build, protocol, key, banned, full")               \
+    X("transport/malformed", "messages", "that broke the format: damaged or hostile")              \
+    X("transport/fenced", "messages", "of sessions that had ended")                                \
+    X("transport/out_of_sequence", "messages", "lost ones before them, or said again")             \
+    X("transport/refused", "trajectories", "that broke the rules of a trajectory or of its lease") \
+    X("transport/keys_refused", "links", "with a key that is not on the list")                     \
+    X("transport/links_refused", "links", "that ended before their handshake did")                 \
     X("completions/mean_length", "tokens", "answers of the step")                                  \
     X("completions/p95_length", "tokens", "answers of the step")                                   \
     X("completions/max_length", "tokens", "answers of the step")                                   \

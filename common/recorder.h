@@ -2,11 +2,18 @@
  *
  *     INFLIGHT_RECORD=PREFIX      one line per event, appended to PREFIX.<process id>
  *
- *     leased  PURPOSE SERIAL SAMPLE LEASE 0      learner: a lease with it has been queued to an
- * actor stored  PURPOSE SERIAL SAMPLE LEASE STATUS learner: on the disk; the answer has been queued
- *     sent    PURPOSE SERIAL SAMPLE LEASE 0      actor: given to the socket, again after a
- * reconnect acked   PURPOSE SERIAL SAMPLE LEASE STATUS actor: TRAJ_ACK (1 stored, 2 duplicate) has
- * come nacked  PURPOSE SERIAL SAMPLE LEASE CODE   actor: NACK has come
+ *     leased   PURPOSE SERIAL SAMPLE LEASE 0       learner: its lease is queued to an actor
+ *     stored   PURPOSE SERIAL SAMPLE LEASE STATUS  learner: on the disk; the answer is queued
+ *     held     PURPOSE SERIAL SAMPLE LEASE 0       actor: its lease has come
+ *     sent     PURPOSE SERIAL SAMPLE LEASE 0       actor: given to the socket, once per session
+ *     acked    PURPOSE SERIAL SAMPLE LEASE STATUS  actor: TRAJ_ACK (ifl_ack_status) has come
+ *     nacked   PURPOSE SERIAL SAMPLE LEASE CODE    actor: NACK has come
+ *
+ * and of each version of the weights, with -1 as the purpose:
+ *
+ *     asked    -1 VERSION CHUNK 0 0                actor: a chunk is asked for
+ *     damaged  -1 VERSION CHUNK 0 0                actor: it came with another hash
+ *     swapped  -1 VERSION 0 0 0                    actor: the version is in use
  *
  * Each line is one write, so that a killed process leaves whole lines. Without the variable an
  * event costs a load and a branch. */

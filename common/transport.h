@@ -144,6 +144,7 @@ bool ifl_server_is_fetched(ifl_server *server, int64_t version);
 
 typedef struct ifl_server_stats {
     int64_t joined, lost, rejected, malformed, fenced, banned;
+    int64_t out_of_sequence; /* messages that do not follow the one before them */
     int64_t messages_in, messages_out, bytes_in, bytes_out; /* both planes */
     int64_t trajectories_in, trajectories_refused, trajectories_busy;
     int64_t chunks_sent, chunk_bytes_sent, chunks_refused;

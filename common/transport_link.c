@@ -428,6 +428,10 @@ static void client_message(ifl_client *c, ifl_message *m, int64_t n_bytes, int64
         }
         return;
     case IFL_WIRE_LEASE:
+        for (int32_t i = 0; i < m->lease.n_samples; i++)
+            ifl_record_event("held", m->lease.purpose, m->lease.task_serial, m->lease.samples[i],
+                             m->lease.lease_id, 0);
+        break;
     case IFL_WIRE_TRAJ: /* what another actor has begun, before its lease */
     case IFL_WIRE_WSET:
     case IFL_WIRE_CREDIT:

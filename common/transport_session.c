@@ -433,6 +433,7 @@ static server_peer *server_session(ifl_server *s, const transport_in *in, const 
     transport_counters *c = on_weights ? &peer->weights : &peer->control;
     if (h->seq != c->seq_in + 1) {
         char text[IFL_WIRE_TEXT_MAX];
+        s->stats.out_of_sequence++;
         snprintf(text, sizeof text, "message %llu follows message %llu: one was lost",
                  (unsigned long long)h->seq, (unsigned long long)c->seq_in);
         transport_server_expel(s, peer, IFL_WIRE_E_SEQUENCE, h->seq, text);

@@ -492,10 +492,29 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *d, int32_t n_tasks, int32_t n_samples
 /* --- Books
  * ------------------------------------------------------------------------------------------ */
 
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int32_t desk_namesakes(const ifl_dispatch *d) {
+    const char **names = malloc(sizeof *names * (size_t)(d->n_peers + 1));
+    int32_t n = 0;
+    if (!names) return 0;
+    for (int32_t i = 0; i < d->n_peers; i++)
+        names[i] = d->peers[i].name;
+    qsort(names, (size_t)d->n_peers, sizeof *names, compare_names);
+    for (int32_t i = 0; i < d->n_peers; i++)
+        n += (i > 0 && strcmp(names[i], names[i - 1]) == 0) ||
+             (i + 1 < d->n_peers && strcmp(names[i], names[i + 1]) == 0);
+    free(names);
+    return n;
+}
+
 void ifl_dispatch_stats_get(ifl_dispatch *d, ifl_dispatch_stats *out) {
     pthread_mutex_lock(&d->lock);
     *out = d->totals;
     out->n_actors = d->n_peers;
+    out->n_namesakes = desk_namesakes(d);
     int32_t n_steps = 0;
     for (int32_t i = 0; i < d->n_peers; i++) {
         const desk_peer *p = &d->peers[i];

@@ -116,7 +116,7 @@ ifl_status ifl_dispatch_eval(ifl_dispatch *dispatch, int32_t n_tasks, int32_t n_
                              void *user, ifl_error *err);
 
 typedef struct ifl_dispatch_stats {
-    int32_t n_actors;
+    int32_t n_actors, n_namesakes; /* live; those of them that share a name */
     int64_t tokens_generated; /* policy tokens of stored training trajectories */
     int64_t tokens_eval;
     int64_t trajectories_stored;

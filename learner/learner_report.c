@@ -114,6 +114,17 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add_int(m, "stats/masked", r->n_masked);
     ifl_metrics_add_int(m, "stats/groups_skipped", r->n_groups_skipped);
     ifl_metrics_add_int(m, "stats/late_answers", desk.late);
+    ifl_server_stats server;
+    ifl_server_stats_get(l->server, &server);
+    ifl_metrics_add_int(m, "stats/actors", desk.n_actors);
+    ifl_metrics_add_int(m, "stats/namesakes", desk.n_namesakes);
+    ifl_metrics_add_int(m, "transport/rejected", server.rejected);
+    ifl_metrics_add_int(m, "transport/malformed", server.malformed);
+    ifl_metrics_add_int(m, "transport/fenced", server.fenced);
+    ifl_metrics_add_int(m, "transport/out_of_sequence", server.out_of_sequence);
+    ifl_metrics_add_int(m, "transport/refused", server.trajectories_refused + desk.rejected);
+    ifl_metrics_add_int(m, "transport/keys_refused", server.keys_refused);
+    ifl_metrics_add_int(m, "transport/links_refused", server.links_refused);
     ifl_metrics_add(m, "completions/mean_length", r->length_mean);
     ifl_metrics_add(m, "completions/p95_length", r->length_p95);
     ifl_metrics_add(m, "completions/max_length", r->length_max);

@@ -189,7 +189,8 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
         switch (r.type) {
         case IFL_RECORD_RUN_STARTED:
             if (b->processes < PROCESSES_MAX)
-                processes[b->processes] = (process_of_run){atoi(strrchr(r.file, '/') + 1), r.step};
+                processes[b->processes] =
+                    (process_of_run){ifl_rollout_segment_number(r.file), r.step};
             b->processes++;
             newest = r.step;
             *ended = false;
@@ -214,8 +215,7 @@ static ifl_status log_read(job_books *b, table *t, bool *ended, process_of_run *
             break;
         case IFL_RECORD_DROPPED:
         case IFL_RECORD_MASKED:
-            if (r.key.purpose == IFL_PURPOSE_TRAIN)
-                entry_end(t, &r, process);
+            if (r.key.purpose == IFL_PURPOSE_TRAIN) entry_end(t, &r, process);
             break;
         case IFL_RECORD_RUN_ENDED:
             *ended = true;

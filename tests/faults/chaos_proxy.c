@@ -18,12 +18,16 @@
  *     cut                connections are reset on both sides
  *     half-open          the learner's side is closed; the actor's stands and swallows what comes
  *     flip BYTES         one bit of the byte that comes after so many is another (which, by seed)
+ *     flip-header TYPE   the same somewhere in the header of the next message of that type of the
+ *                        wire's ...
+ *     flip-payload TYPE  ... or in its payload; both want links without keys
  *     truncate BYTES     after so many bytes both sides close, in the middle of what is under way
  *     duplicate          all that a live connection has sent up so far, once more on another one
  *     replay             the same with a connection that has ended
  *     clear              everything is lifted
  *
- * and `quit`. What it does is told as JSON lines on standard output; the same seed, traffic and
+ * and `quit`. What it does is told as JSON lines on standard output ("did": once it has taken
+ * place, so that a stall says nothing before it has held a byte up); the same seed, traffic and
  * commands give the same bits. */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,13 +45,16 @@
 
 #include "common/clock.h"
 #include "common/rng.h"
+#include "common/wire.h"
 
 #define LANES_MAX 16
 #define LINKS_MAX 512
 #define READ_BYTES 16384
 #define QUEUE_BYTES_MAX (256 * 1024)
 #define CAPTURE_BYTES 65536
-#define COPY_MS 300 /* how long a copied connection stays open after its bytes */
+#define COPY_MS 500        /* how long a copied connection stays open */
+#define COPY_ANSWER_MS 100 /* in which its handshake is answered; what comes sooner ends it */
+#define ZMTP_GREETING 64
 
 enum { UP, DOWN };
 static const char *const plane_names[] = {"control", "weights"};
@@ -68,6 +75,9 @@ typedef struct disorder {
     double tokens; /* bytes that the rate lets pass */
     int64_t tokens_ns;
     int64_t flip_after, truncate_after; /* bytes from now; -1 = none */
+    int aim_type;                       /* of the message that is to be flipped; 0 = none */
+    bool aim_payload;
+    bool told; /* that bytes have been held up */
 } disorder;
 
 typedef struct pipe_state {
@@ -226,6 +236,32 @@ static void pipe_put(pipe_state *p, const uint8_t *bytes, size_t n, int64_t due_
     p->n_queued += n;
 }
 
+/* Bytes that ZMTP puts in front of a frame of n. */
+static size_t frame_head(uint64_t n) {
+    return n > 255 ? 9 : 2;
+}
+
+/* Where in these bytes, or how far behind them, lies what a flip is aimed at; -1 = not here. A
+ * header that is torn between two reads is passed over: the next one will do. */
+static int64_t aim(const disorder *d, const uint8_t *bytes, size_t n) {
+    static const uint8_t magic[4] = {'I', 'F', 'L', '1'};
+    for (size_t i = 0; i + IFL_WIRE_HEADER_BYTES <= n; i++) {
+        const uint8_t *h = bytes + i;
+        uint16_t type;
+        uint32_t n_meta;
+        uint64_t n_payload;
+        if (memcmp(h, magic, sizeof magic) != 0) continue;
+        memcpy(&type, h + 6, sizeof type);
+        memcpy(&n_meta, h + 12, sizeof n_meta);
+        memcpy(&n_payload, h + 16, sizeof n_payload);
+        if (type != d->aim_type || (d->aim_payload && n_payload == 0)) continue;
+        if (!d->aim_payload) return (int64_t)(i + draw(IFL_WIRE_HEADER_BYTES));
+        return (int64_t)(i + IFL_WIRE_HEADER_BYTES + frame_head(n_meta) + n_meta +
+                         frame_head(n_payload) + draw(n_payload));
+    }
+    return -1;
+}
+
 /* Flips and truncations count bytes as they are read. */
 static void link_read(link_pair *l, int direction, int64_t now) {
     uint8_t bytes[READ_BYTES];
@@ -239,6 +275,7 @@ static void link_read(link_pair *l, int direction, int64_t now) {
         return;
     }
     if (l->swallow || l->copy) return; /* the learner's words to a copy have no reader */
+    if (d->aim_type && (d->flip_after = aim(d, bytes, (size_t)n)) >= 0) d->aim_type = 0;
     if (d->flip_after >= 0 && d->flip_after < n) {
         int bit = (int)draw(8);
         bytes[d->flip_after] ^= (uint8_t)(1 << bit);
@@ -271,6 +308,13 @@ static void link_read(link_pair *l, int direction, int64_t now) {
     }
 }
 
+static void held_up(const link_pair *l, disorder *d, int direction, const char *what) {
+    if (d->told) return;
+    d->told = true;
+    tell("\"did\":\"%s\",\"lane\":%d,\"plane\":\"%s\",\"direction\":\"%s\",\"link\":%lld", what,
+         l->lane, plane_names[l->plane], direction_names[direction], (long long)l->number);
+}
+
 static size_t rate_allows(disorder *d, size_t n, int64_t now) {
     if (now >= d->rate_until_ns) return n;
     d->tokens += (double)(now - d->tokens_ns) * 1e-9 * (double)d->rate;
@@ -283,9 +327,13 @@ static void link_write(link_pair *l, int direction, int64_t now) {
     pipe_state *p = &l->pipes[direction];
     disorder *d = &disorders[l->lane][l->plane][direction];
     int fd = l->fd[!direction];
-    if (!l->copy && now < d->stall_until_ns) return;
+    if (!l->copy && now < d->stall_until_ns) {
+        if (p->head) held_up(l, d, direction, "stall");
+        return;
+    }
     for (block *b; fd >= 0 && (b = p->head) && b->due_ns <= now;) {
         size_t n = rate_allows(d, b->n - b->at, now);
+        if (n < b->n - b->at) held_up(l, d, direction, "rate");
         ssize_t m = n ? send(fd, b->bytes + b->at, n, MSG_NOSIGNAL) : 0;
         if (m < 0 && errno != EAGAIN && errno != EINTR) {
             link_close(l, false);
@@ -305,6 +353,12 @@ static void link_write(link_pair *l, int direction, int64_t now) {
 
 /* --- Commands --------------------------------------------------------------------------------- */
 
+/* Bytes of a stream's handshake that come before an answer: the greeting and one short command. */
+static size_t copy_handshake(const uint8_t *bytes, size_t n) {
+    size_t end = n > ZMTP_GREETING + 1 ? (size_t)ZMTP_GREETING + 2 + bytes[ZMTP_GREETING + 1] : n;
+    return end < n ? end : n;
+}
+
 static void copy_up(int lane, int plane, const uint8_t *bytes, size_t n, const char *what,
                     int64_t now) {
     int learner = n ? connect_up(plane) : -1;
@@ -313,7 +367,10 @@ static void copy_up(int lane, int plane, const uint8_t *bytes, size_t n, const c
     if (!l) return;
     l->copy = true;
     l->close_ns = now + (int64_t)COPY_MS * 1000000;
-    pipe_put(&l->pipes[UP], bytes, n, now);
+    size_t first = copy_handshake(bytes, n);
+    pipe_put(&l->pipes[UP], bytes, first, now);
+    if (n > first)
+        pipe_put(&l->pipes[UP], bytes + first, n - first, now + (int64_t)COPY_ANSWER_MS * 1000000);
     tell("\"did\":\"%s\",\"lane\":%d,\"plane\":\"%s\",\"bytes\":%zu", what, lane,
          plane_names[plane], n);
 }
@@ -340,6 +397,7 @@ static void act_on_links(int lane, int plane, const char *action, int64_t now) {
 
 static bool act_on_direction(disorder *d, const char *action, long long a, long long b,
                              int64_t now) {
+    d->told = false;
     if (!strcmp(action, "stall")) {
         d->stall_until_ns = now + a * 1000000;
     } else if (!strcmp(action, "rate")) {
@@ -352,6 +410,9 @@ static bool act_on_direction(disorder *d, const char *action, long long a, long 
         d->delay_until_ns = now + b * 1000000;
     } else if (!strcmp(action, "flip")) {
         d->flip_after = a;
+    } else if (!strcmp(action, "flip-header") || !strcmp(action, "flip-payload")) {
+        d->aim_type = (int)a;
+        d->aim_payload = action[5] == 'p';
     } else if (!strcmp(action, "truncate")) {
         d->truncate_after = a;
     } else if (!strcmp(action, "clear")) {
@@ -372,7 +433,8 @@ static bool command_do(const char *line) {
     int64_t now = ifl_clock_ns();
     bool known = n >= 4;
     for (int lane = 0; known && lane < n_lanes; lane++) {
-        if (strcmp(lane_text, "*") != 0 && atoi(lane_text) != lane) continue;
+        char *end;
+        if (strcmp(lane_text, "*") != 0 && (strtol(lane_text, &end, 10) != lane || *end)) continue;
         for (int p = 0; p < 2; p++) {
             if (strcmp(plane, "both") != 0 && strcmp(plane, plane_names[p]) != 0) continue;
             if (!strcmp(action, "replay")) {
@@ -451,6 +513,9 @@ static void turn(void) {
     for (int i = n_links - 1; i >= 0; i--) {
         link_pair *l = links[i];
         if (l->copy && now > l->close_ns) link_close(l, true);
+        if (l->swallow && l->fd[UP] < 0)
+            tell("\"did\":\"closed\",\"lane\":%d,\"plane\":\"%s\",\"link\":%lld", l->lane,
+                 plane_names[l->plane], (long long)l->number);
         if (l->copy      ? l->fd[DOWN] < 0
             : l->swallow ? l->fd[UP] < 0
                          : l->fd[UP] < 0 && l->fd[DOWN] < 0)

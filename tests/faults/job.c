@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/keys.h"
 #include "common/rng.h"
 
 #define RUN_NAME "job"
@@ -45,6 +46,57 @@ static bool text_write(const char *path, const char *text) {
     if (!f) return false;
     fputs(text, f);
     return fclose(f) == 0 && rename(temp, path) == 0;
+}
+
+/* A folder with a pair of its own, and the learner's public key that it believes in. */
+static bool key_folder(job *j, const char *name, const char *learner_key, ifl_error *err) {
+    char path[JOB_PATH_MAX + 32];
+    ifl_key_pair pair;
+    snprintf(path, sizeof path, "%s/%s", j->folder, name);
+    return ifl_key_pair_make(&pair, err) == IFL_OK &&
+           ifl_key_pair_write(&pair, path, name, err) == IFL_OK &&
+           ifl_key_learner_write(path, learner_key, err) == IFL_OK;
+}
+
+/* keys/: the learner's, and one of all the job's actors and odd peers. stranger/: an actor's that
+ * nobody allows; former/: one that comes and goes; mistaken/: the allowed one, and another
+ * learner's public key. */
+static bool keys_write(job *j) {
+    char path[JOB_PATH_MAX + 32];
+    ifl_key_pair learner, other, crew;
+    ifl_error err = {0};
+    snprintf(path, sizeof path, "%s/keys", j->folder);
+    bool good = ifl_key_pair_make(&learner, &err) == IFL_OK &&
+                ifl_key_pair_write(&learner, path, IFL_KEY_LEARNER, &err) == IFL_OK &&
+                ifl_key_pair_make(&crew, &err) == IFL_OK &&
+                ifl_key_pair_write(&crew, path, "crew", &err) == IFL_OK &&
+                ifl_key_allow(path, "crew", crew.public_key, &err) == IFL_OK &&
+                key_folder(j, "stranger", learner.public_key, &err) &&
+                key_folder(j, "former", learner.public_key, &err) &&
+                ifl_key_pair_make(&other, &err) == IFL_OK;
+    snprintf(path, sizeof path, "%s/mistaken", j->folder);
+    good = good && ifl_key_pair_write(&crew, path, "crew", &err) == IFL_OK &&
+           ifl_key_learner_write(path, other.public_key, &err) == IFL_OK;
+    if (!good) return refuse(j, "%.400s", err.text);
+    snprintf(j->facts.learner_key, sizeof j->facts.learner_key, "%s", learner.public_key);
+    j->facts.own = crew;
+    return true;
+}
+
+bool job_allow(job *j, const char *name, bool may) {
+    char path[JOB_PATH_MAX + 32], file[JOB_PATH_MAX + 96], key[IFL_KEY_TEXT_MAX];
+    ifl_error err = {0};
+    snprintf(path, sizeof path, "%s/keys", j->folder);
+    snprintf(file, sizeof file, "%s/%s/%s.public", j->folder, name, name);
+    ifl_status st = may ? ifl_key_public_read(key, file, &err) : ifl_key_revoke(path, name, &err);
+    if (st == IFL_OK && may) st = ifl_key_allow(path, name, key, &err);
+    if (st != IFL_OK) return refuse(j, "%.400s", err.text);
+    int64_t mark = process_mark(&j->learner);
+    process_kill(j, &j->learner, SIGHUP);
+    for (int i = 0; i < 100 && !process_said(&j->learner, mark, "keys are allowed now"); i++)
+        job_pass(j, 50);
+    return process_said(&j->learner, mark, "keys are allowed now") ||
+           refuse(j, "the learner has not read its list again");
 }
 
 static bool files_write(job *j) {
@@ -90,12 +142,13 @@ static bool files_write(job *j) {
             "checkpoint: {every_steps: 5, keep: 4}\n"
             "memory: {limit_gib: 2}\n"
             "transport: {bind: \"tcp://127.0.0.1:%d\", heartbeat_ms: %d, heartbeat_misses: %d,\n"
-            "            lease_s: 2, chunk_kib: 4}\n",
+            "            lease_s: 2, chunk_kib: 4%s}\n",
             RUN_NAME, modes[j->number % 4],
             (unsigned long long)(j->seed % 1000 + (uint64_t)j->number + 1),
-            keep ? "keep" : "recompute", wait ? 12 : 0, j->port, JOB_HEARTBEAT_MS, JOB_MISSES);
+            keep ? "keep" : "recompute", wait ? 12 : 0, j->port, JOB_HEARTBEAT_MS, JOB_MISSES,
+            j->guarded ? ", keys: keys" : "");
     fclose(f);
-    return true;
+    return !j->guarded || keys_write(j);
 }
 
 /* The end of a file, from `from` on; NUL-terminated, in one static buffer. */
@@ -136,7 +189,7 @@ static pid_t spawn(job *j, char *const *argv, const char *log, const char *arm, 
         setenv("INFLIGHT_RECORD", record, 1);
     }
     if (chdir(j->folder) != 0) _exit(70);
-    execv(argv[0], argv);
+    execvp(argv[0], argv);
     _exit(70);
 }
 
@@ -160,7 +213,10 @@ bool process_start(job *j, job_process *p) {
                               name,
                               "--connect",
                               connect,
+                              p->keys ? "--keys" : NULL,
+                              (char *)(uintptr_t)p->keys,
                               NULL};
+    p->started_ns = ifl_clock_ns();
     p->log_from = file_size(p->log);
     p->pid = spawn(j, learner ? as_learner : as_actor, p->log, p->arm, record, -1);
     p->n_starts++;
@@ -240,6 +296,10 @@ int64_t process_mark(const job_process *p) {
     return file_size(p->log);
 }
 
+const char *process_text(const job_process *p, int64_t mark) {
+    return file_from(p->log, mark);
+}
+
 bool process_said(const job_process *p, int64_t mark, const char *text) {
     return strstr(file_from(p->log, mark), text) != NULL;
 }
@@ -248,6 +308,10 @@ bool learner_said_of(const job *j, int64_t mark, const char *name, const char *t
     char line[128];
     snprintf(line, sizeof line, "%s %s", name, text);
     return process_said(&j->learner, mark, line);
+}
+
+int64_t process_age_ms(const job_process *p) {
+    return (ifl_clock_ns() - p->started_ns) / 1000000;
 }
 
 int64_t process_rss_kib(const job_process *p) {
@@ -389,12 +453,13 @@ static bool is_recovered(job *j, void *context) {
 }
 
 static void stacks_dump(job *j, const job_process *p) {
-    char command[2 * JOB_PATH_MAX + 128];
+    char path[JOB_PATH_MAX + 64], pid[16];
     if (p->pid <= 0) return;
-    snprintf(command, sizeof command,
-             "gdb -p %d -batch -ex 'thread apply all bt' >>%s/stacks-%s.txt 2>&1", (int)p->pid,
-             j->folder, p->name);
-    if (system(command) != 0) return; /* without gdb there are the logs */
+    snprintf(path, sizeof path, "%s/stacks-%s.txt", j->folder, p->name);
+    snprintf(pid, sizeof pid, "%d", (int)p->pid);
+    char *const argv[] = {"gdb", "-p", pid, "-batch", "-ex", "thread apply all bt", NULL};
+    pid_t gdb = spawn(j, argv, path, NULL, NULL, -1); /* without gdb there are the logs */
+    if (gdb > 0) waitpid(gdb, NULL, 0);
 }
 
 bool job_recover(job *j, double *took_s) {
@@ -500,15 +565,21 @@ bool job_stop(job *j) {
 }
 
 int job_run(job *j, const char *arguments, char *out, size_t n_out) {
-    char command[2 * JOB_PATH_MAX + 64];
-    snprintf(command, sizeof command, "cd '%s' && '%s' %s 2>&1", j->folder, j->binary, arguments);
-    FILE *f = popen(command, "r");
-    if (!f) return 70;
-    size_t n = fread(out, 1, n_out - 1, f);
-    out[n] = '\0';
-    char rest[4096];
-    while (fread(rest, 1, sizeof rest, f) > 0) {
-    }
-    int status = pclose(f);
+    char path[JOB_PATH_MAX + 32], words[JOB_TEXT_MAX];
+    char *argv[32] = {(char *)(uintptr_t)j->binary};
+    int n = 1, status;
+    snprintf(words, sizeof words, "%s", arguments);
+    char *rest = words;
+    for (char *word; n < 31 && (word = strtok_r(rest, " ", &rest)) != NULL;)
+        argv[n++] = word;
+    snprintf(path, sizeof path, "%s/command.txt", j->folder);
+    unlink(path);
+    out[0] = '\0';
+    pid_t pid = spawn(j, argv, path, NULL, NULL, -1);
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return 70;
+    FILE *f = fopen(path, "r");
+    size_t got = f ? fread(out, 1, n_out - 1, f) : 0;
+    if (f) fclose(f);
+    out[got] = '\0';
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }

@@ -31,6 +31,8 @@ typedef struct job_process {
     char log[JOB_PATH_MAX], arm[JOB_PATH_MAX];
     int64_t log_from; /* where in the log the running process began */
     char base[128];   /* fail points that are armed all the time */
+    const char *keys; /* folder of its own; NULL = the job's, where it has keys */
+    int64_t started_ns;
 } job_process;
 
 typedef struct job {
@@ -51,6 +53,10 @@ typedef struct job {
     char partial[256];            /* of the row of metrics that is being read */
     size_t n_partial;
     const char *variant; /* of the fault under way, for the record */
+    bool not_played;     /* what was to be injected did not take place; why says so */
+    bool guarded;        /* links have keys */
+    int64_t n_torn;      /* writes to the log that were torn */
+    int64_t crowd_before_us, crowd_during_us; /* median step before and while a crowd joins */
     char why[JOB_TEXT_MAX];
     int64_t hang_ms;
     char unexpected[JOB_TEXT_MAX]; /* an end of a process that nothing explains; "" = none */
@@ -77,6 +83,8 @@ void process_arm(job *j, job_process *p, const char *text);
 /* Its log: where it ends now, and whether a text has come since then. */
 int64_t process_mark(const job_process *p);
 bool process_said(const job_process *p, int64_t mark, const char *text);
+/* The text since then; valid until the next call of any of these. */
+const char *process_text(const job_process *p, int64_t mark);
 /* "NAME is gone" and the like, at the learner, about an actor. */
 bool learner_said_of(const job *j, int64_t mark, const char *name, const char *text);
 
@@ -99,10 +107,15 @@ void job_pass(job *j, int64_t ms); /* supervising */
  * job's folder. */
 bool job_recover(job *j, double *took_s);
 
+/* The key in FOLDER NAME, made with the job, may join from now on, or may not any more; the
+ * learner is told. */
+bool job_allow(job *j, const char *name, bool may);
+
+int64_t process_age_ms(const job_process *p);
 int64_t process_rss_kib(const job_process *p);
 
-/* Runs a command of inflight in the job's folder; the output's first bytes into out. Its exit
- * status. */
+/* Runs a command of inflight in the job's folder, its words apart by single spaces; the output's
+ * first bytes into out. Its exit status. */
 int job_run(job *j, const char *arguments, char *out, size_t n_out);
 
 #endif

@@ -22,6 +22,7 @@
 
 typedef struct odd_link {
     void *zmq, *socket;
+    const odd_facts *facts;
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
     uint64_t session, seq;
     ifl_wire_welcome welcome;
@@ -47,14 +48,20 @@ static void link_socket(odd_link *l, int port, bool named) {
     if (named) zmq_setsockopt(l->socket, ZMQ_ROUTING_ID, l->identity, sizeof l->identity);
     zmq_setsockopt(l->socket, ZMQ_LINGER, &zero, sizeof zero);
     zmq_setsockopt(l->socket, ZMQ_SNDBUF, &big, sizeof big);
+    if (l->facts->learner_key[0]) {
+        const ifl_key_pair *own = &l->facts->own;
+        zmq_setsockopt(l->socket, ZMQ_CURVE_SERVERKEY, l->facts->learner_key, IFL_KEY_TEXT_MAX);
+        zmq_setsockopt(l->socket, ZMQ_CURVE_PUBLICKEY, own->public_key, IFL_KEY_TEXT_MAX);
+        zmq_setsockopt(l->socket, ZMQ_CURVE_SECRETKEY, own->secret_key, IFL_KEY_TEXT_MAX);
+    }
     zmq_connect(l->socket, endpoint);
 }
 
-static void link_open(odd_link *l, int port, bool named) {
-    *l = (odd_link){.zmq = zmq_ctx_new()};
+static void link_open(odd_link *l, const odd_facts *facts, bool named) {
+    *l = (odd_link){.zmq = zmq_ctx_new(), .facts = facts};
     if (getrandom(l->identity, sizeof l->identity, 0) < 0) abort();
     l->identity[0] |= 1; /* ZeroMQ keeps those that begin with 0 for itself */
-    link_socket(l, port, named);
+    link_socket(l, facts->port, named);
 }
 
 static void link_close(odd_link *l) {
@@ -100,8 +107,9 @@ static bool message_send(odd_link *l, const ifl_message *m) {
     return made;
 }
 
-/* The next message; false when none that can be read comes in time. */
-static bool message_receive(odd_link *l, int64_t wait_ms, ifl_message *m) {
+/* The next message; false when none that can be read comes in time. A chunk's bytes go into `data`,
+ * which is then not NULL; without it chunks are passed over. */
+static bool message_take(odd_link *l, int64_t wait_ms, ifl_message *m, zmq_msg_t *data) {
     int64_t until = ifl_clock_ns() + wait_ms * 1000000;
     for (;;) {
         int64_t left = (until - ifl_clock_ns()) / 1000000;
@@ -124,14 +132,22 @@ static bool message_receive(odd_link *l, int64_t wait_ms, ifl_message *m) {
                    ifl_wire_header_decode(&h, zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]),
                                           zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]),
                                           NULL) == IFL_OK &&
-                   h.type != IFL_WIRE_WCHUNK &&
+                   (data || h.type != IFL_WIRE_WCHUNK) &&
                    ifl_wire_decode(m, &h, zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]),
                                    n == 3 ? zmq_msg_data(&parts[2]) : NULL,
                                    n == 3 ? zmq_msg_size(&parts[2]) : 0, NULL) == IFL_OK;
+        if (got && m->type == IFL_WIRE_WCHUNK) { /* not the message's own: that would free it */
+            zmq_msg_move(data, &parts[2]);
+            m->wchunk.data = zmq_msg_data(data);
+        }
         for (int i = 0; i < n; i++)
             zmq_msg_close(&parts[i]);
         if (got) return true;
     }
+}
+
+static bool message_receive(odd_link *l, int64_t wait_ms, ifl_message *m) {
+    return message_take(l, wait_ms, m, NULL);
 }
 
 /* Waits for one of these types, passing over others. */
@@ -217,7 +233,7 @@ static bool refused_for(const odd_facts *facts, int which, ifl_hash *ours, char 
     *(which == 0 ? &lie.fingerprint : which == 1 ? &lie.profile : &lie.tokenizer) = wrong;
     odd_link l;
     ifl_message answer;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     ifl_message hello = hello_make(&l, &lie, "another-build");
     bool got = hello_say(&l, &hello, &answer);
     bool right = false;
@@ -258,7 +274,7 @@ bool odd_wrong_hash(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
 bool odd_protocol(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
     odd_link l;
     ifl_message answer;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     ifl_message hello = hello_make(&l, facts, "another-age");
     if (which == 0) hello.hello.major = IFL_WIRE_MAJOR + 1;
     if (which == 1) hello.hello.minor_min = IFL_WIRE_MINOR + 1;
@@ -285,12 +301,41 @@ bool odd_protocol(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
 
 /* --- Rows 9, 11 ------------------------------------------------------------------------------- */
 
+typedef struct crowd {
+    const odd_facts *facts;
+    int n;
+    int64_t begin_ns, limit_ms, pinged_ns;
+    odd_link links[CROWD_MAX], planes[CROWD_MAX];
+} crowd;
+
+static int64_t crowd_left_ms(const crowd *c) {
+    int64_t left = c->limit_ms - (ifl_clock_ns() - c->begin_ns) / 1000000;
+    return left > 0 ? left : 0;
+}
+
+static void crowd_hello(crowd *c, int i) {
+    char name[IFL_WIRE_NAME_MAX];
+    snprintf(name, sizeof name, "crowd-%d", i);
+    ifl_message hello = hello_make(&c->links[i], c->facts, name);
+    message_send(&c->links[i], &hello);
+}
+
+/* Who is in a session says now and then that it lives. */
+static void crowd_ping(crowd *c) {
+    if (ifl_clock_ns() - c->pinged_ns < 100000000) return;
+    c->pinged_ns = ifl_clock_ns();
+    for (int i = 0; i < c->n; i++) {
+        ifl_message ping = ifl_message_make(IFL_WIRE_PING);
+        if (c->links[i].session) message_send(&c->links[i], &ping);
+    }
+}
+
 /* A session has begun: opens its weight plane. It has no room for sequences, so no lease will come.
  */
-static bool crowd_welcomed(odd_link *link, odd_link *plane, int64_t left_ms) {
+static bool crowd_welcomed(crowd *c, int i) {
+    odd_link *link = &c->links[i], *plane = &c->planes[i];
     ifl_message answer;
-    if (!message_await(link, IFL_WIRE_WELCOME, IFL_WIRE_WELCOME, left_ms > 0 ? left_ms : 0,
-                       &answer))
+    if (!message_await(link, IFL_WIRE_WELCOME, IFL_WIRE_WELCOME, crowd_left_ms(c), &answer))
         return false;
     link->session = plane->session = answer.session;
     link->seq = plane->seq = 0;
@@ -300,68 +345,104 @@ static bool crowd_welcomed(odd_link *link, odd_link *plane, int64_t left_ms) {
     return true;
 }
 
-bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, char why[ODD_TEXT_MAX]) {
-    odd_link links[CROWD_MAX] = {0}, planes[CROWD_MAX] = {0};
-    int n_welcome = 0, n_announced = 0;
-    int64_t begin = ifl_clock_ns();
-    void *zmq = zmq_ctx_new();
-    if (n > CROWD_MAX) n = CROWD_MAX;
-    for (int i = 0; i < n; i++) {
-        links[i].zmq = planes[i].zmq = zmq;
-        if (getrandom(links[i].identity, sizeof links[i].identity, 0) < 0) abort();
-        links[i].identity[0] |= 1;
-        memcpy(planes[i].identity, links[i].identity, sizeof links[i].identity);
-        link_socket(&links[i], facts->port, true);
-        link_socket(&planes[i], facts->port + 1, true);
-        char name[IFL_WIRE_NAME_MAX];
-        snprintf(name, sizeof name, "crowd-%d", i);
-        ifl_message hello = hello_make(&links[i], facts, name);
-        message_send(&links[i], &hello);
-    }
-    double said_s = (double)(ifl_clock_ns() - begin) * 1e-9;
-    for (int i = 0; i < n; i++)
-        n_welcome +=
-            crowd_welcomed(&links[i], &planes[i], limit_ms - (ifl_clock_ns() - begin) / 1000000);
-    /* They send no heartbeats: one whose session has ended before its turn here joins again, as an
-     * actor would. */
-    for (int i = 0; i < n; i++) {
-        ifl_message answer;
-        bool announced = false;
-        for (int64_t left;
-             !announced && (left = limit_ms - (ifl_clock_ns() - begin) / 1000000) > 0;) {
-            announced = message_await(&planes[i], IFL_WIRE_WANN, IFL_WIRE_WANN,
-                                      left < 300 ? left : 300, &answer);
-            if (announced) break;
-            char name[IFL_WIRE_NAME_MAX];
-            snprintf(name, sizeof name, "crowd-%d", i);
-            ifl_message hello = hello_make(&links[i], facts, name);
-            message_send(&links[i], &hello);
-            crowd_welcomed(&links[i], &planes[i], left);
+static void crowd_ask(odd_link *plane, const ifl_manifest *manifest, int32_t chunk) {
+    ifl_message get = ifl_message_make(IFL_WIRE_WGET);
+    get.policy = get.wget.version = manifest->version;
+    get.wget.base = -1;
+    get.wget.n_chunks = 1;
+    get.wget.chunks[0] = chunk;
+    message_send(plane, &get);
+}
+
+/* The newest version that is announced, all of its chunks one after the other, each with the hash
+ * of its manifest; then READY. A session that has ended meanwhile is begun again, as an actor
+ * would. */
+static bool crowd_ready(crowd *c, int i) {
+    odd_link *plane = &c->planes[i];
+    ifl_manifest *manifest = NULL;
+    int32_t n_done = 0;
+    bool right = true;
+    while (right && crowd_left_ms(c) > 0 && (!manifest || n_done < manifest->n_chunks)) {
+        ifl_message m;
+        zmq_msg_t data;
+        crowd_ping(c);
+        zmq_msg_init(&data);
+        bool got = message_take(plane, 300, &m, &data);
+        if (!got) {
+            crowd_hello(c, i);
+            crowd_welcomed(c, i);
+            n_done = 0;
+        } else if (m.type == IFL_WIRE_WANN && n_done == 0) {
+            ifl_manifest_free(manifest);
+            manifest = m.wann.manifest;
+            m.wann.manifest = NULL;
+            crowd_ask(plane, manifest, 0);
+        } else if (m.type == IFL_WIRE_WNACK && manifest && m.wnack.version == manifest->version) {
+            n_done = 0; /* superseded: the next one is announced */
+        } else if (m.type == IFL_WIRE_WCHUNK && manifest && m.wchunk.version == manifest->version &&
+                   m.wchunk.chunk == n_done) {
+            right = ifl_hash_equal(ifl_hash_bytes(m.wchunk.data, m.wchunk.n_data),
+                                   manifest->chunks[n_done].hash);
+            if (++n_done < manifest->n_chunks) crowd_ask(plane, manifest, n_done);
         }
-        n_announced += announced;
-        if (announced) ifl_message_clear(&answer);
+        if (got) m.wchunk.frame = NULL;
+        if (got && m.type != IFL_WIRE_WCHUNK) ifl_message_clear(&m);
+        zmq_msg_close(&data);
     }
-    double all_s = (double)(ifl_clock_ns() - begin) * 1e-9;
-    for (int i = 0; i < n; i++) {
+    bool whole = right && manifest && n_done == manifest->n_chunks;
+    if (whole) {
+        ifl_message ready = ifl_message_make(IFL_WIRE_WREADY);
+        ready.policy = ready.wready.version = manifest->version;
+        ready.wready.root = manifest->root;
+        message_send(&c->links[i], &ready);
+    }
+    ifl_manifest_free(manifest);
+    return whole;
+}
+
+bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, double *said_s,
+               char why[ODD_TEXT_MAX]) {
+    static crowd c;
+    int n_welcome = 0, n_ready = 0;
+    void *zmq = zmq_ctx_new();
+    c = (crowd){.facts = facts, .n = n < CROWD_MAX ? n : CROWD_MAX, .limit_ms = limit_ms};
+    c.begin_ns = ifl_clock_ns();
+    for (int i = 0; i < c.n; i++) {
+        odd_link *link = &c.links[i], *plane = &c.planes[i];
+        link->zmq = plane->zmq = zmq;
+        link->facts = plane->facts = facts;
+        if (getrandom(link->identity, sizeof link->identity, 0) < 0) abort();
+        link->identity[0] |= 1;
+        memcpy(plane->identity, link->identity, sizeof plane->identity);
+        link_socket(link, facts->port, true);
+        link_socket(plane, facts->port + 1, true);
+        crowd_hello(&c, i);
+    }
+    *said_s = (double)(ifl_clock_ns() - c.begin_ns) * 1e-9;
+    for (int i = 0; i < c.n; i++, crowd_ping(&c))
+        n_welcome += crowd_welcomed(&c, i);
+    for (int i = 0; i < c.n; i++)
+        n_ready += crowd_ready(&c, i);
+    double all_s = (double)(ifl_clock_ns() - c.begin_ns) * 1e-9;
+    for (int i = 0; i < c.n; i++) {
         ifl_message bye = ifl_message_make(IFL_WIRE_BYE);
         bye.bye.code = IFL_BYE_DRAINED;
-        if (links[i].session) message_send(&links[i], &bye);
+        if (c.links[i].session) message_send(&c.links[i], &bye);
     }
     ifl_sleep_ms(50);
-    for (int i = 0; i < n; i++) {
-        zmq_close(links[i].socket);
-        zmq_close(planes[i].socket);
+    for (int i = 0; i < c.n; i++) {
+        zmq_close(c.links[i].socket);
+        zmq_close(c.planes[i].socket);
     }
     zmq_ctx_term(zmq);
-    snprintf(why, ODD_TEXT_MAX,
-             "%d of %d welcomed, %d had a version announced, %.2f s (said in %.2f)", n_welcome, n,
-             n_announced, all_s, said_s);
-    return n_welcome == n && n_announced == n;
+    snprintf(why, ODD_TEXT_MAX, "%d of %d welcomed, %d fetched a version whole, %.2f s", n_welcome,
+             c.n, n_ready, all_s);
+    return n_welcome == c.n && n_ready == c.n;
 }
 
 bool odd_namesake(const odd_facts *facts, const char *name, int64_t ms, char why[ODD_TEXT_MAX]) {
     odd_link l;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     bool right = join(&l, facts, name, why);
     int64_t until = ifl_clock_ns() + ms * 1000000;
     int n = 0;
@@ -454,14 +535,12 @@ static void frames_say(odd_link *l, int which, uint64_t seed, int round) {
 
 bool odd_frames(const odd_facts *facts, int which, uint64_t seed, char why[ODD_TEXT_MAX]) {
     odd_link l;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     int n_errors = 0;
     bool oversized = which == ODD_FRAMES - 1;
     for (int round = 0; round < (oversized ? 2 : 10); round++) {
         ifl_message answer;
         frames_say(&l, which, seed, round);
-        /* What is not even a message of ours may go unanswered: what counts is the refusal below.
-         */
         if (message_await(&l, IFL_WIRE_ERROR, IFL_WIRE_ERROR, oversized ? 100 : 300, &answer)) {
             n_errors +=
                 answer.error.code == IFL_WIRE_E_MALFORMED || answer.error.code == IFL_WIRE_E_TYPE;
@@ -474,9 +553,9 @@ bool odd_frames(const odd_facts *facts, int which, uint64_t seed, char why[ODD_T
         no(why, "kind %d: no answer to HELLO after it", which);
     } else {
         /* One that is never seen by the learner cannot be counted against the sender. */
-        right = oversized
-                    ? answer.type == IFL_WIRE_WELCOME
-                    : answer.type == IFL_WIRE_REJECT && answer.reject.code == IFL_REJECT_BANNED;
+        right = oversized ? answer.type == IFL_WIRE_WELCOME
+                          : answer.type == IFL_WIRE_REJECT &&
+                                answer.reject.code == IFL_REJECT_BANNED && n_errors == 10;
         if (answer.type == IFL_WIRE_WELCOME) l.session = answer.session;
         snprintf(why, ODD_TEXT_MAX, "kind %d: %d errors, then %s", which, n_errors,
                  ifl_wire_type_name((int)answer.type));
@@ -521,7 +600,7 @@ bool odd_replay(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
     odd_frames_of old = {0};
     ifl_message ping = ifl_message_make(IFL_WIRE_PING), answer;
     bool right = false;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     if (!join(&l, facts, "replay", why)) goto done;
     if (which == 2) {
         ifl_message m = ifl_message_make(IFL_WIRE_TRAJ);
@@ -583,7 +662,7 @@ bool odd_stranger(const odd_facts *facts, int which, uint64_t seed, char why[ODD
     if (which == 4) { /* a DEALER whose routing id the learner has drawn itself */
         odd_link l;
         ifl_message answer;
-        link_open(&l, facts->port, false);
+        link_open(&l, facts, false);
         for (int i = 0; i < 50; i++)
             zmq_send(l.socket, "hello", 5, 0);
         bool heard = message_receive(&l, 300, &answer);
@@ -627,11 +706,26 @@ bool odd_stranger(const odd_facts *facts, int which, uint64_t seed, char why[ODD
            no(why, "%d of %d connections refused", n_tried - n_opened, n_tried);
 }
 
+bool odd_plain(const odd_facts *facts, char why[ODD_TEXT_MAX]) {
+    odd_link l;
+    ifl_message answer;
+    link_open(&l, facts, true);
+    ifl_message hello = hello_make(&l, facts, "plain");
+    bool answered = false;
+    for (int i = 0; i < 10 && !answered; i++) {
+        message_send(&l, &hello);
+        answered = message_receive(&l, 100, &answer);
+    }
+    if (answered) ifl_message_clear(&answer);
+    link_close(&l);
+    return !answered || no(why, "a client without keys was answered");
+}
+
 /* --- Row 31 ----------------------------------------------------------------------------------- */
 
 bool odd_liar(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
     odd_link l;
-    link_open(&l, facts->port, true);
+    link_open(&l, facts, true);
     int n_refused = 0;
     bool quarantined = false, wrong = false;
     if (!join(&l, facts, "liar", why)) {

@@ -5,6 +5,7 @@
 #ifndef IFL_TESTS_FAULTS_ODD_PEER_H
 #define IFL_TESTS_FAULTS_ODD_PEER_H
 
+#include "common/keys.h"
 #include "common/wire.h"
 
 #define ODD_TEXT_MAX 512
@@ -13,6 +14,8 @@
 typedef struct odd_facts {
     int port; /* of the control plane */
     ifl_hash fingerprint, profile, tokenizer;
+    char learner_key[IFL_KEY_TEXT_MAX]; /* "" = links without keys */
+    ifl_key_pair own;
     bool known;
 } odd_facts;
 
@@ -23,8 +26,10 @@ bool odd_learn(odd_facts *facts, char why[ODD_TEXT_MAX]);
 bool odd_wrong_hash(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]);
 /* Row 8. which: 0 another major, 1 only later minors, 2 also later minors, 3 only earlier ones. */
 bool odd_protocol(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]);
-/* Row 9: n sessions at once, each with a manifest announced to it; no limit but limit_ms. */
-bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, char why[ODD_TEXT_MAX]);
+/* Row 9: n sessions at once; each fetches a version whole, checks every chunk's hash and says
+ * READY. No limit but limit_ms. *said_s: how long it took to say HELLO n times. */
+bool odd_crowd(const odd_facts *facts, int n, int64_t limit_ms, double *said_s,
+               char why[ODD_TEXT_MAX]);
 /* Row 11: a session under the name of another actor, alive for ms. */
 bool odd_namesake(const odd_facts *facts, const char *name, int64_t ms, char why[ODD_TEXT_MAX]);
 /* Row 27. which: 0 .. ODD_FRAMES - 1 kinds of malformed messages; each is said ten times, and the
@@ -37,6 +42,9 @@ bool odd_replay(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]);
  * ZeroMQ client that is no actor. */
 #define ODD_STRANGERS 5
 bool odd_stranger(const odd_facts *facts, int which, uint64_t seed, char why[ODD_TEXT_MAX]);
+/* The same: an actor in every respect, on a link without keys. Where links have them it gets no
+ * answer. */
+bool odd_plain(const odd_facts *facts, char why[ODD_TEXT_MAX]);
 /* Row 31. which: 0 NaN, 1 a log-prob above 0, 2 a version never published, 3 +inf. */
 bool odd_liar(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]);
 
