@@ -30,6 +30,7 @@ static ifl_status client_take_keys(ifl_client *c, const ifl_client_options *opti
                      c->endpoint);
         return IFL_OK;
     }
+    snprintf(c->key_folder, sizeof c->key_folder, "%.199s", options->keys);
     IFL_TRY(ifl_key_actor_name(c->key_name, options->keys, options->key, c->name, err));
     IFL_TRY(ifl_key_pair_read(&c->own, options->keys, c->key_name, err));
     return options->learner_key

@@ -110,6 +110,23 @@ void *transport_monitor_open(void *zmq, void *socket, const char *name);
 /* One event (ZMQ_EVENT_HANDSHAKE_FAILED_*), if there is one. */
 bool transport_monitor_take(void *monitor, int *event, int *value);
 
+/* Asks whoever listens at an endpoint for its mechanism, by a link of its own, without waiting. */
+typedef struct transport_probe {
+    void *socket; /* NULL = none under way; readable when there is something to take */
+    bool greeted;
+    uint8_t seen[64];
+    int n_seen;
+    int64_t until_ns;
+} transport_probe;
+typedef enum {
+    TRANSPORT_PROBE_WAITS,
+    TRANSPORT_PROBE_CURVE, /* a peer with keys */
+    TRANSPORT_PROBE_NONE,  /* one without, or none at all */
+} transport_probe_result;
+bool transport_probe_open(transport_probe *p, void *zmq, const char *endpoint, int64_t now);
+transport_probe_result transport_probe_take(transport_probe *p, int64_t now);
+void transport_probe_close(transport_probe *p); /* a zeroed one is fine */
+
 /* eventfd that wakes the transport thread. */
 void transport_wake(int fd);
 void transport_wake_clear(int fd);

@@ -15,6 +15,7 @@
 #define STEADY_NS 5000000000 /* a session of this length counts as a good one */
 #define WEIGHTS_SILENCES 2   /* heartbeat limits that the weight plane may be silent for with news due */
 #define BROKEN_OFF_MAX 3     /* handshakes without a reason, until keys are suspected */
+#define PROBE_FROM 2         /* ... until the other side is asked whether it has any */
 #define TICK_MS 50           /* longest sleep while connecting */
 
 /* --- Events ----------------------------------------------------------------------------------- */
@@ -61,6 +62,7 @@ static void client_close_sockets(ifl_client *c, int linger_ms) {
         zmq_close(sockets[i]);
     }
     if (c->monitor) zmq_close(c->monitor);
+    transport_probe_close(&c->probe);
     c->control = c->weights = c->monitor = NULL;
 }
 
@@ -104,6 +106,9 @@ static void client_connect(ifl_client *c, int64_t now) {
     }
     c->state = CLIENT_HELLO;
     c->next_ns = now;
+    c->n_broken_off = 0;
+    c->probe_at = PROBE_FROM;
+    c->has_keys = false;
 }
 
 /* Forgets everything that belonged to the session; the outbox stays, to be sent again. */
@@ -166,6 +171,31 @@ static void client_unauthorised(ifl_client *c, const char *text, int64_t now) {
         c->backoff_ns * 2 > CLIENT_BACKOFF_LAST_NS ? CLIENT_BACKOFF_LAST_NS : c->backoff_ns * 2;
 }
 
+/* A learner that cannot read the handshake closes the link without a word, as a proxy does that has
+ * no learner behind it. Which of them it is, it says when asked; then one more time is proof. */
+static void client_probe(ifl_client *c, int64_t now) {
+    if (!c->guarded || c->state != CLIENT_HELLO || c->has_keys) return;
+    if (!c->probe.socket) {
+        if (c->n_broken_off >= c->probe_at &&
+            !transport_probe_open(&c->probe, c->zmq, c->endpoint, now))
+            c->probe_at = c->n_broken_off + PROBE_FROM;
+        return;
+    }
+    transport_probe_result result = transport_probe_take(&c->probe, now);
+    if (result == TRANSPORT_PROBE_WAITS) return;
+    transport_probe_close(&c->probe);
+    c->has_keys = result == TRANSPORT_PROBE_CURVE;
+    c->probe_at = c->n_broken_off + PROBE_FROM;
+}
+
+static void client_wrong_key_text(const ifl_client *c, char text[IFL_WIRE_TEXT_MAX]) {
+    snprintf(text, IFL_WIRE_TEXT_MAX,
+             "the learner at %.150s has keys and cannot read this actor's handshake: %s/learner.public "
+             "(%s) is not its key; copy learner.public anew from its host (`inflight keys list "
+             "FOLDER` shows it there)",
+             c->endpoint, c->key_folder, c->learner_key);
+}
+
 /* Why handshakes have failed. */
 static void client_handshakes(ifl_client *c, int64_t now) {
     int event, value;
@@ -185,9 +215,10 @@ static void client_handshakes(ifl_client *c, int64_t now) {
                                 : "the learner at %s wants keys: transport.keys=FOLDER, with "
                                   "this actor's secret key and learner.public in it",
                      c->endpoint);
+        else if (c->has_keys)
+            client_wrong_key_text(c, text);
         else
-            c->n_broken_off++; /* no learner behind a proxy, or keys that don't fit: time will tell
-                                */
+            c->n_broken_off++; /* no learner behind a proxy, or keys that don't fit */
     }
     if (*text) client_unauthorised(c, text, now);
 }
@@ -601,17 +632,19 @@ void *transport_client_run(void *context) {
         bool read_weights =
             c->weights && transport_queue_size(&c->weight_events, NULL) <
                               (c->state == CLIENT_CONNECTED ? c->welcome.chunk_window : 8) + 8;
-        zmq_pollitem_t items[4] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}};
+        zmq_pollitem_t items[5] = {{NULL, c->wake_fd, ZMQ_POLLIN, 0}};
         int n = 1;
         if (c->control) items[n++] = (zmq_pollitem_t){c->control, 0, ZMQ_POLLIN, 0};
         if (read_weights) items[n++] = (zmq_pollitem_t){c->weights, 0, ZMQ_POLLIN, 0};
         if (c->monitor) items[n++] = (zmq_pollitem_t){c->monitor, 0, ZMQ_POLLIN, 0};
+        if (c->probe.socket) items[n++] = (zmq_pollitem_t){c->probe.socket, 0, ZMQ_POLLIN, 0};
         if (zmq_poll(items, n, wait_ms) < 0 && zmq_errno() != EINTR) {
             client_finish(c, IFL_CLIENT_GONE, "the transport has failed: zmq_poll");
             continue;
         }
         if (items[0].revents) transport_wake_clear(c->wake_fd);
         client_handshakes(c, ifl_clock_ns());
+        client_probe(c, ifl_clock_ns());
         for (int i = 0; i < BURST_MAX && client_receive(c, false); i++) {
         }
         for (int i = 0; read_weights && i < 4 && client_receive(c, true); i++) {

@@ -296,6 +296,13 @@ static bool has_of_lease(const records *r, int64_t from, const char *what, uint6
     return false;
 }
 
+/* Under whatever lease: what is stored is not open any more, and needs no other one. */
+static bool is_stored(const records *r, uint64_t serial, int32_t sample) {
+    for (int64_t i = 0; i < r->n; i++)
+        if (is_key(&r->all[i], "stored", serial, sample) && r->all[i].status == 1) return true;
+    return false;
+}
+
 static void key_add(key_set *out, const record *r) {
     if (out->n == KEYS_MAX) return;
     out->keys[out->n].serial = r->serial;
@@ -311,7 +318,7 @@ void keys_held(const job *j, const job_process *actor, pid_t pid, key_set *out) 
         /* Leases of an earlier learner process are nothing to this one. */
         if (r->purpose == 0 && !strcmp(r->what, "held") &&
             has_of_lease(&theirs, 0, "leased", r->serial, r->sample, r->lease) &&
-            !has_of_lease(&theirs, 0, "stored", r->serial, r->sample, r->lease))
+            !is_stored(&theirs, r->serial, r->sample))
             key_add(out, r);
     }
     records_free(&mine);
@@ -352,9 +359,8 @@ static bool all_leased_again(job *j, const key_set *keys, int *missing, int *wro
     for (int i = 0; i < keys->n; i++) {
         uint64_t serial = keys->keys[i].serial, lease = keys->keys[i].lease;
         int32_t sample = keys->keys[i].sample;
-        bool stored = has_of_lease(&r, 0, "stored", serial, sample, lease);
         int n = times_leased_after(&r, serial, sample, lease);
-        if (!stored && n == 0) *missing = i;
+        if (n == 0 && !is_stored(&r, serial, sample)) *missing = i;
         if (n > 1) *wrong = i;
     }
     records_free(&r);

@@ -102,12 +102,12 @@ typedef struct key_set {
     pid_t learner; /* of whose process they are */
 } key_set;
 
-/* Keys of leases that the process has got and the learner has stored no answer to. */
+/* Keys of leases that the process has got and of which it has stored no answer. */
 void keys_held(const job *j, const job_process *actor, pid_t pid, key_set *out);
 /* Keys that the process has sent, from record `from` on, and got no answer for. */
 void keys_unanswered(const job *j, const job_process *actor, pid_t pid, int64_t from, key_set *out);
 
-/* Each key of a lost actor is stored under its old lease, or leased again exactly once. */
+/* Each key of a lost actor is stored after all, or leased again; and never more than once. */
 bool await_leased_again(job *j, const key_set *keys, int64_t ms);
 /* Each key has exactly one answer stored, and all other answers to it are told `duplicate`. */
 bool await_stored_once(job *j, const key_set *keys, int64_t ms);

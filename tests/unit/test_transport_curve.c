@@ -9,12 +9,16 @@
 #include <cmocka.h>
 #include <malloc.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -321,6 +325,114 @@ static void turned_away(ifl_server *s, const char *keys, const char *told) {
     if (!strstr(ce.text, told)) fail_msg("\"%s\" says nothing of \"%s\"", ce.text, told);
     ifl_client_event_clear(&ce);
     ifl_client_free(c);
+}
+
+/* Closes each connection that comes, as a proxy does with no learner behind it. */
+static void *closing_run(void *context) {
+    int fd = *(int *)context;
+    for (int peer; (peer = accept(fd, NULL, NULL)) >= 0;)
+        close(peer);
+    return NULL;
+}
+
+static void test_a_wrong_learner_key_is_told_long_before_the_deadline(void **state) {
+    (void)state;
+    ifl_server_options so = server_options("tcp://127.0.0.1:*");
+    ifl_server *s = start_server(&so);
+    ifl_key_pair own, other;
+    ifl_client_event ce;
+    assert_int_equal(ifl_key_pair_read(&own, path_of("good"), "good", NULL), IFL_OK);
+    make_pair(path_of("elsewhere"), "learner", &other);
+    assert_int_equal(ifl_key_pair_write(&own, path_of("mistaken"), "good", NULL), IFL_OK);
+    assert_int_equal(ifl_key_learner_write(path_of("mistaken"), other.public_key, NULL), IFL_OK);
+    ifl_client *c = start_client(s, "mistaken", 100 * WAIT_MS);
+    want_client(c, IFL_CLIENT_UNAUTHORISED, &ce);
+    assert_non_null(strstr(ce.text, "mistaken/learner.public"));
+    assert_non_null(strstr(ce.text, other.public_key));
+    assert_non_null(strstr(ce.text, "copy learner.public anew"));
+    ifl_client_event_clear(&ce);
+    ifl_client_free(c);
+    ifl_server_free(s);
+    /* Who says nothing at all may be a proxy whose learner is still to come. */
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t n = sizeof address;
+    pthread_t thread;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char endpoint[64];
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, n), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &n), 0);
+    assert_int_equal(pthread_create(&thread, NULL, closing_run, &fd), 0);
+    snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", ntohs(address.sin_port));
+    ifl_client_options o = {.connect = endpoint,
+                            .name = "a",
+                            .held_version = -1,
+                            .connect_deadline_ms = 100 * WAIT_MS,
+                            .keys = path_of("good")};
+    assert_int_equal(ifl_client_create(&c, &o, NULL), IFL_OK);
+    assert_int_equal(ifl_client_poll(c, 2500, &ce, NULL), IFL_AGAIN);
+    ifl_client_free(c);
+    shutdown(fd, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    close(fd);
+}
+
+/* A learner that ends without a word, in a process of its own. Returns its id. */
+static pid_t start_mortal(char endpoint[IFL_ENDPOINT_MAX]) {
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        ifl_server_options so = server_options("tcp://127.0.0.1:*");
+        ifl_server *s = NULL;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (ifl_server_create(&s, &so, NULL) != IFL_OK ||
+            write(ends[1], ifl_server_endpoint(s), IFL_ENDPOINT_MAX) != IFL_ENDPOINT_MAX)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(read(ends[0], endpoint, IFL_ENDPOINT_MAX), IFL_ENDPOINT_MAX);
+    close(ends[0]);
+    close(ends[1]);
+    return pid;
+}
+
+/* A key may be changed under a running job: the actor warns, goes on trying, and comes back. */
+static void test_a_learner_of_another_key_is_waited_for_by_who_has_been_there(void **state) {
+    (void)state;
+    ifl_key_pair own, other;
+    ifl_client_event ce;
+    ifl_client *c = NULL;
+    char endpoint[IFL_ENDPOINT_MAX];
+    pid_t pid = start_mortal(endpoint);
+    ifl_client_options o = {.connect = endpoint,
+                            .name = "a",
+                            .held_version = -1,
+                            .connect_deadline_ms = 100 * WAIT_MS,
+                            .fingerprint = {1, 1},
+                            .keys = path_of("good")};
+    assert_int_equal(ifl_client_create(&c, &o, NULL), IFL_OK);
+    want_client(c, IFL_CLIENT_CONNECTED, &ce);
+    ifl_client_event_clear(&ce);
+    make_pair(path_of("changed"), "learner", &other);
+    assert_int_equal(ifl_key_pair_read(&own, path_of("good"), "good", NULL), IFL_OK);
+    assert_int_equal(ifl_key_allow(path_of("changed"), "good", own.public_key, NULL), IFL_OK);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    ifl_server_options so = server_options(endpoint);
+    so.keys = path_of("changed");
+    ifl_server *s = start_server(&so);
+    want_client(c, IFL_CLIENT_LOST, &ce);
+    ifl_client_event_clear(&ce);
+    assert_int_equal(ifl_client_poll(c, 3000, &ce, NULL), IFL_AGAIN);
+    ifl_server_free(s);
+    so.keys = path_of("learner");
+    s = start_server(&so);
+    works(s, c, join(s, c));
+    ifl_client_free(c);
+    ifl_server_free(s);
 }
 
 static void test_strangers_are_turned_away_and_the_good_one_notices_nothing(void **state) {
@@ -686,6 +798,9 @@ int main(void) {
         cmocka_unit_test(test_actor_finds_its_own_key),
         cmocka_unit_test(test_allowed_key_works_on_both_planes),
         cmocka_unit_test(test_other_addresses_need_keys_or_a_word_for_it),
+        cmocka_unit_test(test_a_wrong_learner_key_is_told_long_before_the_deadline),
+        cmocka_unit_test(
+            test_a_learner_of_another_key_is_waited_for_by_who_has_been_there),
         cmocka_unit_test(test_strangers_are_turned_away_and_the_good_one_notices_nothing),
         cmocka_unit_test(test_noise_leaves_no_session_and_no_memory),
         cmocka_unit_test(test_list_is_read_again_for_newcomers_and_for_those_inside),
