@@ -66,6 +66,7 @@ extern const char PATTERN_GPT2[], PATTERN_LLAMA3[], PATTERN_QWEN2[];
 typedef struct text_pattern text_pattern;
 typedef struct pattern_scratch {
     void *match_data, *match_context, *jit_stack;
+    int64_t steps_left; /* of costly matching, for all texts that it is used for */
 } pattern_scratch;
 
 /* `literal`: the pattern is the text itself. `where` names the component in errors. */

@@ -10,11 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Steps a match may take. Real patterns go over a run of characters a few times at most, hence the
- * part that grows with the text; one that needs more backtracks exponentially or polynomially and
- * would stand still for minutes. */
+/* Steps a match may take at one place. Real patterns go over a run of characters a few times at most,
+ * hence the part that grows with the text; one that needs more backtracks exponentially or
+ * polynomially and would stand still for minutes. */
 #define PATTERN_STEPS_BASE 2000000
 #define PATTERN_STEPS_PER_BYTE 4
+/* libpcre2 counts anew at each place, so that a pattern which stays just below that at every one of a
+ * long text would take hours. A match that takes few steps costs nothing; what takes more is tried
+ * place by place and counted, rounded up, against an allowance for the whole text. */
+#define PATTERN_STEPS_FEW 512
+#define PATTERN_STEPS_GROWTH 8
+#define PATTERN_WORK_BASE 32000000
+#define PATTERN_WORK_PER_BYTE 256
 #define PATTERN_HEAP_KIB_MAX (64 * 1024)
 #define PATTERN_JIT_STACK_MAX ((size_t)16 << 20)
 
@@ -253,25 +260,52 @@ static ifl_status scratch_ready(pattern_scratch *scratch, ifl_error *err) {
     scratch->match_context = context;
     if (!data || !context) return ifl_fail(err, IFL_NOMEM, "out of memory: pattern matching");
     pcre2_set_heap_limit(context, PATTERN_HEAP_KIB_MAX);
+    scratch->steps_left = PATTERN_WORK_BASE;
     return IFL_OK;
+}
+
+/* One try from `start`, of so many steps at each place: libpcre2's result. */
+static int pattern_try(const text_pattern *p, pattern_scratch *scratch, const char *text, size_t n,
+                       size_t start, int64_t steps, uint32_t options) {
+    pcre2_set_match_limit(scratch->match_context, (uint32_t)steps);
+    for (;;) {
+        /* The text is our own valid UTF-8: checking it again for each match would be quadratic. */
+        int rc = pcre2_match(p->code, (PCRE2_SPTR)text, n, start,
+                             PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | options, scratch->match_data,
+                             scratch->match_context);
+        if (rc != PCRE2_ERROR_JIT_STACKLIMIT || scratch->jit_stack) return rc;
+        /* The machine stack's 32 KiB don't do; most texts never need more. */
+        scratch->jit_stack = pcre2_jit_stack_create(32 * 1024, PATTERN_JIT_STACK_MAX, NULL);
+        if (!scratch->jit_stack) return PCRE2_ERROR_NOMEMORY;
+        pcre2_jit_stack_assign(scratch->match_context, NULL, scratch->jit_stack);
+    }
+}
+
+/* The same place after place, each with more steps while they don't do and the text's allowance
+ * lasts. PCRE2_ERROR_MATCHLIMIT with steps_left below 0: it didn't last. */
+static int pattern_try_counted(const text_pattern *p, pattern_scratch *scratch, const char *text,
+                               size_t n, size_t start) {
+    int64_t most = PATTERN_STEPS_BASE + PATTERN_STEPS_PER_BYTE * (int64_t)n;
+    for (size_t at = start; at < n; at++) {
+        if (((uint8_t)text[at] & 0xc0) == 0x80) continue; /* inside a character */
+        int rc = PCRE2_ERROR_MATCHLIMIT;
+        for (int64_t steps = PATTERN_STEPS_FEW; rc == PCRE2_ERROR_MATCHLIMIT;) {
+            if (steps > PATTERN_STEPS_FEW && (scratch->steps_left -= steps) < 0) return rc;
+            rc = pattern_try(p, scratch, text, n, at, steps, PCRE2_ANCHORED);
+            if (steps == most) break;
+            steps = steps * PATTERN_STEPS_GROWTH < most ? steps * PATTERN_STEPS_GROWTH : most;
+        }
+        if (rc != PCRE2_ERROR_NOMATCH) return rc;
+    }
+    return PCRE2_ERROR_NOMATCH;
 }
 
 static ifl_status pattern_match(const text_pattern *p, pattern_scratch *scratch, const char *text,
                                 size_t n, size_t start, bool *found, size_t *match_start,
                                 size_t *match_end, ifl_error *err) {
-    /* The text is our own valid UTF-8: checking it again for each match would be quadratic. */
-    int rc;
-    pcre2_set_match_limit(scratch->match_context,
-                          (uint32_t)(PATTERN_STEPS_BASE + PATTERN_STEPS_PER_BYTE * n));
-    for (;;) {
-        rc = pcre2_match(p->code, (PCRE2_SPTR)text, n, start, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                         scratch->match_data, scratch->match_context);
-        if (rc != PCRE2_ERROR_JIT_STACKLIMIT || scratch->jit_stack) break;
-        /* The machine stack's 32 KiB don't do; most texts never need more. */
-        scratch->jit_stack = pcre2_jit_stack_create(32 * 1024, PATTERN_JIT_STACK_MAX, NULL);
-        if (!scratch->jit_stack) return ifl_fail(err, IFL_NOMEM, "out of memory: pattern matching");
-        pcre2_jit_stack_assign(scratch->match_context, NULL, scratch->jit_stack);
-    }
+    if (start == 0) scratch->steps_left += PATTERN_WORK_PER_BYTE * (int64_t)n;
+    int rc = pattern_try(p, scratch, text, n, start, PATTERN_STEPS_FEW, 0);
+    if (rc == PCRE2_ERROR_MATCHLIMIT) rc = pattern_try_counted(p, scratch, text, n, start);
     *found = rc >= 0;
     if (rc >= 0) {
         const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(scratch->match_data);
@@ -280,16 +314,27 @@ static ifl_status pattern_match(const text_pattern *p, pattern_scratch *scratch,
         return IFL_OK;
     }
     if (rc == PCRE2_ERROR_NOMATCH) return IFL_OK;
+    int shown = p->n_source > 120 ? 120 : (int)p->n_source;
+    if (rc == PCRE2_ERROR_MATCHLIMIT)
+        return ifl_fail(err, IFL_LIMIT,
+                        "splitting a text of %zu bytes at byte %zu: the pattern backtracks too much, "
+                        "limit %lld steps %s: %.*s",
+                        n, start,
+                        scratch->steps_left < 0
+                            ? PATTERN_WORK_BASE + PATTERN_WORK_PER_BYTE * (long long)n
+                            : PATTERN_STEPS_BASE + PATTERN_STEPS_PER_BYTE * (long long)n,
+                        scratch->steps_left < 0 ? "for all of the text" : "at one place", shown,
+                        p->source);
     char message[160];
     pcre2_get_error_message(rc, (PCRE2_UCHAR *)message, sizeof message);
-    bool limit = rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_HEAPLIMIT ||
-                 rc == PCRE2_ERROR_DEPTHLIMIT || rc == PCRE2_ERROR_JIT_STACKLIMIT;
+    bool limit = rc == PCRE2_ERROR_HEAPLIMIT || rc == PCRE2_ERROR_DEPTHLIMIT ||
+                 rc == PCRE2_ERROR_JIT_STACKLIMIT;
     return ifl_fail(err,
                     limit                        ? IFL_LIMIT
                     : rc == PCRE2_ERROR_NOMEMORY ? IFL_NOMEM
                                                  : IFL_FORMAT,
                     "splitting a text of %zu bytes at byte %zu: %s (pattern %.*s)", n, start,
-                    message, p->n_source > 120 ? 120 : (int)p->n_source, p->source);
+                    message, shown, p->source);
 }
 
 ifl_status text_pattern_next(const text_pattern *p, pattern_scratch *scratch, const char *text,

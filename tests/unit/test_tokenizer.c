@@ -576,6 +576,31 @@ static void test_backtracking_pattern_is_a_limit_error(void **state) {
     assert_ok(parse(root, &tok, &err), &err);
     assert_int_equal(ifl_tokenizer_encode(tok, text, sizeof text, 0, &ids, &err), IFL_LIMIT);
     assert_int_equal(ids.n, 0);
+    assert_non_null(strstr(err.text, "backtracks too much, limit 2001600 steps at one place"));
+    ifl_tokenizer_free(tok);
+    json_decref(root);
+}
+
+/* At each single place it stays below the limit, with some 5 x 10^5 steps; at 4,000 places together it
+ * would take most of a minute. */
+static void test_pattern_that_backtracks_at_every_place_is_a_limit_error(void **state) {
+    (void)state;
+    json_t *root = load_json("gemma");
+    replace(root, "pre_tokenizer",
+            "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a{0,100}a{0,100}a{0,60}[bc]\"},"
+            "\"behavior\":\"Isolated\"}");
+    ifl_tokenizer *tok = NULL;
+    ifl_error err = {0};
+    ifl_token_ids ids = {0};
+    static char text[4000];
+    memset(text, 'a', sizeof text);
+    assert_ok(parse(root, &tok, &err), &err);
+    assert_int_equal(ifl_tokenizer_encode(tok, text, sizeof text, 0, &ids, &err), IFL_LIMIT);
+    assert_non_null(strstr(err.text, "limit 33024000 steps for all of the text"));
+    assert_int_equal(ids.n, 0);
+    /* A short text of the same pattern has its allowance. */
+    assert_int_equal(ifl_tokenizer_encode(tok, "aab", 3, 0, &ids, &err), IFL_OK);
+    ifl_token_ids_free(&ids);
     ifl_tokenizer_free(tok);
     json_decref(root);
 }
@@ -1049,6 +1074,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_deep_nesting_is_refused),
         cmocka_unit_test(test_cut_and_altered_files_do_not_crash),
         cmocka_unit_test(test_backtracking_pattern_is_a_limit_error),
+        cmocka_unit_test(test_pattern_that_backtracks_at_every_place_is_a_limit_error),
         cmocka_unit_test(test_growing_normalizers_are_a_limit_error),
         cmocka_unit_test(test_long_texts_are_not_quadratic),
         cmocka_unit_test(test_llama_vocabulary_merges_the_best_score_first),
