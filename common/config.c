@@ -50,7 +50,7 @@ static bool key_indexed(const char *key, const ifl_config_row **row, int *index,
         if (n_digits < 1 || n_digits > 3 || (digits[n_digits] && digits[n_digits] != '.'))
             return false;
         *row = candidate;
-        *index = atoi(digits);
+        *index = (int)strtol(digits, NULL, 10);
         *rest = digits[n_digits] ? digits + n_digits + 1 : "";
         return true;
     }

@@ -209,7 +209,7 @@ ifl_status ifl_fail_points_setup(ifl_error *err) {
     }
     if (strlen(text + 1) >= sizeof file)
         return ifl_fail(err, IFL_LIMIT, "INFLIGHT_FAILPOINT: path too long");
-    strcpy(file, text + 1);
+    snprintf(file, sizeof file, "%s", text + 1);
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;

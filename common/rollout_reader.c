@@ -93,7 +93,7 @@ ifl_status ifl_rollout_segments(const char *folder, int32_t **numbers, int32_t *
         size_t digits = strspn(e->d_name, "0123456789");
         if (digits != 6 || strcmp(e->d_name + digits, ".ifl")) continue;
         IFL_TRY_GOTO(st, ifl_grow(&list, &cap, (size_t)*n + 1, sizeof(int32_t), err), done);
-        ((int32_t *)list)[(*n)++] = atoi(e->d_name);
+        ((int32_t *)list)[(*n)++] = ifl_rollout_segment_number(e->d_name);
     }
     if (*n) qsort(list, (size_t)*n, sizeof(int32_t), number_compare);
     *numbers = list;

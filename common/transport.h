@@ -112,9 +112,6 @@ ifl_status ifl_server_ack(ifl_server *server, uint64_t peer, const ifl_trajector
 void ifl_server_close_peer(ifl_server *server, uint64_t peer, ifl_wire_error_code code,
                            const char *text);
 
-/* What PONGs tell the actors; any thread, any time. */
-void ifl_server_progress(ifl_server *server, uint64_t progress, int32_t phase);
-
 typedef struct ifl_peer_info {
     uint64_t peer;
     char name[IFL_WIRE_NAME_MAX];

@@ -376,13 +376,6 @@ void ifl_server_close_peer(ifl_server *s, uint64_t session, ifl_wire_error_code 
     transport_wake(s->wake_fd);
 }
 
-void ifl_server_progress(ifl_server *s, uint64_t progress, int32_t phase) {
-    pthread_mutex_lock(&s->lock);
-    s->progress = progress;
-    s->phase = phase;
-    pthread_mutex_unlock(&s->lock);
-}
-
 int32_t ifl_server_peers(ifl_server *s, ifl_peer_info *out, int32_t max) {
     int64_t now = ifl_clock_ns();
     pthread_mutex_lock(&s->lock);

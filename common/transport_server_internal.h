@@ -101,8 +101,6 @@ struct ifl_server {
     server_peer **peers;
     int32_t n_peers;
     uint64_t session_next;
-    uint64_t progress;
-    int32_t phase;
     bool stop, announce, chunks_ready;
     bool ending;      /* BYE has been said: whoever still joins is told so */
     char failed[256]; /* why the thread ended before it was told to */

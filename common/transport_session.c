@@ -349,8 +349,6 @@ static void server_ping(ifl_server *s, server_peer *peer, const ifl_message *in,
     ifl_message m = ifl_message_make(IFL_WIRE_PONG);
     m.policy = transport_server_newest_version(s);
     m.ping.clock_ns = p->clock_ns;
-    m.ping.progress = s->progress;
-    m.ping.phase = s->phase;
     m.ping.n_queued = transport_queue_size(&s->events, &m.ping.bytes_queued);
     transport_server_queue(peer, &m);
 }

@@ -17,6 +17,17 @@
 #include "learner/learner.h"
 #include "rewards/reward.h"
 
+enum { KEY_BIND = 'b', KEY_KEYS = 'k' };
+
+const struct argp_option ifl_run_learner_extra[] = {
+    {"bind", KEY_BIND, "ENDPOINT", 0,
+     "transport.bind: where actors connect, e.g. tcp://0.0.0.0:5555", 0},
+    {"keys", KEY_KEYS, "FOLDER", 0,
+     "transport.keys: whom to let in from other hosts (see inflight keys)", 0},
+    {0}};
+const ifl_option_key ifl_run_learner_keys[] = {
+    {KEY_BIND, "transport.bind", NULL}, {KEY_KEYS, "transport.keys", NULL}, {0}};
+
 static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model *loaded,
                                ifl_error *err) {
     ifl_learner_plan plan =

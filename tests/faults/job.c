@@ -20,6 +20,7 @@
 #define START_MS 30000
 #define STOP_MS 30000
 #define LOG_TAIL (1 << 20)
+#define COMMAND_MS 60000 /* that a command may take; it is killed then */
 #define RECOVERED_STEPS 6
 #define START_STEPS 24
 
@@ -576,7 +577,12 @@ int job_run(job *j, const char *arguments, char *out, size_t n_out) {
     unlink(path);
     out[0] = '\0';
     pid_t pid = spawn(j, argv, path, NULL, NULL, -1);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) return 70;
+    if (pid < 0) return 70;
+    int64_t until = ifl_clock_ns() + (int64_t)COMMAND_MS * 1000000;
+    for (pid_t ended = 0; ended != pid; ifl_sleep_ms(5)) {
+        if (ifl_clock_ns() > until) kill(pid, SIGKILL);
+        if ((ended = waitpid(pid, &status, WNOHANG)) < 0) return 70;
+    }
     FILE *f = fopen(path, "r");
     size_t got = f ? fread(out, 1, n_out - 1, f) : 0;
     if (f) fclose(f);

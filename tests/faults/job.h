@@ -115,7 +115,7 @@ int64_t process_age_ms(const job_process *p);
 int64_t process_rss_kib(const job_process *p);
 
 /* Runs a command of inflight in the job's folder, its words apart by single spaces; the output's
- * first bytes into out. Its exit status. */
+ * first bytes into out. Its exit status; 128 when a signal has ended it, as after a minute. */
 int job_run(job *j, const char *arguments, char *out, size_t n_out);
 
 #endif

@@ -108,20 +108,34 @@ static int temporary_list(const job *j, char names[][64], int max) {
     return n;
 }
 
+typedef struct left_over {
+    char names[16][64];
+    int n;
+} left_over;
+
+static bool are_gone(job *j, void *context) {
+    const left_over *l = context;
+    char now[16][64];
+    int n = temporary_list(j, now, 16);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < l->n; k++)
+            if (!strcmp(now[i], l->names[k])) return false;
+    return true;
+}
+
 bool row_16(job *j) { /* while a checkpoint is written */
     const char *at =
         PICK(j, "checkpoint.begin", "checkpoint.file", "checkpoint.index", "checkpoint.reveal",
              "checkpoint.done", "file.sync", "file.rename", "tear");
-    char before[16][64];
     bool file = !strncmp(at, "file", 4) || !strcmp(at, "checkpoint.file");
     bool good = !strcmp(at, "tear") ? learner_dies_at(j, "file.write", "tear", 6)
                                     : learner_dies_at(j, at, "kill", file ? 6 : 2);
     if (!good) return false;
-    /* The dead process's temporary folder is gone; the next one's own may be there for a moment. */
-    job_pass(j, 100);
-    int n = temporary_list(j, before, 16);
-    return n <= 1 || refuse(j, "%d temporary folders are left in checkpoints/: %s, %s", n,
-                            before[0], before[1]);
+    /* What the dead one left goes with the next checkpoint. */
+    left_over l;
+    l.n = temporary_list(j, l.names, 16);
+    return job_await(j, j->hang_ms, are_gone, &l) ||
+           refuse(j, "%s is still in checkpoints/", l.names[0]);
 }
 
 bool row_17(

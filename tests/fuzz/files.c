@@ -18,7 +18,7 @@ void fuzz_files_clear(void) {
 
 void fuzz_file_put(const char *path, fuzz_input content) {
     IFL_ASSERT(n_files < FILES_MAX && strlen(path) < sizeof files[0].path);
-    strcpy(files[n_files].path, path);
+    snprintf(files[n_files].path, sizeof files[0].path, "%s", path);
     files[n_files].bytes = fuzz_copy(content);
     files[n_files++].n = fuzz_left(&content);
 }

@@ -109,12 +109,12 @@ static ifl_trajectory *trajectory(int n, bool environment) {
     t->top_p = 1;
     t->temperature = 1;
     t->finish = IFL_FINISH_EOS;
-    strcpy(t->task_id, "sums:1");
+    snprintf(t->task_id, sizeof t->task_id, "sums:1");
     t->reward.status = IFL_REWARD_OK;
     t->reward.reward = 1;
     t->reward.n_components = 1;
-    strcpy(t->reward.components[0].name, "right");
-    strcpy(t->reward.checker, "numeric/1");
+    snprintf(t->reward.components[0].name, sizeof t->reward.components[0].name, "right");
+    snprintf(t->reward.checker, sizeof t->reward.checker, "numeric/1");
     return t;
 }
 
@@ -787,8 +787,8 @@ static void reward_seeds(void) {
     seed_end("reward", "request");
     free(frame);
     ifl_reward reward = {.status = IFL_REWARD_OK, .reward = 0.5f, .n_components = 1};
-    strcpy(reward.components[0].name, "format");
-    strcpy(reward.checker, "numeric/1");
+    snprintf(reward.components[0].name, sizeof reward.components[0].name, "format");
+    snprintf(reward.checker, sizeof reward.checker, "numeric/1");
     n = ifl_reward_reply_encode(5, &reward, "why", reply);
     seed_begin();
     ifl_put_u8(&seed, 1);
