@@ -20,25 +20,26 @@ bool dies_at(job *j, job_process *p, const char *point, const char *act, int64_t
            (process_said(p, mark, said) || refuse(j, "%s died, and not of %s", p->name, point));
 }
 
-/* It is noticed within the table's 3 s, and each of its leases is given out once more. */
-static bool noticed_gone(job *j, const job_process *a, pid_t pid, int64_t learner_mark) {
-    key_set held;
-    if (!await_gone(j, learner_mark, a->name, JOB_DETECT_MS)) return false;
-    keys_held(j, a, pid, &held);
-    return await_leased_again(j, &held, j->hang_ms);
+/* It is noticed within the table's 3 s, and each of the leases that it held when it was lost
+ * (looked up at once: a little later others have answered them) is given out once more. */
+static bool noticed_gone(job *j, const job_process *a, const key_set *held, int64_t learner_mark) {
+    return await_gone(j, learner_mark, a->name, JOB_DETECT_MS) &&
+           await_leased_again(j, held, j->hang_ms);
 }
 
 bool row_1(job *j) { /* SIGKILL while generating */
     job_process *a = any_actor(j);
     int64_t mark = process_mark(&j->learner), ends = a->n_ends;
     pid_t pid = a->pid;
+    key_set held;
     j->variant = a->name;
     job_pass(j, job_draw(j, 200));
     a->may_end = true;
     a->wanted = false; /* so that the learner has to notice by itself */
     process_kill(j, a, SIGKILL);
-    bool good = await_end(j, a, ends, 1000) && ended_by_signal(j, a, SIGKILL) &&
-                noticed_gone(j, a, pid, mark) && await_steps(j, 2, JOB_DETECT_MS);
+    bool good = await_end(j, a, ends, 1000) && ended_by_signal(j, a, SIGKILL);
+    keys_held(j, a, pid, &held);
+    good = good && noticed_gone(j, a, &held, mark) && await_steps(j, 2, JOB_DETECT_MS);
     a->wanted = true;
     return good;
 }
@@ -84,7 +85,9 @@ static bool dies_unanswered(job *j, job_process *a) {
     bool ended = await_end(j, a, ends, 1000);
     proxy_tell(j, "%d control down stall 0", lane_of(j, a));
     if (!sent) return not_played(j, "no answer of %s was stored and unacknowledged", a->name);
-    if (!ended || !noticed_gone(j, a, pid, mark)) return false;
+    key_set held;
+    keys_held(j, a, pid, &held);
+    if (!ended || !noticed_gone(j, a, &held, mark)) return false;
     job_pass(j, 300);
     records r = records_of(j, &j->learner, s.key.learner);
     bool again = false;
@@ -145,10 +148,11 @@ bool row_2(job *j) { /* SIGKILL between send and acknowledgement */
     if (!strcmp(how, "duplicate")) return dies_after_release(j, a);
     int64_t mark = process_mark(&j->learner);
     pid_t pid = a->pid;
-    key_set sent;
+    key_set sent, held;
     if (!dies_at(j, a, how, "kill", 20)) return false;
     keys_unanswered(j, a, pid, 0, &sent);
-    return noticed_gone(j, a, pid, mark) && await_stored_once(j, &sent, j->hang_ms);
+    keys_held(j, a, pid, &held);
+    return noticed_gone(j, a, &held, mark) && await_stored_once(j, &sent, j->hang_ms);
 }
 
 bool row_3(job *j) { /* SIGSTOP, short and long */
@@ -165,7 +169,9 @@ bool row_3(job *j) { /* SIGSTOP, short and long */
         return !process_said(a, own, "link to the learner lost") ||
                refuse(j, "%s gave its link up after %d ms", a->name, JOB_SILENCE_MS / 3);
     }
-    bool gone = noticed_gone(j, a, a->pid, mark);
+    key_set held;
+    keys_held(j, a, a->pid, &held);
+    bool gone = noticed_gone(j, a, &held, mark);
     job_pass(j, job_draw(j, 1000));
     mark = process_mark(&j->learner);
     process_kill(j, a, SIGCONT);
@@ -182,10 +188,12 @@ bool row_4(job *j) { /* SIGTERM */
     j->variant = a->name;
     a->may_end = true;
     a->wanted = false;
+    key_set held;
+    keys_held(j, a, pid, &held);
     process_kill(j, a, SIGTERM);
     bool good = await_end(j, a, ends, GRACE_MS) && ended_with(j, a, 0) &&
                 await_text(j, a, own, 1, "asked to stop: all answers are handed over, ") &&
-                noticed_gone(j, a, pid, mark);
+                noticed_gone(j, a, &held, mark);
     a->wanted = true;
     snprintf(bye, sizeof bye, "%s is gone (bye: ", a->name);
     snprintf(begun, sizeof begun, "%s had begun ", a->name);
@@ -202,7 +210,10 @@ bool row_5(job *j) { /* killed while staging */
     int64_t mark = process_mark(&j->learner);
     pid_t pid = a->pid;
     const char *at = PICK(j, "receiver.chunk", "receiver.begin", "receiver.ready", "actor.swap");
-    return dies_at(j, a, at, "kill", 6) && noticed_gone(j, a, pid, mark);
+    key_set held;
+    if (!dies_at(j, a, at, "kill", 6)) return false;
+    keys_held(j, a, pid, &held);
+    return noticed_gone(j, a, &held, mark);
 }
 
 bool row_6(job *j) { /* the device fails */
@@ -217,11 +228,11 @@ bool row_6(job *j) { /* the device fails */
     process_arm(j, a, text);
     if (!await_fired(j, a, own, "actor.step") || !await_end(j, a, ends, FIRE_MS)) return false;
     process_arm(j, a, "");
+    keys_held(j, a, pid, &held);
     if (!ended_with(j, a, 75) ||
         !await_text(j, &j->learner, mark, JOB_DETECT_MS, "its device failed"))
         return false;
     /* The device's work is tainted: nothing that was under way there may come any more. */
-    keys_held(j, a, pid, &held);
     int64_t from = records_mark(j, &j->learner, held.learner);
     if (!await_leased_again(j, &held, j->hang_ms)) return false;
     records r = records_of(j, &j->learner, held.learner);

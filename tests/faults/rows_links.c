@@ -60,10 +60,10 @@ bool row_21(job *j) { /* longer than the lease, one actor */
     ms += job_draw(j, 2000);
     j->variant = a->name;
     proxy_tell(j, "%d both both stall %lld", lane_of(j, a), (long long)ms);
-    if (!await_did(j, at_proxy, "stall", ms) || !await_gone(j, mark, a->name, JOB_DETECT_MS))
-        return false;
-    mark = process_mark(&j->learner); /* on a slow host the stall may be over before the rest is */
+    if (!await_did(j, at_proxy, "stall", ms)) return false;
     keys_held(j, a, a->pid, &held);
+    if (!await_gone(j, mark, a->name, JOB_DETECT_MS)) return false;
+    mark = process_mark(&j->learner); /* on a slow host the stall may be over before the rest is */
     if (!await_leased_again(j, &held, j->hang_ms) || !await_steps(j, 3, j->hang_ms)) return false;
     job_pass(j, ms / 2);
     under_way_note(j, &u);
