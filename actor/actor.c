@@ -448,7 +448,9 @@ static void actor_send_credit(actor *a) {
     int32_t ahead = a->config->rollout.group_size;
     ifl_message message = ifl_message_make(IFL_WIRE_CREDIT);
     message.credit.n_sequences = a->draining ? 0 : a->config->actor.sequences_max + ahead;
-    ifl_client_send(a->client, &message, NULL); /* sent again at the next connect */
+    /* Sent again at the next connect. */
+    ifl_status st = ifl_client_send(a->client, &message, NULL);
+    ifl_record_event("credit", -1, 0, message.credit.n_sequences, 0, (int32_t)st);
 }
 
 static int compare_floats(const void *x, const void *y) {

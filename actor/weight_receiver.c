@@ -380,7 +380,7 @@ static void receiver_chunk_failed(ifl_weight_receiver *r, const ifl_wire_wchunk 
                                   ifl_status st, bool dense) {
     bool relayed = link != ifl_weight_links_learner(r->links);
     ifl_record_event("damaged", -1, (uint64_t)c->version, c->chunk, 0, 0);
-    if (!relayed) /* of a relay's the links tell */
+    if (!relayed && st != IFL_NOMEM) /* of a relay's the links tell */
         ifl_warn("chunk %d of version %lld came with another hash than its manifest says: asked for "
                  "again%s",
                  c->chunk, (long long)c->version,

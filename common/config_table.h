@@ -31,7 +31,7 @@ typedef struct ifl_config_row {
     const char *help;
 } ifl_config_row;
 
-#define IFL_CONFIG_ROWS_MAX 128
+#define IFL_CONFIG_ROWS_MAX 160
 
 extern const ifl_config_row ifl_config_rows[];
 extern const int ifl_config_n_rows;

@@ -136,6 +136,15 @@ static ifl_status on_leased(ifl_rollout_ledger *ledger, const ifl_record *r, ifl
         e->undone = 0;
         e->process = ledger->process;
     }
+    /* Where an earlier process had made the group larger, the rest of it is not asked for any more.
+     */
+    for (int32_t sample = r->group_size; sample < IFL_RECORD_MEMBERS_MAX; sample++) {
+        ifl_rollout_key key = {r->task_serial, sample, r->purpose};
+        ledger_entry *e = &ledger->entries[slot_of(ledger->entries, ledger->cap, key)];
+        if (!e->used || e->process == ledger->process || e->fate == IFL_FATE_TRAINED) break;
+        *e = (ledger_entry){
+            .key = e->key, .used = 1, .undone = 1, .reason = -1, .content = e->content};
+    }
     return IFL_OK;
 }
 

@@ -777,6 +777,8 @@ static ifl_status desk_event(ifl_dispatch *d, ifl_server_event *event, ifl_error
     case IFL_WIRE_RETURN:
         return desk_returned(d, event->peer, &event->message.returned, err);
     case IFL_WIRE_CREDIT:
+        ifl_record_event("credited", -1, event->peer, event->message.credit.n_sequences,
+                         peer ? (uint64_t)peer->outstanding : UINT64_MAX, 0);
         if (peer && !peer->too_small) peer->capacity = event->message.credit.n_sequences;
         return IFL_OK;
     case IFL_WIRE_STATS:

@@ -25,6 +25,12 @@ ifl_status desk_redo_give_up(ifl_dispatch *d, const char *why, ifl_error *err) {
     ifl_warn("what the run did after step %lld cannot be done again: %s; %lld stored answers are "
              "generated again",
              (long long)d->redo->step, why, (long long)left);
+    uint64_t serial = 0;
+    for (ifl_group *g; d->directed && (g = ifl_groups_next(d->train, serial)) != NULL;) {
+        serial = g->task_serial + 1;
+        desk_work *work = g->user;
+        if (work->required_version > d->version) work->required_version = d->version;
+    }
     return redo_end(d, err);
 }
 
@@ -137,9 +143,15 @@ ifl_status desk_redo_attach(ifl_dispatch *d, ifl_error *err) {
     if (!d->redo) return IFL_OK;
     for (int64_t i = 0; i < d->redo->n_answers; i++) {
         ifl_redo_answer *answer = &d->redo->answers[i];
-        if (answer->done || answer->version_newest > d->redo_verified) continue;
+        if (answer->done) continue;
         ifl_group *group = ifl_groups_find(d->train, answer->task_serial);
         if (!group) continue; /* not open yet */
+        /* It had been pinned anew then (desk_repin): no actor may wait for it under the version
+         * that it was opened with. */
+        desk_work *work = group->user;
+        if (d->directed && answer->version_newest > work->required_version)
+            work->required_version = answer->version_newest;
+        if (answer->version_newest > d->redo_verified) continue;
         ifl_error why = {0};
         IFL_TRY(redo_attach(d, group, answer, &why, err));
         if (why.status != IFL_OK) return desk_redo_give_up(d, why.text, err);

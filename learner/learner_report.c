@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/log.h"
 #include "common/memory.h"
 #include "learner/learner_internal.h"
 
@@ -215,29 +216,47 @@ ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t n, ifl_
     return IFL_OK;
 }
 
+/* The books come from the log alone, not from the learner's own counters. A log that is damaged
+ * costs its books, and not the run: *damaged, and `books` says where. */
+static ifl_status learner_books(learner *l, ifl_rollout_balance *balance, json_t **books,
+                                bool *damaged, ifl_error *err) {
+    ifl_rollout_ledger *ledger = NULL;
+    ifl_error why = {0};
+    IFL_TRY(ifl_rollout_log_flush(l->log, err));
+    ifl_status st = ifl_rollout_ledger_read(&ledger, l->options->run->rollouts, &why);
+    *damaged = st == IFL_FORMAT;
+    if (*damaged) {
+        ifl_warn("the run's books cannot be balanced: %s", why.text);
+        *books = json_pack("{s:n,s:s}", "holds", "damaged", why.text);
+    } else if (st != IFL_OK) {
+        *err = why;
+        return st;
+    } else {
+        ifl_rollout_ledger_balance(ledger, balance);
+        *books = ifl_rollout_balance_json(balance);
+        ifl_rollout_ledger_free(ledger);
+    }
+    return *books ? IFL_OK : ifl_fail(err, IFL_NOMEM, "summary: out of memory");
+}
+
 ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
     const run_totals *t = &l->totals;
     ifl_dispatch_stats desk = learner_desk_stats(l);
     ifl_audit_counts audit = learner_audit_counts(l);
-    /* The books come from the log alone, not from the learner's own counters. */
-    ifl_rollout_ledger *ledger;
-    ifl_rollout_balance balance;
-    IFL_TRY(ifl_rollout_log_flush(l->log, err));
-    IFL_TRY(ifl_rollout_ledger_read(&ledger, l->options->run->rollouts, err));
-    ifl_rollout_ledger_balance(ledger, &balance);
+    ifl_rollout_balance balance = {0};
+    json_t *books;
+    bool damaged;
+    IFL_TRY(learner_books(l, &balance, &books, &damaged, err));
     ifl_bias_record bias = {0};
     int64_t bias_steps;
     ifl_status read = ifl_bias_read(&bias, &bias_steps, l->options->run->ledger, err);
     if (read != IFL_OK && read != IFL_NOTFOUND) {
-        ifl_rollout_ledger_free(ledger);
+        json_decref(books);
         return read;
     }
-    json_t *books = ifl_rollout_balance_json(&balance);
-    ifl_rollout_ledger_free(ledger);
     double wall_s = t->wall_s + ifl_clock_s() - l->started_s;
     json_t *root = json_object();
-    if (!root || !books) {
-        json_decref(root);
+    if (!root) {
         json_decref(books);
         return ifl_fail(err, IFL_NOMEM, "summary: out of memory");
     }
@@ -314,12 +333,15 @@ ifl_status learner_summary(learner *l, const char *end, ifl_error *err) {
         PUT_INT("bias_not_scored", bias.n_not_scored);
         PUT_REAL("bias_ledger_s", bias.seconds);
     }
-    PUT_INT("trajectories_leased", balance.leased);
-    PUT_INT("trajectories_trained", balance.trained);
-    PUT_INT("trajectories_masked", balance.masked);
-    PUT_INT("trajectories_dropped", balance.dropped);
-    PUT_INT("trajectories_in_flight", balance.in_flight);
-    PUT_INT("trajectories_lost", balance.lost);
+#define PUT_BOOK(name, value)                                                                      \
+    json_object_set_new(root, name, damaged ? json_null() : json_integer((json_int_t)(value)))
+    PUT_BOOK("trajectories_leased", balance.leased);
+    PUT_BOOK("trajectories_trained", balance.trained);
+    PUT_BOOK("trajectories_masked", balance.masked);
+    PUT_BOOK("trajectories_dropped", balance.dropped);
+    PUT_BOOK("trajectories_in_flight", balance.in_flight);
+    PUT_BOOK("trajectories_lost", balance.lost);
+#undef PUT_BOOK
     PUT_INT("memory_rss_peak_bytes", ifl_memory_rss_peak());
     json_object_set_new(root, "books", books);
     json_object_set(root, "evals", l->evals);
