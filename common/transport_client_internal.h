@@ -53,7 +53,7 @@ struct ifl_client {
                         PING */
     int64_t backoff_ns, hello_ns;
     int64_t connected_ns;      /* when this session began */
-    int64_t seen_ns;           /* last word of the learner */
+    int64_t seen_ns;           /* last word of the learner on the control link */
     int64_t deadline_ns;       /* without WELCOME until then: GONE */
     bool weights_open;         /* CREDIT has been sent on the weight plane */
     int64_t weights_seen_ns;   /* last word on the weight plane, or since when there need be none */

@@ -524,8 +524,12 @@ static bool client_receive(ifl_client *c, bool on_weights) {
         client_lose(c, text, now);
     } else {
         counters->seq_in = h.seq;
-        c->seen_ns = now;
-        if (on_weights) c->weights_seen_ns = now;
+        /* Each link for itself: a frame whose length was damaged on the way swallows what follows on
+         * its link, and the other one goes on as if nothing were. */
+        if (on_weights)
+            c->weights_seen_ns = now;
+        else
+            c->seen_ns = now;
         if (on_weights && st == IFL_OK && m.type == IFL_WIRE_WANN)
             c->announced_version = m.wann.manifest->version;
         if (st != IFL_OK) {

@@ -503,7 +503,7 @@ bool transport_server_receive(ifl_server *s, bool on_weights) {
     } else {
         server_peer *peer = server_session(s, &in, &header, on_weights);
         if (peer) {
-            peer->seen_ns = now;
+            if (!on_weights) peer->seen_ns = now; /* PINGs come there; see the client's */
             if (on_weights)
                 transport_server_weight_message(s, peer, &message, now);
             else
