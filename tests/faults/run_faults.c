@@ -31,7 +31,7 @@
 #define ROWS_MAX 64
 #define JOBS_MAX 32
 #define REPLAYED 100
-#define ATTEMPTS 3                      /* at a fault, until it has taken place */
+#define ATTEMPTS 8                      /* at a fault, until it has taken place */
 #define HANG_MS (10 * JOB_HEARTBEAT_MS) /* the table's 10 s, at a heartbeat of 1 s */
 #define DEAD_MS 10000                   /* a job that has not recovered after so long is given up */
 
