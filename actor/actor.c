@@ -358,7 +358,7 @@ static ifl_status actor_rewards(actor *a, ifl_error *err) {
             if (answer->id == id) {
                 answer->traj->reward = reward;
                 answer->state = ANSWER_SCORED;
-                if (reward.status != IFL_REWARD_OK)
+                if (!ifl_reward_is_verdict(reward.status))
                     ifl_warn("checker %s: %s: %s", answer->lease->message.lease.checker,
                              ifl_reward_status_name(reward.status), reason.text);
             }

@@ -228,7 +228,7 @@ static ifl_status members_take(ifl_rollout_reader *r, ifl_byte_reader *b, ifl_re
         uint32_t bits = ifl_take_u32(b);
         memcpy(&members[i].reward, &bits, sizeof bits);
         if (members[i].sample < 0 || members[i].sample >= IFL_RECORD_MEMBERS_MAX ||
-            members[i].status > IFL_REWARD_UNAVAILABLE)
+            members[i].status >= IFL_REWARD_STATUS_COUNT)
             return damaged(r, "a group member is out of range", err);
     }
     out->members = members;

@@ -257,20 +257,38 @@ const char *ifl_finish_name(ifl_finish finish) {
     return "unknown";
 }
 
+static const char *const status_names[IFL_REWARD_STATUS_COUNT] = {
+    [IFL_REWARD_OK] = "ok",
+    [IFL_REWARD_NONE] = "none",
+    [IFL_REWARD_UNDECIDED] = "undecided",
+    [IFL_REWARD_BAD_TASK] = "bad_task",
+    [IFL_REWARD_CHECKER_ERROR] = "checker_error",
+    [IFL_REWARD_UNAVAILABLE] = "unavailable",
+    [IFL_REWARD_WRONG] = "wrong",
+    [IFL_REWARD_NO_ANSWER] = "no_answer",
+    [IFL_REWARD_BAD_FORMAT] = "bad_format",
+    [IFL_REWARD_TIME_LIMIT] = "time_limit",
+    [IFL_REWARD_MEMORY_LIMIT] = "memory_limit",
+    [IFL_REWARD_OUTPUT_LIMIT] = "output_limit",
+    [IFL_REWARD_RUNTIME_ERROR] = "runtime_error",
+    [IFL_REWARD_COMPILE_ERROR] = "compile_error",
+    [IFL_REWARD_SANDBOX_VIOLATION] = "sandbox_violation",
+};
+
 const char *ifl_reward_status_name(ifl_reward_status status) {
-    switch (status) {
-    case IFL_REWARD_OK:
-        return "ok";
-    case IFL_REWARD_NONE:
-        return "none";
-    case IFL_REWARD_UNDECIDED:
-        return "undecided";
-    case IFL_REWARD_BAD_TASK:
-        return "bad_task";
-    case IFL_REWARD_CHECKER_ERROR:
-        return "checker_error";
-    case IFL_REWARD_UNAVAILABLE:
-        return "unavailable";
+    return (unsigned)status < IFL_REWARD_STATUS_COUNT ? status_names[status] : "unknown";
+}
+
+bool ifl_reward_status_parse(const char *name, ifl_reward_status *out) {
+    for (int i = 0; i < IFL_REWARD_STATUS_COUNT; i++) {
+        if (strcmp(status_names[i], name) != 0) continue;
+        *out = (ifl_reward_status)i;
+        return true;
     }
-    return "unknown";
+    return false;
+}
+
+const char *ifl_sandbox_tier_name(ifl_sandbox_tier tier) {
+    static const char *const names[IFL_TIER_COUNT] = {"none", "rlimit", "landlock", "ns", "cgroup"};
+    return (unsigned)tier < IFL_TIER_COUNT ? names[tier] : "unknown";
 }

@@ -24,15 +24,42 @@ typedef enum {
     IFL_FINISH_ABORTED,  /* handed back unfinished */
 } ifl_finish;
 
-/* How a reward came about. Only OK trains; the others are never turned into a zero. */
+/* What a checker found. Verdicts train; the others say that nobody knows how good the answer is,
+ * and are never turned into a zero. The numbers are in files and on the wire. */
 typedef enum {
-    IFL_REWARD_OK,
-    IFL_REWARD_NONE,          /* not scored yet */
-    IFL_REWARD_UNDECIDED,
-    IFL_REWARD_BAD_TASK,
-    IFL_REWARD_CHECKER_ERROR,
-    IFL_REWARD_UNAVAILABLE,
+    IFL_REWARD_OK,            /* a verdict: right, or as right as the reward says */
+    IFL_REWARD_NONE,          /* none: not scored yet */
+    IFL_REWARD_UNDECIDED,     /* none: beyond what the checker can tell */
+    IFL_REWARD_BAD_TASK,      /* none: the task's answer or meta is malformed */
+    IFL_REWARD_CHECKER_ERROR, /* none: the checker failed */
+    IFL_REWARD_UNAVAILABLE,   /* none: there was no checker to ask */
+    IFL_REWARD_WRONG,         /* verdicts from here on */
+    IFL_REWARD_NO_ANSWER,     /* nothing that could be the answer, or several */
+    IFL_REWARD_BAD_FORMAT,
+    IFL_REWARD_TIME_LIMIT, /* these: of the answer's own program */
+    IFL_REWARD_MEMORY_LIMIT,
+    IFL_REWARD_OUTPUT_LIMIT,
+    IFL_REWARD_RUNTIME_ERROR,
+    IFL_REWARD_COMPILE_ERROR,
+    IFL_REWARD_SANDBOX_VIOLATION,
+    IFL_REWARD_STATUS_COUNT
 } ifl_reward_status;
+
+static inline bool ifl_reward_is_verdict(ifl_reward_status status) {
+    return status == IFL_REWARD_OK ||
+           (status >= IFL_REWARD_WRONG && status < IFL_REWARD_STATUS_COUNT);
+}
+
+/* How well a policy's programs were kept apart from the host and each other; rewards/sandbox.h
+ * measures it. */
+typedef enum {
+    IFL_TIER_NONE, /* no program was run */
+    IFL_TIER_RLIMIT,
+    IFL_TIER_LANDLOCK,
+    IFL_TIER_NS,
+    IFL_TIER_CGROUP,
+    IFL_TIER_COUNT
+} ifl_sandbox_tier;
 
 typedef enum { IFL_KV_BUILT, IFL_KV_KEPT, IFL_KV_REBUILT } ifl_kv_event_kind;
 
@@ -66,7 +93,10 @@ typedef struct ifl_reward {
         float value;
     } components[IFL_COMPONENTS_MAX];
     float queued_s, run_s;
-    char checker[64]; /* name/version */
+    char checker[64];                  /* name/version */
+    uint64_t config;                   /* hash of the checker's options; 0 = it has none */
+    int32_t tests_passed, tests_total; /* 0 / 0: not that kind of checker */
+    uint8_t tier;                      /* ifl_sandbox_tier */
 } ifl_reward;
 
 /* Identity: (task serial, sample) inside a run. */
@@ -166,5 +196,8 @@ ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size
 
 const char *ifl_finish_name(ifl_finish finish);
 const char *ifl_reward_status_name(ifl_reward_status status);
+/* False for a name that is none. */
+bool ifl_reward_status_parse(const char *name, ifl_reward_status *out);
+const char *ifl_sandbox_tier_name(ifl_sandbox_tier tier);
 
 #endif

@@ -27,7 +27,10 @@ static ifl_status check_scalars(const ifl_trajectory *t, ifl_error *err) {
     if ((unsigned)t->finish > IFL_FINISH_ABORTED)
         CHECK_FAIL("finish %d is unknown", (int)t->finish);
     const ifl_reward *r = &t->reward;
-    if ((unsigned)r->status > IFL_REWARD_UNAVAILABLE)
+    if ((unsigned)r->tier >= IFL_TIER_COUNT) CHECK_FAIL("sandbox tier %d is unknown", (int)r->tier);
+    if (r->tests_passed < 0 || r->tests_passed > r->tests_total)
+        CHECK_FAIL("%d of %d tests passed", r->tests_passed, r->tests_total);
+    if ((unsigned)r->status >= IFL_REWARD_STATUS_COUNT)
         CHECK_FAIL("reward status %d is unknown", (int)r->status);
     if (!isfinite(r->reward)) CHECK_FAIL("reward is not finite");
     if (!isfinite(r->queued_s) || !isfinite(r->run_s)) CHECK_FAIL("reward times are not finite");

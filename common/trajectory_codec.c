@@ -54,6 +54,11 @@ enum {
     KEY_PAYLOAD_HASH = 28,
     KEY_N_KEPT_IDS = 29,   /* format 2, as the next */
     KEY_N_KEPT_BYTES = 30, /* of the numbers behind the full log-probs */
+    KEY_VERDICT = 31,      /* these where they say something; else absent */
+    KEY_CHECKER_CONFIG = 32,
+    KEY_TESTS_PASSED = 33,
+    KEY_TESTS_TOTAL = 34,
+    KEY_TIER = 35,
 };
 
 static uint8_t *put_u32(uint8_t *p, uint32_t v) {
@@ -231,7 +236,9 @@ static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, size_
     ifl_meta_put_f32(w, KEY_TOP_P, "top_p", traj->top_p);
     ifl_meta_put_i64(w, KEY_MAX_NEW_TOKENS, traj->max_new_tokens);
     ifl_meta_put_i64(w, KEY_FINISH, traj->finish);
-    ifl_meta_put_i64(w, KEY_REWARD_STATUS, r->status);
+    /* Who knows no finer verdicts takes the reward as it is. */
+    ifl_meta_put_i64(w, KEY_REWARD_STATUS,
+                     ifl_reward_is_verdict(r->status) ? IFL_REWARD_OK : r->status);
     ifl_meta_put_f32(w, KEY_REWARD, "reward", r->reward);
     ifl_meta_put_array(w, KEY_COMPONENT_NAMES, r->n_components);
     for (int32_t i = 0; i < r->n_components && w->status == IFL_OK; i++) {
@@ -252,9 +259,18 @@ static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, size_
     ifl_meta_put_i64(w, KEY_FINISHED_MS, traj->finished_ms);
     ifl_meta_put_text(w, KEY_ACTOR, traj->actor);
     ifl_meta_put_hash(w, KEY_PAYLOAD_HASH, payload_hash);
-    if (!traj->kept_ends) return;
-    ifl_meta_put_i64(w, KEY_N_KEPT_IDS, traj->n_kept_ids);
-    ifl_meta_put_i64(w, KEY_N_KEPT_BYTES, (int64_t)n_kept_bytes);
+    if (traj->kept_ends) {
+        ifl_meta_put_i64(w, KEY_N_KEPT_IDS, traj->n_kept_ids);
+        ifl_meta_put_i64(w, KEY_N_KEPT_BYTES, (int64_t)n_kept_bytes);
+    }
+    if (ifl_reward_is_verdict(r->status) && r->status != IFL_REWARD_OK)
+        ifl_meta_put_i64(w, KEY_VERDICT, r->status);
+    if (r->config) ifl_meta_put_u64(w, KEY_CHECKER_CONFIG, r->config);
+    if (r->tests_total > 0) {
+        ifl_meta_put_i64(w, KEY_TESTS_PASSED, r->tests_passed);
+        ifl_meta_put_i64(w, KEY_TESTS_TOTAL, r->tests_total);
+    }
+    if (r->tier) ifl_meta_put_i64(w, KEY_TIER, r->tier);
 }
 
 ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
@@ -321,6 +337,25 @@ static void decode_reward(ifl_meta_reader *r, ifl_reward *reward) {
     ifl_meta_get_f32(r, KEY_QUEUED_S, "queued_s", &reward->queued_s);
     ifl_meta_get_f32(r, KEY_RUN_S, "run_s", &reward->run_s);
     ifl_meta_get_text(r, KEY_CHECKER, "checker", reward->checker, sizeof reward->checker);
+    if (ifl_meta_has(r, KEY_VERDICT)) {
+        if (status != IFL_REWARD_OK)
+            ifl_meta_refuse(r, "a verdict", "comes with a status that is none");
+        ifl_meta_get_i32(r, KEY_VERDICT, "verdict", IFL_REWARD_WRONG, IFL_REWARD_STATUS_COUNT - 1,
+                         &status);
+        reward->status = (ifl_reward_status)status;
+    }
+    if (ifl_meta_has(r, KEY_CHECKER_CONFIG))
+        ifl_meta_get_u64(r, KEY_CHECKER_CONFIG, "checker's options", &reward->config);
+    if (ifl_meta_has(r, KEY_TESTS_TOTAL)) {
+        ifl_meta_get_i32(r, KEY_TESTS_TOTAL, "tests", 1, INT32_MAX, &reward->tests_total);
+        ifl_meta_get_i32(r, KEY_TESTS_PASSED, "tests passed", 0, reward->tests_total,
+                         &reward->tests_passed);
+    }
+    if (ifl_meta_has(r, KEY_TIER)) {
+        int32_t tier = 0;
+        ifl_meta_get_i32(r, KEY_TIER, "sandbox tier", 0, IFL_TIER_COUNT - 1, &tier);
+        reward->tier = (uint8_t)tier;
+    }
 }
 
 /* What format 2 says beyond the trajectory's own fields. */

@@ -3,7 +3,7 @@
 #include <math.h>
 
 static bool member_valid(ifl_reward_status status, float reward) {
-    return status == IFL_REWARD_OK && isfinite(reward);
+    return ifl_reward_is_verdict(status) && isfinite(reward);
 }
 
 ifl_advantage_stats ifl_advantage_group(ifl_loss_kind loss, int32_t n,

@@ -25,7 +25,7 @@ typedef struct ifl_advantage_stats {
  *   the others              A_i = (R_i - mean) / (std + 1e-4)                (arXiv 2402.03300)
  *
  * Mean and std over the valid members; std is the sample deviation (n - 1), as torch.std. A member
- * whose reward status is not IFL_REWARD_OK, or whose reward is not finite, leaves the group: its
+ * whose reward status is no verdict, or whose reward is not finite, leaves the group: its
  * advantage is 0 and it enters no mean. With fewer than two valid members the group is skipped (all
  * advantages 0). Equal rewards give exactly 0, whatever the rounding of their mean. Arithmetic in
  * double, members ascending. */

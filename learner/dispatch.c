@@ -413,7 +413,7 @@ ifl_status ifl_dispatch_close(ifl_dispatch *d, int64_t step, ifl_group **groups,
                 st = ifl_rollout_log_masked(d->log, key,
                                             outcomes[g][i].reason == IFL_DROP_STALE
                                                 ? ifl_drop_reason_name(IFL_DROP_STALE)
-                                            : m->traj->reward.status != IFL_REWARD_OK
+                                            : !ifl_reward_is_verdict(m->traj->reward.status)
                                                 ? ifl_reward_status_name(m->traj->reward.status)
                                                 : "truncated",
                                             err);

@@ -625,7 +625,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
             .key = key, .lease_id = lease_id, .code = invalid ? IFL_NACK_INVALID : IFL_NACK_STALE};
         snprintf(answer.nack.text, sizeof answer.nack.text, "%.500s", refused.text);
     } else {
-        if (traj->purpose == IFL_PURPOSE_TRAIN && traj->reward.status != IFL_REWARD_OK &&
+        if (traj->purpose == IFL_PURPOSE_TRAIN && !ifl_reward_is_verdict(traj->reward.status) &&
             strcmp(d->config->reward.on_error, "fail") == 0)
             return ifl_fail(
                 err, IFL_PEER, "checker %s could not judge %s (%s) and reward.on_error is fail",

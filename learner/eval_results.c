@@ -165,13 +165,7 @@ static bool count_at(const json_t *object, const char *key, int32_t max, int32_t
 
 static bool status_at(const json_t *object, ifl_reward_status *out) {
     const char *name;
-    if (!text_at(object, "status", 64, &name)) return false;
-    for (int i = IFL_REWARD_OK; i <= IFL_REWARD_UNAVAILABLE; i++)
-        if (strcmp(ifl_reward_status_name((ifl_reward_status)i), name) == 0) {
-            *out = (ifl_reward_status)i;
-            return true;
-        }
-    return false;
+    return text_at(object, "status", 64, &name) && ifl_reward_status_parse(name, out);
 }
 
 static ifl_status head_read(ifl_eval_results *r, const json_t *line, const char *path,

@@ -58,7 +58,7 @@ ifl_status ifl_eval_results_add(ifl_eval_results *results, const char *source, c
 /* The checker's word on an answer: anything but a finite reward of a checker that worked leaves it
  * unjudged, which is never a zero. */
 static inline bool ifl_eval_judged(ifl_reward_status status, float reward) {
-    return status == IFL_REWARD_OK && reward - reward == 0.0f;
+    return ifl_reward_is_verdict(status) && reward - reward == 0.0f;
 }
 static inline bool ifl_eval_right(ifl_reward_status status, float reward) {
     return ifl_eval_judged(status, reward) && reward >= 0.999f;

@@ -198,7 +198,7 @@ ifl_status learner_group_metrics(learner *l, ifl_group **groups, int32_t n, ifl_
             const ifl_member *m = &groups[g]->members[i];
             if (m->state != IFL_MEMBER_STORED) continue;
             tokens += ifl_trajectory_n_policy(m->traj);
-            if (m->traj->reward.status != IFL_REWARD_OK) continue;
+            if (!ifl_reward_is_verdict(m->traj->reward.status)) continue;
             scored++;
             right += m->traj->reward.reward > 0.0f;
         }

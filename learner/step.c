@@ -155,7 +155,7 @@ static ifl_status step_kl_rewards(ifl_stepper *s, ifl_group **groups, int32_t n_
     n = 0;
     for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
         for (int32_t i = 0; i < groups[g]->n_members; i++)
-            if (s->statuses[at + i] == IFL_REWARD_OK && /* a control may have moved it here */
+            if (ifl_reward_is_verdict(s->statuses[at + i]) && /* a control may have moved it here */
                 groups[g]->members[i].state == IFL_MEMBER_STORED) {
                 items[n] = (ifl_pack_item){groups[g]->members[i].traj, 1.0f};
                 places[n++] = at + i;
@@ -295,7 +295,7 @@ static ifl_status step_advantages(ifl_stepper *s, ifl_group **groups, int32_t n_
                         : ifl_fail(err, IFL_NOMEM, "learner: out of memory for advantages");
     for (int32_t g = 0; g < n_groups && st == IFL_OK; at += groups[g]->n_members, g++)
         for (int32_t i = 0; i < groups[g]->n_members; i++) {
-            valid[at + i] = !stats[g].skipped && s->statuses[at + i] == IFL_REWARD_OK &&
+            valid[at + i] = !stats[g].skipped && ifl_reward_is_verdict(s->statuses[at + i]) &&
                             isfinite(s->rewards[at + i]) &&
                             groups[g]->members[i].state == IFL_MEMBER_STORED;
             if (valid[at + i]) tokens[at + i] = ifl_pack_loss_tokens(groups[g]->members[i].traj);
@@ -341,7 +341,7 @@ static void step_members(ifl_stepper *s, int64_t step, ifl_group **groups, int32
             *outcome = (ifl_member_outcome){IFL_END_TRAINED, IFL_DROP_SKIPPED};
             const ifl_member *m = &group->members[i];
             if (m->state != IFL_MEMBER_STORED) continue;
-            if (s->statuses[at + i] != IFL_REWARD_OK || !isfinite(s->rewards[at + i])) {
+            if (!ifl_reward_is_verdict(s->statuses[at + i]) || !isfinite(s->rewards[at + i])) {
                 outcome->end = IFL_END_MASKED;
                 r->n_masked++;
             } else if (stats[g].skipped) {

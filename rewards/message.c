@@ -133,6 +133,10 @@ size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char
                      strnlen(reward->components[i].name, sizeof reward->components[i].name - 1));
         p = put_f32(p, reward->components[i].value);
     }
+    p = put_u64(p, reward->config);
+    p = put_u32(p, (uint32_t)reward->tests_passed);
+    p = put_u32(p, (uint32_t)reward->tests_total);
+    p = put_u32(p, reward->tier);
     p = put_text(p, reward->checker, strnlen(reward->checker, sizeof reward->checker - 1));
     p = put_text(p, reason, strnlen(reason, IFL_REWARD_REASON_MAX - 1));
     size_t n = (size_t)(p - frame);
@@ -150,10 +154,10 @@ ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t 
     uint32_t status = get_u32(&r);
     out->reward = get_f32(&r);
     uint32_t n_components = get_u32(&r);
-    if (r.failed || status > IFL_REWARD_UNAVAILABLE || status == IFL_REWARD_NONE)
+    if (r.failed || status >= IFL_REWARD_STATUS_COUNT || status == IFL_REWARD_NONE)
         return ifl_fail(err, IFL_FORMAT, "a reply of %zu bytes with status %u", n_body, status);
-    if (!(out->reward >= 0.0f && out->reward <= 1.0f))
-        return ifl_fail(err, IFL_FORMAT, "a reward of %g, wanted 0 .. 1", (double)out->reward);
+    if (!(out->reward >= -1.0f && out->reward <= 1.0f))
+        return ifl_fail(err, IFL_FORMAT, "a reward of %g, wanted -1 .. 1", (double)out->reward);
     if (n_components > IFL_COMPONENTS_MAX)
         return ifl_fail(err, IFL_FORMAT, "%u components, limit %d", n_components,
                         IFL_COMPONENTS_MAX);
@@ -165,6 +169,12 @@ ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t 
         out->components[i].value = get_f32(&r);
         if (!isfinite(out->components[i].value)) r.failed = true;
     }
+    out->config = get_u64(&r);
+    uint32_t passed = get_u32(&r), total = get_u32(&r), tier = get_u32(&r);
+    if (total > INT32_MAX || passed > total || tier >= IFL_TIER_COUNT) r.failed = true;
+    out->tests_passed = (int32_t)passed;
+    out->tests_total = (int32_t)total;
+    out->tier = (uint8_t)tier;
     const char *text = get_text(&r, sizeof out->checker - 1, &n);
     memcpy(out->checker, text, n);
     text = get_text(&r, IFL_REWARD_REASON_MAX - 1, &n);

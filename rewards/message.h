@@ -8,7 +8,7 @@
 #define IFL_REWARD_FRAME_MAX (5u << 20) /* four texts of at most 1 MiB, and change */
 #define IFL_REWARD_REPLY_MAX 4096u
 #define IFL_REWARD_REASON_MAX 1024 /* NUL included */
-#define IFL_REWARD_HELLO "inflight reward worker 1"
+#define IFL_REWARD_HELLO "inflight reward worker 2"
 
 /* A request as a frame, length included. Owned (free()). Returns IFL_LIMIT for a text over
  * IFL_ANSWER_BYTES_MAX. */

@@ -525,8 +525,7 @@ ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint6
         if (j) {
             *id = j->id;
             *out = j->reward;
-            if (out->status != IFL_REWARD_OK)
-                ifl_fail(err, IFL_OK, "checker %s: %s", out->checker, j->reason);
+            if (*j->reason) ifl_fail(err, IFL_OK, "checker %s: %s", out->checker, j->reason);
             job_free(j);
             return IFL_OK;
         }

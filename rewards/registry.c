@@ -56,7 +56,7 @@ bool ifl_slice_after_last(ifl_slice s, const char *marker, ifl_slice *out) {
 }
 
 ifl_status ifl_verdict(ifl_reward *out, bool right) {
-    out->status = IFL_REWARD_OK;
+    out->status = right ? IFL_REWARD_OK : IFL_REWARD_WRONG;
     out->reward = right ? 1.0f : 0.0f;
     return IFL_OK;
 }

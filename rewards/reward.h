@@ -19,9 +19,9 @@ typedef struct ifl_reward_request {
 } ifl_reward_request;
 
 /* One checker: a pure function of the request. Runs inside a worker process. `out` comes zeroed but
- * for status NONE; a status other than OK comes with its reason in `err`. Rewards lie in [0, 1]. A
- * return other than IFL_OK means that the check itself failed (no memory, say): CHECKER_ERROR,
- * never a zero. */
+ * for status NONE; a status that is no verdict comes with its reason in `err`, a verdict may.
+ * Rewards lie in [-1, 1], right is 1. A return other than IFL_OK means that the check itself failed
+ * (no memory, say): CHECKER_ERROR, never a zero. */
 typedef struct ifl_checker {
     const char *name;
     const char *version;

@@ -41,7 +41,7 @@ void ifl_reward_check(const ifl_reward_request *request, ifl_reward *out, char *
     snprintf(out->checker, sizeof out->checker, "%s/%s", checker->name, checker->version);
     ifl_status st = checker->check(request, out, &err);
     bool sane = st == IFL_OK && out->status != IFL_REWARD_NONE && isfinite(out->reward) &&
-                out->reward >= 0.0f && out->reward <= 1.0f;
+                out->reward >= -1.0f && out->reward <= 1.0f;
     if (!sane) {
         if (st == IFL_OK)
             ifl_fail(&err, IFL_FORMAT, "garbage from the checker: status %s, reward %g",
@@ -50,8 +50,12 @@ void ifl_reward_check(const ifl_reward_request *request, ifl_reward *out, char *
         out->n_components = 0;
     }
     if (out->status == IFL_REWARD_OK) return;
-    out->reward = 0.0f;
-    snprintf(reason, IFL_REWARD_REASON_MAX, "%s", err.text[0] ? err.text : ifl_status_text(st));
+    if (!ifl_reward_is_verdict(out->status)) out->reward = 0.0f;
+    bool silent = !err.text[0] && st == IFL_OK; /* a plain verdict needs no reason */
+    snprintf(reason, IFL_REWARD_REASON_MAX, "%s",
+             silent        ? ""
+             : err.text[0] ? err.text
+                           : ifl_status_text(st));
 }
 
 static bool read_all(int fd, void *to, size_t n) {

@@ -55,7 +55,7 @@ static void row_print_text(const ifl_rollout_row *row, const char *prompt, const
     char fate[96];
     printf("task %s  serial %llu  sample %d of %d  %s\n", t->task_id,
            (unsigned long long)t->task_serial, t->sample, t->group_size, fate_text(row, fate));
-    if (t->reward.status == IFL_REWARD_OK)
+    if (ifl_reward_is_verdict(t->reward.status))
         printf("  reward    %g", (double)t->reward.reward);
     else
         printf("  reward    none (%s)", ifl_reward_status_name(t->reward.status));
@@ -93,7 +93,7 @@ static ifl_status row_print_json(const ifl_rollout_row *row, const char *prompt,
         "reward_status", ifl_reward_status_name(t->reward.status), "checker", t->reward.checker,
         "prompt_tokens", (int)row->n_prompt, "answer_tokens", (int)row->n_answer, "finish",
         ifl_finish_name(t->finish), "reward",
-        t->reward.status == IFL_REWARD_OK ? json_real((double)t->reward.reward) : json_null(),
+        ifl_reward_is_verdict(t->reward.status) ? json_real((double)t->reward.reward) : json_null(),
         "versions", versions, "actor", t->actor, "prompt", prompt, "answer", answer);
     if (object && row->has_lag) {
         json_object_set_new(object, "lag_mean", json_real(row->lag_mean));

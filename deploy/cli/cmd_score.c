@@ -1,5 +1,6 @@
 /* inflight score: runs a checker on answers, in the same worker processes that an actor uses. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,7 +35,7 @@ typedef struct score_run {
     FILE *out;
     score_result *window; /* ring, [n_window] by running number */
     uint64_t n_window, n_submitted, n_written;
-    int64_t n_by_status[IFL_REWARD_UNAVAILABLE + 1], n_right;
+    int64_t n_by_status[IFL_REWARD_STATUS_COUNT], n_verdicts, n_right;
     double reward_sum;
     int64_t progress_ns;
     bool terminal;
@@ -131,15 +132,41 @@ static ifl_status args_check(const score_args *a, ifl_error *err) {
 /* --- Results
  * ------------------------------------------------------------------------------------------- */
 
+/* To the microsecond: what lies behind is noise. */
+static json_t *seconds_json(float s) {
+    return json_real(round((double)s * 1e6) / 1e6);
+}
+
 static ifl_status result_write(FILE *out, const char *task_id, const ifl_reward *r,
                                const char *reason, ifl_error *err) {
     json_t *o = json_object();
     if (task_id) json_object_set_new(o, "id", json_string(task_id));
     json_object_set_new(o, "status", json_string(ifl_reward_status_name(r->status)));
-    /* No reward is no zero: a status other than ok has none. */
-    json_object_set_new(o, "reward",
-                        r->status == IFL_REWARD_OK ? json_real((double)r->reward) : json_null());
+    /* No reward is no zero: a status that is no verdict has none. */
+    json_object_set_new(
+        o, "reward", ifl_reward_is_verdict(r->status) ? json_real((double)r->reward) : json_null());
     json_object_set_new(o, "checker", json_string(r->checker));
+    if (r->n_components > 0) {
+        json_t *components = json_object();
+        for (int32_t i = 0; i < r->n_components; i++)
+            json_object_set_new(components, r->components[i].name,
+                                json_real((double)r->components[i].value));
+        json_object_set_new(o, "components", components);
+    }
+    if (r->tests_total > 0) {
+        json_object_set_new(o, "tests_passed", json_integer(r->tests_passed));
+        json_object_set_new(o, "tests_total", json_integer(r->tests_total));
+    }
+    json_object_set_new(o, "queued_s", seconds_json(r->queued_s));
+    json_object_set_new(o, "run_s", seconds_json(r->run_s));
+    if (r->config) {
+        char config[17];
+        snprintf(config, sizeof config, "%016" PRIx64, r->config);
+        json_object_set_new(o, "config", json_string(config));
+    }
+    if (r->tier)
+        json_object_set_new(o, "tier",
+                            json_string(ifl_sandbox_tier_name((ifl_sandbox_tier)r->tier)));
     if (reason && *reason) json_object_set_new(o, "reason", json_string(reason));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
@@ -154,9 +181,7 @@ static void run_progress(score_run *run, bool last) {
     if (!run->terminal || (!last && now - run->progress_ns < PROGRESS_NS)) return;
     run->progress_ns = now;
     fprintf(stderr, "\r%" PRIu64 " scored, mean reward %.3f\x1b[K%s", run->n_written,
-            run->n_by_status[IFL_REWARD_OK]
-                ? run->reward_sum / (double)run->n_by_status[IFL_REWARD_OK]
-                : 0.0,
+            run->n_verdicts ? run->reward_sum / (double)run->n_verdicts : 0.0,
             last ? "\r\x1b[K" : "");
 }
 
@@ -167,7 +192,8 @@ static ifl_status run_write(score_run *run, ifl_error *err) {
         if (!r->done) break;
         IFL_TRY(result_write(run->out, r->task_id, &r->reward, r->reason, err));
         run->n_by_status[r->reward.status]++;
-        if (r->reward.status == IFL_REWARD_OK) {
+        if (ifl_reward_is_verdict(r->reward.status)) {
+            run->n_verdicts++;
             run->reward_sum += (double)r->reward.reward;
             run->n_right += r->reward.reward == 1.0f;
         } else if (!run->first_failure[0]) {
@@ -197,7 +223,7 @@ static ifl_status run_collect(score_run *run, ifl_error *err) {
     IFL_ASSERT(r->id == id && !r->done);
     r->reward = reward;
     r->done = true;
-    if (reward.status != IFL_REWARD_OK) {
+    if (*why.text) {
         r->reason = strdup(why.text);
         if (!r->reason) return ifl_fail(err, IFL_NOMEM, "score: no memory for a result");
     }
@@ -253,15 +279,15 @@ static ifl_status run_files(score_run *run, const score_args *a, ifl_error *err)
 }
 
 static ifl_status run_summary(const score_run *run, ifl_error *err) {
-    int64_t n_ok = run->n_by_status[IFL_REWARD_OK];
+    int64_t n_ok = run->n_verdicts;
     int64_t n_failed =
         run->n_by_status[IFL_REWARD_CHECKER_ERROR] + run->n_by_status[IFL_REWARD_UNAVAILABLE];
     fprintf(stderr,
             "score: %" PRIu64 " completions, %" PRId64 " scored, %" PRId64
             " right, mean reward %.4f",
             run->n_written, n_ok, run->n_right, n_ok ? run->reward_sum / (double)n_ok : 0.0);
-    for (int s = IFL_REWARD_UNDECIDED; s <= IFL_REWARD_UNAVAILABLE; s++)
-        if (run->n_by_status[s])
+    for (int s = IFL_REWARD_UNDECIDED; s < IFL_REWARD_STATUS_COUNT; s++)
+        if (run->n_by_status[s] && s != IFL_REWARD_WRONG)
             fprintf(stderr, ", %" PRId64 " %s", run->n_by_status[s],
                     ifl_reward_status_name((ifl_reward_status)s));
     fprintf(stderr, "\n");

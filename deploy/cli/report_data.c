@@ -144,7 +144,7 @@ static ifl_status sample_take(const loader *l, ifl_report_sample *s, const ifl_r
     snprintf(s->task_id, sizeof s->task_id, "%s", t->task_id);
     s->task_serial = t->task_serial;
     s->n_answer = row->n_answer;
-    s->scored = t->reward.status == IFL_REWARD_OK;
+    s->scored = ifl_reward_is_verdict(t->reward.status);
     s->reward = (double)t->reward.reward;
     s->finish = ifl_finish_name(t->finish);
     s->has_lag = row->has_lag;

@@ -31,7 +31,7 @@ static ifl_reward check_bytes(const char *checker, const char *answer, const cha
     ifl_reward out;
     char reason[1024];
     ifl_reward_check(&request, &out, reason);
-    assert_int_equal(out.status == IFL_REWARD_OK, reason[0] == '\0');
+    assert_int_equal(ifl_reward_is_verdict(out.status), reason[0] == '\0');
     return out;
 }
 
@@ -44,7 +44,9 @@ static void expect_cases(const char *checker, const char *meta, const pair_case 
     for (size_t i = 0; i < n; i++) {
         ifl_reward r = check_bytes(checker, cases[i].answer, meta, cases[i].completion,
                                    strlen(cases[i].completion), IFL_FINISH_EOS);
-        ifl_reward_status want = cases[i].right < 0 ? IFL_REWARD_BAD_TASK : IFL_REWARD_OK;
+        ifl_reward_status want = cases[i].right < 0   ? IFL_REWARD_BAD_TASK
+                                 : cases[i].right > 0 ? IFL_REWARD_OK
+                                                      : IFL_REWARD_WRONG;
         float reward = cases[i].right > 0 ? 1.0f : 0.0f;
         if (r.status != want || r.reward != reward)
             fail_msg("%s: answer '%s', completion '%s': got status %d reward %g, wanted %d",
@@ -98,7 +100,7 @@ static void test_exact_end_refuses_cut_answers(void **state) {
     assert_true(check_bytes("exact", "501", meta, "#501", 4, IFL_FINISH_EOS).reward == 1.0f);
     assert_true(check_bytes("exact", "501", meta, "#501", 4, IFL_FINISH_STOP).reward == 1.0f);
     ifl_reward cut = check_bytes("exact", "501", meta, "#501", 4, IFL_FINISH_LENGTH);
-    assert_int_equal(cut.status, IFL_REWARD_OK);
+    assert_int_equal(cut.status, IFL_REWARD_WRONG);
     assert_true(cut.reward == 0.0f);
     cut = check_bytes("exact", "501", "{\"after\":\"#\"}", "#501", 4, IFL_FINISH_LENGTH);
     assert_true(cut.reward == 1.0f);
@@ -339,7 +341,7 @@ static void test_hostile_bytes_are_handled_in_bounded_time(void **state) {
             const char *meta = c == 2 ? "{\"regex\":\"5+\\\\.$\"}" : "{\"after\":\"#\"}";
             clock_t begin = clock();
             ifl_reward r = check_bytes(checkers[c], "5", meta, text, BIG, IFL_FINISH_LENGTH);
-            assert_true(r.status == IFL_REWARD_OK || r.status == IFL_REWARD_UNDECIDED);
+            assert_true(ifl_reward_is_verdict(r.status) || r.status == IFL_REWARD_UNDECIDED);
             double took = (double)(clock() - begin) / CLOCKS_PER_SEC;
             if (took > BIG_S)
                 fail_msg("%s on 1 MiB of '%s' took %.2f s of CPU time", checkers[c],

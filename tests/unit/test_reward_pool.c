@@ -166,7 +166,7 @@ static void test_thousand_requests_through_two_workers(void **state) {
         uint64_t id = 0;
         ifl_error err = {0};
         ifl_reward r = collect(pool, &id, &err);
-        assert_int_equal(r.status, IFL_REWARD_OK);
+        assert_true(ifl_reward_is_verdict(r.status));
         assert_in_range(id, 0, 999);
         assert_int_equal(seen[id], 0);
         seen[id] = 1;
@@ -468,7 +468,14 @@ static void test_messages_are_checked(void **state) {
     }
     free(frame);
 
-    ifl_reward reward = {.status = IFL_REWARD_OK, .reward = 0.5f, .n_components = 1}, got;
+    ifl_reward reward = {.status = IFL_REWARD_TIME_LIMIT,
+                         .reward = 0.5f,
+                         .n_components = 1,
+                         .config = UINT64_MAX - 1,
+                         .tests_passed = 1,
+                         .tests_total = 2,
+                         .tier = IFL_TIER_NS},
+               got;
     strcpy(reward.components[0].name, "form");
     reward.components[0].value = 2.0f;
     strcpy(reward.checker, "x/1");
@@ -478,6 +485,9 @@ static void test_messages_are_checked(void **state) {
     n = ifl_reward_reply_encode(3, &reward, "why", reply);
     assert_int_equal(ifl_reward_reply_decode(reply + 4, n - 4, &id, &got, reason, NULL), IFL_OK);
     assert_int_equal(id, 3);
+    assert_int_equal(got.status, IFL_REWARD_TIME_LIMIT);
+    assert_true(got.config == UINT64_MAX - 1 && got.tests_passed == 1 && got.tests_total == 2);
+    assert_int_equal(got.tier, IFL_TIER_NS);
     assert_true(got.reward == 0.5f && got.components[0].value == 2.0f);
     assert_string_equal(got.components[0].name, "form");
     assert_string_equal(reason, "why");

@@ -12,6 +12,7 @@
 
 #include "common/rng.h"
 #include "common/trajectory.h"
+#include "common/wire_meta.h"
 
 #define VOCAB 100
 
@@ -521,6 +522,42 @@ static void test_fuzzed_trajectories_do_no_harm(void **state) {
     ifl_trajectory_free(t);
 }
 
+/* Every status comes back, and who doesn't know the finer verdicts finds an OK with its reward. */
+static void test_verdicts(void **state) {
+    (void)state;
+    for (int status = 0; status < IFL_REWARD_STATUS_COUNT; status++) {
+        ifl_error err = {0};
+        ifl_trajectory *t = make_trajectory(), *u = NULL;
+        ifl_reward_status parsed;
+        uint8_t *meta, *payload;
+        size_t n_meta, n_payload;
+        t->reward.status = (ifl_reward_status)status;
+        t->reward.tests_passed = status;
+        t->reward.tests_total = status ? 20 : 0;
+        t->reward.config = status ? UINT64_MAX - (uint64_t)status : 0;
+        t->reward.tier = (uint8_t)(status % IFL_TIER_COUNT);
+        assert_int_equal(ifl_trajectory_encode(t, &meta, &n_meta, &payload, &n_payload, &err),
+                         IFL_OK);
+        assert_int_equal(ifl_trajectory_decode(&u, meta, n_meta, payload, n_payload, &err), IFL_OK);
+        assert_int_equal(u->reward.status, status);
+        assert_int_equal(u->reward.tests_passed, t->reward.tests_passed);
+        assert_int_equal(u->reward.tests_total, t->reward.tests_total);
+        assert_true(u->reward.config == t->reward.config && u->reward.tier == t->reward.tier);
+        assert_true(ifl_reward_status_parse(ifl_reward_status_name(u->reward.status), &parsed));
+        assert_int_equal(parsed, status);
+        int32_t coarse = -1;
+        ifl_meta_reader r;
+        assert_int_equal(ifl_meta_open(&r, "TRAJ", meta, n_meta, &err), IFL_OK);
+        ifl_meta_get_i32(&r, 17, "status", 0, 5, &coarse);
+        assert_int_equal(ifl_meta_close(&r), IFL_OK);
+        assert_int_equal(coarse, ifl_reward_is_verdict(u->reward.status) ? 0 : status);
+        free(meta);
+        free(payload);
+        ifl_trajectory_free(t);
+        ifl_trajectory_free(u);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_append_makes_spans_runs_and_merged_kv_events),
@@ -532,6 +569,7 @@ int main(void) {
         cmocka_unit_test(test_kept_sets_lie_beside_their_tokens),
         cmocka_unit_test(test_check_refuses_kept_sets_that_do_not_fit),
         cmocka_unit_test(test_kept_sets_survive_the_codec),
+        cmocka_unit_test(test_verdicts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
