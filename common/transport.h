@@ -103,6 +103,9 @@ void ifl_server_event_clear(ifl_server_event *event);
 ifl_status ifl_server_send(ifl_server *server, uint64_t peer, const ifl_message *message,
                            ifl_error *err);
 
+/* Bytes that may be queued to a peer now; 0 when there is no such session. */
+int64_t ifl_server_room(ifl_server *server, uint64_t peer);
+
 /* TRAJ_ACK for a trajectory that came as a message of this peer. The actor's outbox keeps it until
  * then. */
 ifl_status ifl_server_ack(ifl_server *server, uint64_t peer, const ifl_trajectory *traj,

@@ -355,6 +355,14 @@ ifl_status ifl_server_send(ifl_server *s, uint64_t session, const ifl_message *m
     return st;
 }
 
+int64_t ifl_server_room(ifl_server *s, uint64_t session) {
+    pthread_mutex_lock(&s->lock);
+    const server_peer *peer = transport_server_find_session(s, session);
+    int64_t room = peer ? s->options.send_bytes_max - peer->out.n_bytes : 0;
+    pthread_mutex_unlock(&s->lock);
+    return room > 0 ? room : 0;
+}
+
 ifl_status ifl_server_ack(ifl_server *s, uint64_t session, const ifl_trajectory *traj,
                           ifl_ack_status status, ifl_error *err) {
     ifl_message m = ifl_message_make(IFL_WIRE_TRAJ_ACK);

@@ -10,6 +10,8 @@
 #define POLL_MS 20
 #define LATE_INTERVAL_S 5.0
 #define FULL_RETRY_MS 100
+#define BEGUN_REST_BYTES 16384     /* of one beginning beside its tokens, at most */
+#define LEASE_BYTES (4 << 20)      /* of one lease, at most */
 #define BEGUN_BYTES_MAX (48 << 20) /* of one lease; below what a link holds at a time */
 #define REFUSED_MAX 3              /* answers of one session that break the rules, until it ends */
 
@@ -203,21 +205,30 @@ static int64_t desk_other_version(const desk_work *work, const ifl_trajectory *t
     return -1;
 }
 
-/* What another actor has begun of a lease goes ahead of it. */
+/* What another actor has begun of a lease goes ahead of it: all of it or, where the link has no
+ * room for it and the lease, nothing yet. */
 static ifl_status desk_send_begun(ifl_dispatch *d, const desk_peer *peer, ifl_group *group,
                                   int32_t n, ifl_error *err) {
-    size_t bytes = 0;
+    int64_t bytes = 0;
     if (peer->minor < 3) return IFL_OK; /* it begins anew */
     for (int32_t i = 0; i < n; i++) {
         ifl_member *m = &group->members[d->samples[i]];
         if (!m->begun) continue;
         /* ids, log-probs, loss weights and kept sets; runs and events are few */
-        bytes += (size_t)m->begun->n_tokens * 20 + (size_t)m->begun->n_kept_ids * 4;
-        if (desk_other_version(group->user, m->begun) >= 0 || bytes > BEGUN_BYTES_MAX) {
+        int64_t more =
+            BEGUN_REST_BYTES + (int64_t)m->begun->n_tokens * 20 + (int64_t)m->begun->n_kept_ids * 4;
+        if (desk_other_version(group->user, m->begun) < 0 && bytes + more <= BEGUN_BYTES_MAX) {
+            bytes += more;
+        } else {
             ifl_trajectory_free(m->begun); /* it begins anew */
             m->begun = NULL;
-            continue;
         }
+    }
+    if (bytes > 0 && bytes + LEASE_BYTES > ifl_server_room(d->server, peer->peer))
+        return ifl_fail(err, IFL_FULL, "no room for %lld bytes of beginnings", (long long)bytes);
+    for (int32_t i = 0; i < n; i++) {
+        const ifl_member *m = &group->members[d->samples[i]];
+        if (!m->begun) continue;
         ifl_message message = ifl_message_make(IFL_WIRE_TRAJ);
         message.traj.trajectory = m->begun;
         IFL_TRY(ifl_server_send(d->server, peer->peer, &message, err));

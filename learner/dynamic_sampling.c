@@ -5,7 +5,7 @@
 #include "learner/advantage.h"
 
 static bool member_judged(const ifl_config *config, const ifl_member *m) {
-    return m->state == IFL_MEMBER_STORED && m->traj->reward.status == IFL_REWARD_OK &&
+    return m->state == IFL_MEMBER_STORED && ifl_reward_is_verdict(m->traj->reward.status) &&
            isfinite(ifl_advantage_reward(config, m->traj));
 }
 

@@ -42,12 +42,13 @@ static bool no(char why[ODD_TEXT_MAX], const char *format, ...) {
 
 static void link_socket(odd_link *l, int port, bool named) {
     char endpoint[64];
-    int zero = 0, big = 64 << 20;
+    int zero = 0, big = 64 << 20, send_ms = 5000; /* a learner that lets nobody in takes nothing */
     snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", port);
     l->socket = zmq_socket(l->zmq, ZMQ_DEALER);
     if (named) zmq_setsockopt(l->socket, ZMQ_ROUTING_ID, l->identity, sizeof l->identity);
     zmq_setsockopt(l->socket, ZMQ_LINGER, &zero, sizeof zero);
     zmq_setsockopt(l->socket, ZMQ_SNDBUF, &big, sizeof big);
+    zmq_setsockopt(l->socket, ZMQ_SNDTIMEO, &send_ms, sizeof send_ms);
     if (l->facts->learner_key[0]) {
         const ifl_key_pair *own = &l->facts->own;
         zmq_setsockopt(l->socket, ZMQ_CURVE_SERVERKEY, l->facts->learner_key, IFL_KEY_TEXT_MAX);
