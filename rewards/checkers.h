@@ -12,6 +12,7 @@
 extern const ifl_checker ifl_checker_exact;
 extern const ifl_checker ifl_checker_numeric;
 extern const ifl_checker ifl_checker_format;
+extern const ifl_checker ifl_checker_math;
 extern const ifl_checker ifl_checker_test_fault; /* worker.c: needs the result descriptor */
 
 /* A piece of somebody's text: not NUL-terminated, may hold NUL bytes. */

@@ -7,7 +7,7 @@
 #include "rewards/checkers.h"
 
 static const ifl_checker *const registry[] = {&ifl_checker_exact, &ifl_checker_numeric,
-                                              &ifl_checker_format};
+                                              &ifl_checker_format, &ifl_checker_math};
 
 /* A task file must not be able to name the checker that misbehaves on purpose. */
 static bool faults_allowed(void) {
@@ -46,10 +46,12 @@ ifl_slice ifl_slice_trim(ifl_slice s) {
 
 bool ifl_slice_after_last(ifl_slice s, const char *marker, ifl_slice *out) {
     size_t n = strlen(marker);
-    for (size_t at = s.n + 1; at-- > n;) {
-        if (memcmp(s.text + at - n, marker, n) != 0) continue;
-        out->text = s.text + at;
-        out->n = s.n - at;
+    for (size_t end = s.n >= n ? s.n - n + 1 : 0; end > 0;) {
+        const char *at = memrchr(s.text, *marker, end);
+        if (!at) return false;
+        end = (size_t)(at - s.text);
+        if (memcmp(at, marker, n) != 0) continue;
+        *out = (ifl_slice){at + n, s.n - end - n};
         return true;
     }
     return false;

@@ -1,0 +1,354 @@
+/* From two texts to a verdict. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <flint/flint.h>
+
+#include "common/hash.h"
+#include "rewards/math/answer.h"
+#include "rewards/math/tree.h"
+
+/* --- FLINT calls this instead of abort(): sizes are bounded before each call, so it is for what
+ * nobody thought of. The memory of the interrupted call is lost. */
+static _Thread_local jmp_buf *flint_escape;
+
+static _Noreturn void flint_stopped(void) {
+    if (flint_escape) longjmp(*flint_escape, 1);
+    abort();
+}
+
+static void say(ifl_math_result *out, ifl_math_verdict verdict, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void say(ifl_math_result *out, ifl_math_verdict verdict, const char *format, ...) {
+    va_list args;
+    out->verdict = verdict;
+    va_start(args, format);
+    vsnprintf(out->reason, sizeof out->reason, format, args);
+    va_end(args);
+}
+
+static bool slices_equal(ifl_slice a, ifl_slice b) {
+    return a.n == b.n && memcmp(a.text, b.text, a.n) == 0;
+}
+
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+static bool is_lower(char c) {
+    return c >= 'a' && c <= 'z';
+}
+
+/* --- Texts */
+
+/* 3:30, 2024-05-01 and 5/1/2024 are times and dates, no ratios, differences or quotients. */
+static bool is_time_or_date(ifl_slice s) {
+    static const char *const shapes[] = {"9:99",       "99:99",      "9:99:99",
+                                         "99:99:99",   "9999-99-99", "9/9/9999",
+                                         "99/99/9999", "9/99/9999",  "99/9/9999"};
+    size_t n = 0;
+    while (n < s.n && (is_digit(s.text[n]) || strchr(":/-", s.text[n])))
+        n++;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (strlen(shapes[i]) != n) continue;
+        bool fits = true;
+        for (size_t k = 0; k < n; k++)
+            fits &= shapes[i][k] == '9' ? is_digit(s.text[k]) : shapes[i][k] == s.text[k];
+        bool minutes = i > 3 || s.text[i % 2 + 2] < '6';
+        if (fits && minutes) return true;
+    }
+    return false;
+}
+
+/* A short word that happens to be spelt like a product: "yes", "two", but not "abc" or "xy". */
+static bool is_short_word(ifl_slice s) {
+    if (s.n != 3 || !is_lower(s.text[0]) || !is_lower(s.text[1]) || !is_lower(s.text[2]))
+        return false;
+    return !(s.text[0] < s.text[1] && s.text[1] < s.text[2]);
+}
+
+static bool has_word(ifl_slice s) {
+    for (size_t i = 0; i + 1 < s.n; i++)
+        if (is_lower(s.text[i]) && is_lower(s.text[i + 1])) return true;
+    return false;
+}
+
+/* The letter of a choice: "B", "(B)", "B)", "(B) 12", "B: because". 0 when there is none; with
+ * `alone` nothing may follow it. */
+static char choice_letter(ifl_slice s, bool alone) {
+    size_t i = 0;
+    bool open = i < s.n && s.text[i] == '(';
+    i += open;
+    while (i < s.n && s.text[i] == ' ')
+        i++;
+    char letter = i < s.n ? s.text[i++] : 0;
+    if (!is_lower(letter) || letter > 'j') return 0;
+    while (i < s.n && s.text[i] == ' ')
+        i++;
+    bool marked = i < s.n && strchr(").:", s.text[i]);
+    if (marked) i++;
+    if (open && !marked) return 0;
+    ifl_slice rest = ifl_slice_trim((ifl_slice){s.text + i, s.n - i});
+    if (rest.n == 0) return letter;
+    return alone || !marked ? 0 : letter;
+}
+
+/* A second choice behind the first: "B) or C)", "(B) (C)". */
+static bool names_another(ifl_slice raw, char letter) {
+    for (size_t i = 0; i < raw.n; i++) {
+        char c = raw.text[i];
+        bool alone =
+            (i == 0 || !((raw.text[i - 1] | 32) >= 'a' && (raw.text[i - 1] | 32) <= 'z')) &&
+            (i + 1 == raw.n || !((raw.text[i + 1] | 32) >= 'a' && (raw.text[i + 1] | 32) <= 'z'));
+        if (c >= 'A' && c <= 'J' && alone && (c | 32) != letter) return true;
+    }
+    return false;
+}
+
+/* True when the task's answer is a choice, and the verdict is then made. */
+static bool choices(ifl_math_work *work, ifl_slice gold, ifl_slice answer, ifl_math_result *out) {
+    ifl_math_type type = work->options->answer_type;
+    ifl_slice words = ifl_math_words(work, gold), other = ifl_math_words(work, answer);
+    char letter = choice_letter(words, type != IFL_MATH_TYPE_CHOICE);
+    bool upper = letter && memchr(gold.text, letter - 32, gold.n) != NULL;
+    if (type != IFL_MATH_TYPE_CHOICE && (type != IFL_MATH_TYPE_AUTO || !upper)) return false;
+    if (!letter) {
+        say(out, IFL_MATH_BAD_TASK, "the task's answer names no choice");
+        return true;
+    }
+    char got = choice_letter(other, false);
+    if (type == IFL_MATH_TYPE_AUTO && !got) return false; /* perhaps a variable after all */
+    if (got == letter && !names_another(answer, letter))
+        out->verdict = IFL_MATH_EQUAL;
+    else
+        say(out, IFL_MATH_DIFFERENT, "another choice, or several");
+    return true;
+}
+
+/* --- Mathematics */
+
+static bool undefined(const ifl_math_node *node) {
+    if (node->known == VALUE_UNDEFINED) return true;
+    for (int i = 0; i < node->n; i++)
+        if (undefined(node->kids[i])) return true;
+    return false;
+}
+
+/* 5 = 5 and 2 < 3 ask nothing. */
+static bool is_vacuous(const ifl_math_node *gold) {
+    return gold->kind == NODE_RELATION && !ifl_math_contains(gold, NODE_SYMBOL) &&
+           !ifl_math_contains(gold, NODE_TEXT) && !ifl_math_contains(gold, NODE_E) &&
+           !ifl_math_contains(gold, NODE_I);
+}
+
+typedef struct read_pair {
+    ifl_math_node *gold, *answer;
+    const char *why_gold, *why_answer;
+    bool limit_gold, limit_answer;
+} read_pair;
+
+static void read_both(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
+                      ifl_math_reading reading, read_pair *out) {
+    out->gold = ifl_math_parse(work, gold, reading, &out->why_gold);
+    out->limit_gold = work->limit != NULL;
+    out->answer = work->limit ? NULL : ifl_math_parse(work, answer, reading, &out->why_answer);
+    out->limit_answer = !out->limit_gold && work->limit != NULL;
+}
+
+static bool may_group(ifl_slice s) {
+    for (size_t i = 1; i + 3 < s.n; i++)
+        if (s.text[i] == ',' && is_digit(s.text[i - 1]) && is_digit(s.text[i + 1]) &&
+            is_digit(s.text[i + 2]) && is_digit(s.text[i + 3]))
+            return true;
+    return false;
+}
+
+/* The readings of both texts in turn, until one makes them equal. */
+static ifl_math_shown readings(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
+                               read_pair *first) {
+    ifl_math_shown shown = ifl_math_item_equal(work, first->gold, first->answer);
+    bool units = ifl_math_contains(first->gold, NODE_SYMBOL) !=
+                 ifl_math_contains(first->answer, NODE_SYMBOL);
+    if (shown == SHOWN_EQUAL || work->limit) return shown;
+    for (int i = 0; i < 2; i++) {
+        ifl_math_reading reading = {.grouped = i != 0, .units_plain = i == 1};
+        read_pair pair = {0};
+        if (i == 0 ? !may_group(gold) && !may_group(answer) : !units) continue;
+        read_both(work, gold, answer, reading, &pair);
+        if (pair.gold && pair.answer &&
+            ifl_math_item_equal(work, pair.gold, pair.answer) == SHOWN_EQUAL)
+            return SHOWN_EQUAL;
+        if (work->limit) break;
+    }
+    return shown;
+}
+
+static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown shown,
+                   ifl_math_result *out) {
+    if (undefined(pair->gold))
+        say(out, IFL_MATH_BAD_TASK, "the task's answer is undefined");
+    else if (work->limit)
+        say(out, IFL_MATH_UNDECIDED, "limit: %s", work->limit);
+    else if (shown == SHOWN_EQUAL)
+        out->verdict = IFL_MATH_EQUAL;
+    else if (shown == SHOWN_DIFFERENT)
+        say(out, IFL_MATH_DIFFERENT, "another value or form");
+    else if (shown == SHOWN_UNDEFINED)
+        say(out, IFL_MATH_DIFFERENT, "the answer is undefined");
+    else
+        say(out, IFL_MATH_UNDECIDED, "neither equality nor difference could be shown");
+}
+
+static void compare_texts(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
+                          ifl_math_result *out) {
+    ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
+    if (a.n == 0)
+        say(out, IFL_MATH_BAD_TASK, "the task's answer holds no words");
+    else if (slices_equal(a, b))
+        out->verdict = IFL_MATH_EQUAL;
+    else
+        say(out, IFL_MATH_DIFFERENT, "another text");
+}
+
+static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
+                          ifl_math_result *out) {
+    bool text = work->options->answer_type == IFL_MATH_TYPE_TEXT;
+    if (choices(work, gold, answer, out)) return;
+    if (text || is_time_or_date(gold) || is_short_word(gold)) {
+        compare_texts(work, gold, answer, out);
+        return;
+    }
+    read_pair pair = {0};
+    read_both(work, gold, answer, (ifl_math_reading){.grouped = true}, &pair);
+    if (pair.limit_gold) {
+        say(out, IFL_MATH_BAD_TASK, "the task's answer is past a limit: %s", work->limit);
+        return;
+    }
+    if (pair.gold && is_vacuous(pair.gold)) {
+        say(out, IFL_MATH_BAD_TASK, "the task's answer is a statement without an unknown");
+        return;
+    }
+    if (pair.limit_answer) {
+        say(out, IFL_MATH_DIFFERENT, "the answer is past a limit: %s", work->limit);
+        return;
+    }
+    ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
+    if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(pair.gold))) {
+        compare_texts(work, gold, answer, out);
+        return;
+    }
+    if (!pair.answer || is_vacuous(pair.answer)) {
+        (void)ifl_math_rational(work, pair.gold);
+        if (undefined(pair.gold))
+            say(out, IFL_MATH_BAD_TASK, "the task's answer is undefined");
+        else
+            say(out, IFL_MATH_DIFFERENT, "the answer can't be read: %s",
+                pair.answer       ? "a statement without an unknown"
+                : pair.why_answer ? pair.why_answer
+                                  : "no expression");
+        return;
+    }
+    settle(work, &pair, readings(work, gold, answer, &pair), out);
+}
+
+static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
+                            ifl_math_result *out) {
+    jmp_buf escape, *outer = flint_escape;
+    if (setjmp(escape) == 0) {
+        flint_escape = &escape;
+        ifl_slice a = ifl_math_clean(work, gold), b = ifl_math_clean(work, answer);
+        if (a.n == 0)
+            say(out, IFL_MATH_BAD_TASK, "the task's answer is empty");
+        else if (b.n == 0)
+            say(out, IFL_MATH_NO_ANSWER, "the answer is empty");
+        else
+            compare_clean(work, a, b, out);
+    } else {
+        say(out, IFL_MATH_UNDECIDED, "FLINT stopped");
+    }
+    flint_escape = outer;
+}
+
+/* What the task's answer is, when it comes as a worked solution. */
+static ifl_slice gold_of(ifl_slice gold) {
+    ifl_math_stated stated;
+    ifl_slice behind;
+    const ifl_math_options last = {.require = IFL_MATH_REQUIRE_BOX};
+    ifl_math_find(gold, &last, &stated);
+    if (stated.n == 1) return stated.at[0];
+    return ifl_slice_after_last(gold, "####", &behind) ? behind : gold;
+}
+
+void ifl_math_compare(ifl_slice gold, ifl_slice answer, const ifl_math_options *options,
+                      ifl_math_result *out) {
+    ifl_math_work work = {.options = options};
+    *out = (ifl_math_result){.verdict = IFL_MATH_UNDECIDED};
+    flint_set_abort(flint_stopped);
+    if (gold.n > IFL_MATH_BYTES_MAX) {
+        say(out, IFL_MATH_BAD_TASK, "the task's answer has %zu bytes, the limit is %d", gold.n,
+            IFL_MATH_BYTES_MAX);
+        return;
+    }
+    if (answer.n > IFL_MATH_BYTES_MAX) {
+        say(out, IFL_MATH_DIFFERENT, "the answer has %zu bytes, the limit is %d", answer.n,
+            IFL_MATH_BYTES_MAX);
+        return;
+    }
+    ifl_hash a = ifl_hash_bytes(gold.text, gold.n), b = ifl_hash_bytes(answer.text, answer.n);
+    work.seed = a.low ^ (b.high * 0x9e3779b97f4a7c15u);
+    compare_guarded(&work, gold, answer, out);
+    out->n_steps = work.n_steps;
+    ifl_math_work_clear(&work);
+}
+
+/* Several near boxes: one list, if the task's answer is one of as many; else they must agree. */
+static void compare_several(ifl_slice gold, const ifl_math_stated *stated,
+                            const ifl_math_options *options, ifl_math_result *out) {
+    char joined[4096];
+    size_t n = 0;
+    bool fits = true;
+    int64_t n_steps = 0;
+    for (int i = 0; i < stated->n && fits; i++) {
+        fits = n + stated->at[i].n + 4 < sizeof joined;
+        if (!fits) break;
+        if (i > 0) joined[n++] = ',', joined[n++] = ' ';
+        memcpy(joined + n, stated->at[i].text, stated->at[i].n);
+        n += stated->at[i].n;
+    }
+    ifl_math_compare(gold, stated->at[stated->n - 1], options, out);
+    n_steps = out->n_steps;
+    bool agree = true;
+    for (int i = 0; i + 1 < stated->n && agree && n_steps < IFL_MATH_STEPS_MAX; i++) {
+        ifl_math_result one;
+        ifl_math_compare(stated->at[i], stated->at[stated->n - 1], options, &one);
+        n_steps += one.n_steps;
+        agree = one.verdict == IFL_MATH_EQUAL;
+    }
+    if (!agree && fits && n_steps < IFL_MATH_STEPS_MAX && out->verdict != IFL_MATH_BAD_TASK) {
+        ifl_math_compare(gold, (ifl_slice){joined, n}, options, out);
+        n_steps += out->n_steps;
+        agree = out->verdict == IFL_MATH_EQUAL;
+    }
+    if (!agree && out->verdict != IFL_MATH_BAD_TASK)
+        say(out, IFL_MATH_AMBIGUOUS, "%d boxes state different answers", stated->n);
+    out->n_steps = n_steps;
+}
+
+void ifl_math_check(ifl_slice gold, ifl_slice completion, const ifl_math_options *options,
+                    ifl_math_result *out) {
+    ifl_math_stated stated;
+    gold = gold_of(gold);
+    ifl_math_find(completion, options, &stated);
+    if (stated.n == 1) {
+        ifl_math_compare(gold, stated.at[0], options, out);
+        return;
+    }
+    if (stated.n > 1) {
+        compare_several(gold, &stated, options, out);
+        return;
+    }
+    /* A bad task is one whatever was answered. */
+    ifl_math_compare(gold, gold, options, out);
+    if (out->verdict != IFL_MATH_BAD_TASK) say(out, IFL_MATH_NO_ANSWER, "%s", stated.reason);
+}
