@@ -27,6 +27,7 @@ typedef struct ball_context {
     slong precision;
     bool real;      /* a value that isn't real is undefined */
     bool extreme;   /* a part was tiny or huge: what cancels may be more than noise */
+    bool oversize;  /* a value was too large to be computed */
     const fmpq *at; /* by symbol */
 } ball_context;
 
@@ -45,8 +46,9 @@ static double size_log2(const acb_t x) {
 static ball_found checked(ball_context *c, const acb_t x) {
     if (!acb_is_finite(x)) return BALL_LOST;
     double size = size_log2(x);
+    if (size > SIZE_LOG2_MAX) c->oversize = true;
     if (fabs(size) > SIZE_LOG2_MAX) return BALL_LOST;
-    if (fabs(size) > (double)c->precision / 4) c->extreme = true;
+    if (fabs(size) > (double)c->precision / 4 && !acb_contains_zero(x)) c->extreme = true;
     return BALL_OK;
 }
 
@@ -68,9 +70,11 @@ static ball_found ball_power(ball_context *c, ifl_math_node *node, const acb_t b
     ball_found found;
     double size = size_log2(base);
     if (e && fmpz_is_one(fmpq_denref(e))) {
-        if (fmpz_bits(fmpq_numref(e)) > 40) return BALL_LOST;
-        double n = fmpz_get_d(fmpq_numref(e));
-        if (fabs(size * n) > SIZE_LOG2_MAX) return BALL_LOST;
+        double n = fmpz_bits(fmpq_numref(e)) > 40 ? HUGE_VAL : fmpz_get_d(fmpq_numref(e));
+        if (n == HUGE_VAL || fabs(size * n) > SIZE_LOG2_MAX) {
+            c->oversize |= size * n * fmpz_sgn(fmpq_numref(e)) > SIZE_LOG2_MAX;
+            return BALL_LOST;
+        }
         if (n <= 0 && acb_contains_zero(base))
             return acb_is_zero(base) ? BALL_UNDEFINED : BALL_LOST;
         acb_pow_fmpz(out, base, fmpq_numref(e), c->precision);
@@ -321,6 +325,10 @@ static ifl_math_shown constants(ifl_math_work *work, ifl_math_node *a, ifl_math_
             break;
         }
         shown = SHOWN_NOTHING;
+        if (found_a == BALL_OK && found_b == BALL_LOST && c.oversize) {
+            shown = SHOWN_DIFFERENT; /* nobody writes 5 as what no computer can write down */
+            break;
+        }
         if (found_a != BALL_OK || found_b != BALL_OK) continue;
         shown = compared(&c, x, y);
         if (shown == SHOWN_DIFFERENT || (shown == SHOWN_EQUAL && precision >= 512)) break;

@@ -61,6 +61,11 @@ static bool is_time_or_date(ifl_slice s) {
     return false;
 }
 
+/* With two strokes: neither 3:30 nor 1/2. */
+static bool is_date(ifl_slice s) {
+    return is_time_or_date(s) && !memchr(s.text, ':', s.n);
+}
+
 /* A short word that happens to be spelt like a product: "yes", "two", but not "abc" or "xy". */
 static bool is_short_word(ifl_slice s) {
     if (s.n != 3 || !is_lower(s.text[0]) || !is_lower(s.text[1]) || !is_lower(s.text[2]))
@@ -214,6 +219,10 @@ static void compare_texts(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
 static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                           ifl_math_result *out) {
     bool text = work->options->answer_type == IFL_MATH_TYPE_TEXT;
+    if (is_date(answer) && !is_time_or_date(gold)) {
+        say(out, IFL_MATH_DIFFERENT, "a date");
+        return;
+    }
     if (choices(work, gold, answer, out)) return;
     if (text || is_time_or_date(gold) || is_short_word(gold)) {
         compare_texts(work, gold, answer, out);
@@ -252,15 +261,22 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
     settle(work, &pair, readings(work, gold, answer, &pair), out);
 }
 
+/* "" and "{}"; "\{\}" is the empty set. */
+static bool holds_nothing(ifl_slice s) {
+    for (size_t i = 0; i < s.n; i++)
+        if (!strchr(" {}$~", s.text[i])) return false;
+    return true;
+}
+
 static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                             ifl_math_result *out) {
     jmp_buf escape, *outer = flint_escape;
     if (setjmp(escape) == 0) {
         flint_escape = &escape;
         ifl_slice a = ifl_math_clean(work, gold), b = ifl_math_clean(work, answer);
-        if (a.n == 0)
+        if (holds_nothing(a))
             say(out, IFL_MATH_BAD_TASK, "the task's answer is empty");
-        else if (b.n == 0)
+        else if (holds_nothing(b))
             say(out, IFL_MATH_NO_ANSWER, "the answer is empty");
         else
             compare_clean(work, a, b, out);

@@ -284,8 +284,7 @@ static ifl_math_shown ratios_equal(ifl_math_work *work, ifl_math_node *gold,
 }
 
 /* 101_2 is 101 where the task says the base, and 5. */
-static ifl_math_shown numerals_equal(ifl_math_node *gold,
-                                     ifl_math_node *answer) {
+static ifl_math_shown numerals_equal(ifl_math_node *gold, ifl_math_node *answer) {
     if (answer->kind == NODE_NUMBER && fmpz_is_one(fmpq_denref(answer->value)) &&
         strlen(gold->name) < 512) {
         char *digits = fmpz_get_str(NULL, 10, fmpq_numref(answer->value));
@@ -356,8 +355,7 @@ ifl_math_shown ifl_math_item_equal(ifl_math_work *work, ifl_math_node *gold,
     }
     if (EITHER(NODE_PERCENT)) return percents_equal(work, gold, answer);
     if (EITHER(NODE_RATIO)) return ratios_equal(work, gold, answer);
-    if (gold->kind == NODE_BASED && numerals_equal(gold, answer) == SHOWN_EQUAL)
-        return SHOWN_EQUAL;
+    if (gold->kind == NODE_BASED && numerals_equal(gold, answer) == SHOWN_EQUAL) return SHOWN_EQUAL;
     return ifl_math_equal(work, gold, answer);
 #undef EITHER
 #undef BOTH

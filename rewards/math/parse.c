@@ -155,11 +155,26 @@ ifl_math_node *ifl_math_read_postfix(ifl_math_head *p) {
     return node;
 }
 
+/* A unit or per cent sign belongs to the whole: -5 cm is minus five, in cm, and 2 sqrt(3) cm a
+ * product. */
+static ifl_math_node *hoisted(ifl_math_head *p, ifl_math_node *node) {
+    if (!node || (node->kind != NODE_MUL && node->kind != NODE_NEG)) return node;
+    ifl_math_node **last = &node->kids[node->n - 1], *unit = *last;
+    bool percent = unit->kind == NODE_PERCENT && node->kind == NODE_NEG;
+    if (unit->kind != NODE_UNIT && !percent) return node;
+    for (int i = 0; i + 1 < node->n; i++)
+        if (ifl_math_contains(node->kids[i], NODE_UNIT)) return node;
+    *last = unit->kids[0];
+    ifl_math_node *out = ifl_math_node_of(p->work, unit->kind, node, NULL);
+    if (out) out->name = unit->name;
+    return out;
+}
+
 static ifl_math_node *read_factor(ifl_math_head *p) {
     if (!ifl_math_enter(p)) return NULL;
     ifl_math_node *node;
     if (ifl_math_accept(p, "-"))
-        node = ifl_math_node_of(p->work, NODE_NEG, read_factor(p), NULL);
+        node = hoisted(p, ifl_math_node_of(p->work, NODE_NEG, read_factor(p), NULL));
     else if (ifl_math_accept(p, "+"))
         node = read_factor(p);
     else
@@ -178,7 +193,12 @@ static bool may_multiply(ifl_math_head *p, size_t end_of_left) {
 ifl_math_node *ifl_math_read_factors(ifl_math_head *p) {
     parts x = {0};
     do {
-        if (!parts_push(p, &x, ifl_math_read_postfix(p))) return NULL;
+        ifl_math_node *node = ifl_math_read_postfix(p);
+        if (node && degree_follows(p)) { /* of an angle */
+            node = ifl_math_node_of(p->work, NODE_UNIT, node, NULL);
+            if (!node || !(node->name = ifl_math_read_unit(p, false))) return NULL;
+        }
+        if (!parts_push(p, &x, node)) return NULL;
     } while (may_multiply(p, p->at) && !ifl_math_at(p, "(") && !(ifl_math_command(p) > 1));
     return x.n == 1 ? x.at[0] : parts_node(p, &x, NODE_MUL);
 }
@@ -253,7 +273,7 @@ static ifl_math_node *read_term(ifl_math_head *p) {
             break;
         }
     }
-    return x.n == 1 ? x.at[0] : parts_node(p, &x, NODE_MUL);
+    return x.n == 1 ? x.at[0] : hoisted(p, parts_node(p, &x, NODE_MUL));
 }
 
 ifl_math_node *ifl_math_read_sum(ifl_math_head *p) {
@@ -268,6 +288,7 @@ ifl_math_node *ifl_math_read_sum(ifl_math_head *p) {
         ifl_math_node *term = read_term(p);
         if (both || minus)
             term = ifl_math_node_of(p->work, both ? NODE_PLUS_MINUS : NODE_NEG, term, NULL);
+        if (minus) term = hoisted(p, term);
         if (term && both) term->flag = upper;
         if (!parts_push(p, &x, term)) return NULL;
         ifl_math_skip_space(p);

@@ -362,7 +362,8 @@ const char *ifl_math_read_unit(ifl_math_head *p, bool plain) {
         if (divided && p->text[p->at - 1] == '/')
             (void)ifl_math_unit_word(unit, sizeof unit, "per", 3);
         ifl_math_skip_space(p);
-        bool spaced = p->at > begin || any;
+        int before = p->at > 0 ? p->text[p->at - 1] : 0;
+        bool spaced = any || before == ' ' || before == '~' || before == ',';
         bool took = accept_text(p, &s)
                         ? s.n == 0 || unit_words(unit, s)
                         : unit_symbol(p, unit) || unit_plain(p, unit, plain && spaced, !any);

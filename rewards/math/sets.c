@@ -191,6 +191,10 @@ static bool collect(pieces *out, ifl_math_node *node) {
     if (is_inequality(node)) return inequality_pieces(out, node);
     if (node->kind == NODE_RELATION && strcmp(node->name, "e") == 0)
         return collect(out, node->kids[1]);
+    if (node->kind == NODE_NUMBER || node->kind == NODE_NEG) { /* {2} without its backslashes */
+        push(out, node, true, node, true);
+        return true;
+    }
     if (node->kind != NODE_SEQUENCE) return false;
     bool braced = node->open == '{';
     if (!braced && node->flag == 2 && node->n == 2)
