@@ -276,7 +276,9 @@ static size_t markup_length(ifl_slice s) {
                                         "\\mathrm",     "\\mathbf", "\\mathit", "\\mathsf",
                                         "\\mathtt",     "\\textsf", "\\mbox",   "\\operatorname",
                                         "\\textnormal", "\\left",   "\\right",  "\\displaystyle"};
+    if (s.n < 2 || *s.text != '\\') return 0;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (s.text[1] != words[i][1]) continue;
         size_t n = strlen(words[i]);
         if (starts(s, words[i]) &&
             (s.n == n || !((s.text[n] | 32) >= 'a' && (s.text[n] | 32) <= 'z')))

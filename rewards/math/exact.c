@@ -39,7 +39,7 @@ static ifl_math_known power(ifl_math_work *work, fmpq *out, const fmpq *base,
     slong n = fmpz_get_si(e);
     if (n != 0 && (bits_of(base) - 1) * (n < 0 ? -n : n) > IFL_MATH_BITS_MAX) return VALUE_NONE;
     if (n != 0 && bits_of(base) * (n < 0 ? -n : n) > 2 * IFL_MATH_BITS_MAX) return VALUE_NONE;
-    if (!step_bits(work, IFL_MATH_BITS_MAX / 4 + bits_of(base))) return VALUE_NONE;
+    if (!step_bits(work, bits_of(base) * (n < 0 ? -n : n) / 2)) return VALUE_NONE;
     fmpq_pow_si(out, base, n);
     return fits(out) ? VALUE_EXACT : VALUE_NONE;
 }

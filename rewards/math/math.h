@@ -15,7 +15,7 @@
 #define IFL_MATH_NODES_MAX 20000  /* numbers, symbols and operators of both answers */
 #define IFL_MATH_CELLS_MAX 4096   /* of a matrix */
 #define IFL_MATH_SYMBOLS_MAX 32   /* different ones of a pair */
-#define IFL_MATH_STEPS_MAX 400000 /* of work on a pair; one takes some 50 ns */
+#define IFL_MATH_STEPS_MAX 200000 /* of work on a pair; one takes 20 to 100 ns */
 #define IFL_MATH_REASON_MAX 256
 
 typedef enum {

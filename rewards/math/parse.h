@@ -9,6 +9,7 @@ typedef struct ifl_math_head {
     ifl_math_work *work;
     const char *text;
     size_t n, at;
+    size_t solid; /* one more than where no space begins, as found last */
     int depth;
     int in_bars;  /* inside |...|, where a bar closes */
     int in_group; /* inside brackets, where a comma separates */

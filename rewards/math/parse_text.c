@@ -24,6 +24,7 @@ int ifl_math_peek(const ifl_math_head *p, size_t ahead) {
 }
 
 bool ifl_math_at(const ifl_math_head *p, const char *word) {
+    if (p->at >= p->n || p->text[p->at] != *word) return false; /* nearly always */
     size_t n = strlen(word);
     return p->n - p->at >= n && memcmp(p->text + p->at, word, n) == 0;
 }
@@ -37,6 +38,7 @@ size_t ifl_math_command(const ifl_math_head *p) {
 }
 
 bool ifl_math_command_is(const ifl_math_head *p, const char *name) {
+    if (ifl_math_peek(p, 0) != '\\' || ifl_math_peek(p, 1) != *name) return false;
     size_t n = ifl_math_command(p);
     return n == strlen(name) && memcmp(p->text + p->at + 1, name, n) == 0;
 }
@@ -47,13 +49,14 @@ void ifl_math_skip_space(ifl_math_head *p) {
                                          "biggl",  "biggr", "displaystyle", "textstyle", "limits",
                                          "quad",   "qquad", "thinspace",    "enspace",   "space",
                                          "hspace", "rm",    "bf",           "mathstrut", "strut"};
+    if (p->solid == p->at + 1) return;
     for (;;) {
         int c = ifl_math_peek(p, 0), next = ifl_math_peek(p, 1);
         if (c == ' ' || c == '~' || c == '$') {
             p->at++;
             continue;
         }
-        if (c != '\\') return;
+        if (c != '\\') break;
         if (next == ' ' || next == ',' || next == ';' || next == ':' || next == '!' ||
             next == '(' || next == ')' || next == '[' || next == ']') {
             p->at += 2;
@@ -62,10 +65,11 @@ void ifl_math_skip_space(ifl_math_head *p) {
         size_t i = 0, n = sizeof silent / sizeof *silent;
         while (i < n && !ifl_math_command_is(p, silent[i]))
             i++;
-        if (i == n) return;
+        if (i == n) break;
         p->at += 1 + strlen(silent[i]);
         if (i < 2 && ifl_math_peek(p, 0) == '.') p->at++; /* \right. */
     }
+    p->solid = p->at + 1;
 }
 
 bool ifl_math_accept(ifl_math_head *p, const char *word) {

@@ -817,6 +817,45 @@ static void reward_seeds(void) {
         }
 }
 
+/* The table of pairs, a seed a line: flags, the task's answer, the other. */
+static void math_seeds(void) {
+    char line[1024];
+    FILE *f = fopen(IFL_SOURCE_DIR "/tests/golden/math_pairs.txt", "r");
+    if (!f) {
+        perror("tests/golden/math_pairs.txt");
+        exit(74);
+    }
+    for (int i = 0; fgets(line, sizeof line, f); i++) {
+        char name[32], *gold = strstr(line, " | "), *answer = gold ? strstr(gold + 3, " | ") : NULL;
+        if (*line == '#' || !answer) continue;
+        *answer = 0;
+        answer[strcspn(answer + 3, "\n") + 3] = 0;
+        seed_begin();
+        put_u16(0);
+        put_text(gold + 3);
+        ifl_put_u8(&seed, 0xff);
+        put_text(answer + 3);
+        snprintf(name, sizeof name, "pair-%d", i);
+        seed_end("math", name);
+    }
+    fclose(f);
+    static const char *const completions[] = {"5\xff<think>\\boxed{4}</think> So \\boxed{5}.",
+                                              "3,4\xff"
+                                              "\\boxed{3} and \\boxed{4}",
+                                              "72\xff#### 72",
+                                              "B\xff"
+                                              "Answer: (B)",
+                                              "5\xff\\boxed{\\boxed{5"};
+    for (size_t i = 0; i < sizeof completions / sizeof *completions; i++) {
+        char name[32];
+        seed_begin();
+        put_u16(1);
+        put_text(completions[i]);
+        snprintf(name, sizeof name, "completion-%zu", i);
+        seed_end("math", name);
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "fuzz_seeds FOLDER\n");
@@ -837,5 +876,6 @@ int main(int argc, char **argv) {
     tokenizer_seeds();
     text_seeds();
     reward_seeds();
+    math_seeds();
     return 0;
 }

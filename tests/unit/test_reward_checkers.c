@@ -309,7 +309,7 @@ static void test_results_name_checker_and_version(void **state) {
     (void)state;
     const ifl_checker *all[16];
     int n = ifl_checker_list(all, 16);
-    assert_int_equal(n, 3);
+    assert_int_equal(n, 4);
     for (int i = 0; i < n; i++) {
         assert_ptr_equal(ifl_checker_find(all[i]->name), all[i]);
         assert_true(all[i]->version[0] && all[i]->help[0]);
@@ -336,8 +336,8 @@ static void test_hostile_bytes_are_handled_in_bounded_time(void **state) {
             for (size_t at = 0; at < BIG; at++)
                 text[at] = seeds[i][at % n];
         }
-        static const char *const checkers[] = {"exact", "numeric", "format"};
-        for (int c = 0; c < 3; c++) {
+        static const char *const checkers[] = {"exact", "numeric", "format", "math"};
+        for (int c = 0; c < 4; c++) {
             const char *meta = c == 2 ? "{\"regex\":\"5+\\\\.$\"}" : "{\"after\":\"#\"}";
             clock_t begin = clock();
             ifl_reward r = check_bytes(checkers[c], "5", meta, text, BIG, IFL_FINISH_LENGTH);
