@@ -230,7 +230,8 @@ static ifl_slice unwrapped(ifl_math_work *work, ifl_slice s) {
         }
         for (size_t i = 0; i < sizeof boxes / sizeof *boxes; i++) {
             size_t a = strlen(boxes[i]) - 1;
-            if (!starts(s, boxes[i]) || brace_end((ifl_slice){s.text + a, s.n - a}) != s.n - a - 1)
+            if (!starts(s, boxes[i]) || s.n == a + 1 ||
+                brace_end((ifl_slice){s.text + a, s.n - a}) != s.n - a - 1)
                 continue;
             s = (ifl_slice){s.text + a + 1, s.n - a - 2};
             again = true;

@@ -70,7 +70,10 @@ static bool is_date(ifl_slice s) {
 static bool is_short_word(ifl_slice s) {
     if (s.n != 3 || !is_lower(s.text[0]) || !is_lower(s.text[1]) || !is_lower(s.text[2]))
         return false;
-    return !(s.text[0] < s.text[1] && s.text[1] < s.text[2]);
+    bool vowel = false;
+    for (int i = 0; i < 3; i++)
+        vowel |= strchr("aeiouy", s.text[i]) != NULL;
+    return vowel && !(s.text[0] < s.text[1] && s.text[1] < s.text[2]);
 }
 
 static bool has_word(ifl_slice s) {
@@ -176,10 +179,19 @@ static ifl_math_shown readings(ifl_math_work *work, ifl_slice gold, ifl_slice an
     bool units = ifl_math_contains(first->gold, NODE_SYMBOL) !=
                  ifl_math_contains(first->answer, NODE_SYMBOL);
     if (shown == SHOWN_EQUAL || work->limit) return shown;
-    for (int i = 0; i < 2; i++) {
-        ifl_math_reading reading = {.grouped = i != 0, .units_plain = i == 1};
+    bool logarithms =
+        memmem(gold.text, gold.n, "log", 3) || memmem(answer.text, answer.n, "log", 3);
+    bool groups = may_group(gold) || may_group(answer);
+    const struct {
+        ifl_math_reading reading;
+        bool wanted;
+    } others[] = {{{.grouped = false}, groups},
+                  {{.grouped = true, .units_plain = true}, units},
+                  {{.grouped = true, .decimal_log = true}, logarithms}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        ifl_math_reading reading = others[i].reading;
         read_pair pair = {0};
-        if (i == 0 ? !may_group(gold) && !may_group(answer) : !units) continue;
+        if (!others[i].wanted) continue;
         read_both(work, gold, answer, reading, &pair);
         if (pair.gold && pair.answer &&
             ifl_math_item_equal(work, pair.gold, pair.answer) == SHOWN_EQUAL)

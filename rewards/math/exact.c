@@ -113,6 +113,26 @@ static ifl_math_known logarithm(ifl_math_work *work, fmpq *out, const fmpq *x, c
     return known;
 }
 
+/* max, min, gcd and lcm; the last two of whole numbers. */
+static ifl_math_known of_list(ifl_math_work *work, const ifl_math_node *node, fmpq *out) {
+    bool most = strcmp(node->name, "max") == 0, least = strcmp(node->name, "min") == 0;
+    bool divisor = strcmp(node->name, "gcd") == 0, multiple = strcmp(node->name, "lcm") == 0;
+    if (!most && !least && !divisor && !multiple) return VALUE_NONE;
+    fmpq_set(out, node->kids[0]->value);
+    for (int i = 0; i < node->n; i++) {
+        const fmpq *x = node->kids[i]->value;
+        if (!step_bits(work, bits_of(out) + bits_of(x)) || !fits(out)) return VALUE_NONE;
+        if (most || least) {
+            int order = fmpq_cmp(x, out);
+            if (most ? order > 0 : order < 0) fmpq_set(out, x);
+        } else {
+            if (!fmpz_is_one(fmpq_denref(x))) return VALUE_NONE;
+            (divisor ? fmpz_gcd : fmpz_lcm)(fmpq_numref(out), fmpq_numref(out), fmpq_numref(x));
+        }
+    }
+    return fits(out) ? VALUE_EXACT : VALUE_NONE;
+}
+
 /* out = fold of the kids' values; all of them are there. */
 static ifl_math_known fold(ifl_math_work *work, const ifl_math_node *node, fmpq *out) {
     const fmpq *a = node->n > 0 ? node->kids[0]->value : NULL;
@@ -155,6 +175,8 @@ static ifl_math_known fold(ifl_math_work *work, const ifl_math_node *node, fmpq 
         return binomial(work, out, a, b);
     case NODE_LOG:
         return logarithm(work, out, a, b);
+    case NODE_FUNCTION:
+        return of_list(work, node, out);
     case NODE_PERCENT:
         fmpq_div_fmpz(out, a, (fmpz_t){100});
         return VALUE_EXACT;

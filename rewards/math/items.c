@@ -13,6 +13,11 @@ static bool is_label(const ifl_math_node *node) {
     if (node->kind == NODE_SYMBOL || node->kind == NODE_TEXT) return true;
     if (node->kind == NODE_ABS) return is_label(node->kids[0]);
     if (node->kind == NODE_E || node->kind == NODE_I) return true;
+    if (node->kind == NODE_SEQUENCE && node->open == '(') { /* (x, y) = (1, 2) */
+        for (int i = 0; i < node->n; i++)
+            if (node->kids[i]->kind != NODE_SYMBOL) return false;
+        return true;
+    }
     if (node->kind != NODE_MUL) return false;
     bool named = node->n == 2 && node->kids[0]->kind == NODE_SYMBOL &&
                  strchr("fghpqFGHPQTSV", node->kids[0]->name[0]);

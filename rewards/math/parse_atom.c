@@ -55,11 +55,12 @@ typedef struct function {
 } function;
 
 static const function functions[] = {
-    {"sin", "sin"},   {"cos", "cos"},     {"tan", "tan"},     {"cot", "cot"},     {"sec", "sec"},
-    {"csc", "csc"},   {"arcsin", "asin"}, {"arccos", "acos"}, {"arctan", "atan"}, {"asin", "asin"},
-    {"acos", "acos"}, {"atan", "atan"},   {"sinh", "sinh"},   {"cosh", "cosh"},   {"tanh", "tanh"},
-    {"ln", "ln"},     {"log", "log"},     {"lg", "lg"},       {"exp", "exp"},     {"tg", "tan"},
-    {"ctg", "cot"},   {"arctg", "atan"},
+    {"sin", "sin"},    {"cos", "cos"},     {"tan", "tan"},     {"cot", "cot"},     {"sec", "sec"},
+    {"csc", "csc"},    {"arcsin", "asin"}, {"arccos", "acos"}, {"arctan", "atan"}, {"asin", "asin"},
+    {"acos", "acos"},  {"atan", "atan"},   {"sinh", "sinh"},   {"cosh", "cosh"},   {"tanh", "tanh"},
+    {"ln", "ln"},      {"log", "log"},     {"lg", "lg"},       {"exp", "exp"},     {"tg", "tan"},
+    {"ctg", "cot"},    {"max", "max"},     {"min", "min"},     {"gcd", "gcd"},     {"lcm", "lcm"},
+    {"arctg", "atan"},
 };
 
 static const function *function_find(const char *name, size_t n) {
@@ -69,10 +70,18 @@ static const function *function_find(const char *name, size_t n) {
     return NULL;
 }
 
+/* Those of as many numbers as there are. */
+static bool takes_list(const function *f) {
+    return strcmp(f->name, "max") == 0 || strcmp(f->name, "min") == 0 ||
+           strcmp(f->name, "gcd") == 0 || strcmp(f->name, "lcm") == 0;
+}
+
 static ifl_math_node *apply(ifl_math_head *p, const function *f, ifl_math_node *base,
                             ifl_math_node *x) {
     if (!x) return NULL;
-    if (strcmp(f->name, "lg") == 0 && !base) base = ifl_math_number(p->work, 10);
+    bool decimal =
+        strcmp(f->name, "lg") == 0 || (p->reading.decimal_log && strcmp(f->name, "log") == 0);
+    if (decimal && !base) base = ifl_math_number(p->work, 10);
     if (base) return ifl_math_node_of(p->work, NODE_LOG, x, base);
     if (strcmp(f->name, "exp") == 0) {
         ifl_math_node *e = constant(p, NODE_E);
@@ -114,7 +123,14 @@ static ifl_math_node *read_function(ifl_math_head *p, const function *f) {
     else
         x = ifl_math_read_factors(p);
     p->depth--;
-    if (x && (x->kind == NODE_SEQUENCE || x->kind == NODE_RELATION))
+    if (x && x->kind == NODE_SEQUENCE && takes_list(f)) {
+        x->kind = NODE_FUNCTION;
+        x->name = f->canonical;
+        x->open = x->close = 0;
+        x->flag = 0;
+        return x;
+    }
+    if (x && (x->kind == NODE_SEQUENCE || x->kind == NODE_RELATION || takes_list(f)))
         return ifl_math_refuse(p, "a function of a list");
     ifl_math_node *node = apply(p, f, base, x);
     return node && power ? ifl_math_node_of(p->work, NODE_POW, node, power) : node;
@@ -383,6 +399,19 @@ static bool holds_words(const ifl_math_head *p, size_t n) {
     return letters > 1 && !function_find(p->text + i, letters);
 }
 
+/* \operatorname{lcm}: passes it and gives the function, if it is one. */
+static const function *accept_named(ifl_math_head *p, size_t n) {
+    ifl_math_head inside = *p;
+    ifl_slice s;
+    inside.at += 1 + n;
+    inside.solid = 0;
+    if (!ifl_math_accept(&inside, "{") || !ifl_math_braced(&inside, &s)) return NULL;
+    s = ifl_slice_trim(s);
+    const function *f = function_find(s.text, s.n);
+    if (f) p->at = inside.at;
+    return f;
+}
+
 static ifl_math_node *read_text_atom(ifl_math_head *p, size_t n) {
     /* \text{5} and \text{(A)} are what they hold; anything in words is text. */
     ifl_math_head inside = *p;
@@ -417,6 +446,8 @@ static ifl_math_node *read_command(ifl_math_head *p) {
     if (is_text_command(name, n)) return read_text_atom(p, n);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (!ifl_math_command_is(p, commands[i].name)) continue;
+        const function *named = commands[i].what == AS_GROUP ? accept_named(p, n) : NULL;
+        if (named) return read_function(p, named);
         if (commands[i].what == AS_GROUP && name[0] != 'b' && holds_words(p, n))
             return ifl_math_read_words(p);
         p->at += 1 + n;

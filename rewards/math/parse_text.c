@@ -112,7 +112,7 @@ bool ifl_math_braced(ifl_math_head *p, ifl_slice *out) {
 
 /* A thousands separator with three digits behind it: its length, else 0. */
 static size_t separator(const ifl_math_head *p) {
-    static const char *const sure[] = {"{,}", ",\\!", ",\\,", "\\,", "\\!"};
+    static const char *const sure[] = {"{,}", ",\\! ", ",\\!", ",\\,", "\\,", "\\!"};
     size_t n = 0;
     for (size_t i = 0; i < sizeof sure / sizeof *sure && n == 0; i++)
         if (ifl_math_at(p, sure[i])) n = strlen(sure[i]);

@@ -118,6 +118,7 @@ bool ifl_math_unit_word(char *out, size_t n_max, const char *word, size_t n);
 typedef struct ifl_math_reading {
     bool grouped;     /* 1,234 is one number, at the outermost level */
     bool units_plain; /* a lone letter behind a number and a space may be a unit */
+    bool decimal_log; /* \log without a base has the base 10 */
 } ifl_math_reading;
 
 /* NULL when it isn't mathematics (`reason` says why, a static text) or past a limit. */
