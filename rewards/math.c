@@ -17,14 +17,10 @@ static const choice_of boxes[] = {
 static const choice_of require[] = {{"anchor", IFL_MATH_REQUIRE_ANCHOR},
                                     {"box", IFL_MATH_REQUIRE_BOX},
                                     {"none", IFL_MATH_REQUIRE_NONE}};
-static const choice_of types[] = {{"auto", IFL_MATH_TYPE_AUTO},
-                                  {"number", IFL_MATH_TYPE_NUMBER},
-                                  {"expression", IFL_MATH_TYPE_EXPRESSION},
-                                  {"set", IFL_MATH_TYPE_SET},
-                                  {"tuple", IFL_MATH_TYPE_TUPLE},
-                                  {"interval", IFL_MATH_TYPE_INTERVAL},
-                                  {"text", IFL_MATH_TYPE_TEXT},
-                                  {"choice", IFL_MATH_TYPE_CHOICE}};
+static const choice_of types[] = {
+    {"auto", IFL_MATH_TYPE_AUTO},   {"set", IFL_MATH_TYPE_SET},
+    {"tuple", IFL_MATH_TYPE_TUPLE}, {"interval", IFL_MATH_TYPE_INTERVAL},
+    {"text", IFL_MATH_TYPE_TEXT},   {"choice", IFL_MATH_TYPE_CHOICE}};
 static const choice_of units[] = {{"optional", IFL_MATH_UNITS_OPTIONAL},
                                   {"required", IFL_MATH_UNITS_REQUIRED},
                                   {"ignored", IFL_MATH_UNITS_IGNORED}};

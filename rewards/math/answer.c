@@ -139,6 +139,7 @@ static bool find_loose(ifl_slice s, ifl_slice *out) {
 
 void ifl_math_find(ifl_slice s, const ifl_math_options *options, ifl_math_stated *out) {
     out->n = 0;
+    out->bare = false;
     out->reason = NULL;
     if (!after_thinking(&s)) {
         out->reason = "the thinking doesn't end";
@@ -146,11 +147,19 @@ void ifl_math_find(ifl_slice s, const ifl_math_options *options, ifl_math_stated
     }
     find_boxes(s, options->boxes, out);
     if (out->n > 0 || out->reason) return;
-    if (options->require != IFL_MATH_REQUIRE_BOX && find_anchor(s, &out->at[0]))
+    if (options->require != IFL_MATH_REQUIRE_BOX && find_anchor(s, &out->at[0])) {
         out->n = 1;
-    else if (options->require == IFL_MATH_REQUIRE_NONE && find_loose(s, &out->at[0]))
-        out->n = 1;
-    else
+        return;
+    }
+    s = ifl_slice_trim(s);
+    bool line = s.n > 0 && s.n <= LAST_LINE_BYTES_MAX && !memchr(s.text, '\n', s.n);
+    if (options->require == IFL_MATH_REQUIRE_NONE) {
+        out->n = find_loose(s, &out->at[0]);
+    } else if (options->require == IFL_MATH_REQUIRE_ANCHOR && line) {
+        out->at[out->n++] = s;
+        out->bare = true;
+    }
+    if (out->n == 0)
         out->reason = options->require == IFL_MATH_REQUIRE_BOX ? "no box"
                       : options->require == IFL_MATH_REQUIRE_ANCHOR
                           ? "no box, no '####' and no 'Answer:'"

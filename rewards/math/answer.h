@@ -9,6 +9,7 @@
 typedef struct ifl_math_stated {
     ifl_slice at[IFL_MATH_STATED_MAX];
     int n;              /* 0: none. More than one: near boxes, which must agree or be a list */
+    bool bare;          /* the whole completion: an answer only if it is right */
     const char *reason; /* why none, static text */
 } ifl_math_stated;
 

@@ -360,7 +360,7 @@ static bool collect_symbols(ifl_math_work *work, const ifl_math_node *node) {
 
 static ifl_math_shown at_points(ifl_math_work *work, ifl_math_node *a, ifl_math_node *b) {
     fmpq at[IFL_MATH_SYMBOLS_MAX];
-    int n_agreed = 0;
+    int n_agreed = 0, n_defined = 0, n_undefined = 0; /* of b, where a is defined */
     ifl_math_shown shown = SHOWN_NOTHING;
     acb_t x, y;
     bool real = !ifl_math_contains(a, NODE_I) && !ifl_math_contains(b, NODE_I);
@@ -372,7 +372,11 @@ static ifl_math_shown at_points(ifl_math_work *work, ifl_math_node *a, ifl_math_
     for (int trial = 0; trial < N_POINTS && !work->limit; trial++) {
         ball_context c = {.work = work, .precision = POINT_PRECISION, .real = real, .at = at};
         point_choose(work->seed, trial, at, work->n_symbols);
-        if (evaluate(&c, a, x) != BALL_OK || evaluate(&c, b, y) != BALL_OK) continue;
+        if (evaluate(&c, a, x) != BALL_OK) continue;
+        ball_found found = evaluate(&c, b, y);
+        n_undefined += found == BALL_UNDEFINED;
+        if (found != BALL_OK) continue;
+        n_defined++;
         shown = compared(&c, x, y);
         if (shown == SHOWN_DIFFERENT) break;
         n_agreed += shown == SHOWN_EQUAL;
@@ -382,6 +386,7 @@ static ifl_math_shown at_points(ifl_math_work *work, ifl_math_node *a, ifl_math_
     acb_clear(x);
     acb_clear(y);
     if (shown == SHOWN_DIFFERENT) return shown;
+    if (n_defined == 0 && n_undefined >= N_POINTS_MIN) return SHOWN_DIFFERENT;
     return n_agreed >= N_POINTS_MIN && !work->limit ? SHOWN_EQUAL : SHOWN_NOTHING;
 }
 

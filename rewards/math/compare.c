@@ -9,6 +9,9 @@
 #include "rewards/math/answer.h"
 #include "rewards/math/tree.h"
 
+#define BLOATED_BYTES 2048
+#define BLOATED_FACTOR 16
+
 /* --- FLINT calls this instead of abort(): sizes are bounded before each call, so it is for what
  * nobody thought of. The memory of the interrupted call is lost. */
 static _Thread_local jmp_buf *flint_escape;
@@ -136,10 +139,12 @@ static bool choices(ifl_math_work *work, ifl_slice gold, ifl_slice answer, ifl_m
 
 /* --- Mathematics */
 
-static bool undefined(const ifl_math_node *node) {
+/* 1/0 in any part. */
+static bool undefined(ifl_math_work *work, ifl_math_node *node) {
+    (void)ifl_math_rational(work, node);
     if (node->known == VALUE_UNDEFINED) return true;
     for (int i = 0; i < node->n; i++)
-        if (undefined(node->kids[i])) return true;
+        if (undefined(work, node->kids[i])) return true;
     return false;
 }
 
@@ -201,12 +206,18 @@ static ifl_math_shown readings(ifl_math_work *work, ifl_slice gold, ifl_slice an
     return shown;
 }
 
-static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown shown,
+/* An answer that costs too much beside a short one of the task's: it isn't left open, or a long sum
+ * would be a way not to be judged. */
+static bool is_bloated(ifl_slice gold, ifl_slice answer) {
+    return answer.n > BLOATED_BYTES && answer.n / BLOATED_FACTOR > gold.n;
+}
+
+static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown shown, bool bloated,
                    ifl_math_result *out) {
-    if (undefined(pair->gold))
+    if (undefined(work, pair->gold))
         say(out, IFL_MATH_BAD_TASK, "the task's answer is undefined");
     else if (work->limit)
-        say(out, IFL_MATH_UNDECIDED, "limit: %s", work->limit);
+        say(out, bloated ? IFL_MATH_DIFFERENT : IFL_MATH_UNDECIDED, "limit: %s", work->limit);
     else if (shown == SHOWN_EQUAL)
         out->verdict = IFL_MATH_EQUAL;
     else if (shown == SHOWN_DIFFERENT)
@@ -255,13 +266,12 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         return;
     }
     ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
-    if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(pair.gold))) {
+    if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(work, pair.gold))) {
         compare_texts(work, gold, answer, out);
         return;
     }
     if (!pair.answer || is_vacuous(pair.answer)) {
-        (void)ifl_math_rational(work, pair.gold);
-        if (undefined(pair.gold))
+        if (undefined(work, pair.gold))
             say(out, IFL_MATH_BAD_TASK, "the task's answer is undefined");
         else
             say(out, IFL_MATH_DIFFERENT, "the answer can't be read: %s",
@@ -270,7 +280,7 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                                   : "no expression");
         return;
     }
-    settle(work, &pair, readings(work, gold, answer, &pair), out);
+    settle(work, &pair, readings(work, gold, answer, &pair), is_bloated(gold, answer), out);
 }
 
 /* "" and "{}"; "\{\}" is the empty set. */
@@ -296,6 +306,10 @@ static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answe
         say(out, IFL_MATH_UNDECIDED, "FLINT stopped");
     }
     flint_escape = outer;
+}
+
+void ifl_math_thread_end(void) {
+    flint_cleanup();
 }
 
 /* What the task's answer is, when it comes as a worked solution. */
@@ -370,6 +384,8 @@ void ifl_math_check(ifl_slice gold, ifl_slice completion, const ifl_math_options
     ifl_math_find(completion, options, &stated);
     if (stated.n == 1) {
         ifl_math_compare(gold, stated.at[0], options, out);
+        if (stated.bare && out->verdict == IFL_MATH_DIFFERENT)
+            say(out, IFL_MATH_NO_ANSWER, "no box, no '####' and no 'Answer:'");
         return;
     }
     if (stated.n > 1) {

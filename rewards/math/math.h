@@ -30,15 +30,14 @@ typedef enum {
 typedef enum { IFL_MATH_BOX_LAST, IFL_MATH_BOX_STRICT, IFL_MATH_BOX_FIRST } ifl_math_boxes;
 
 typedef enum {
-    IFL_MATH_REQUIRE_ANCHOR, /* a box, else what follows "####" or "Answer:" */
+    IFL_MATH_REQUIRE_ANCHOR, /* a box, else what follows "####" or "Answer:", else one line that is
+                                nothing but the right answer */
     IFL_MATH_REQUIRE_BOX,
     IFL_MATH_REQUIRE_NONE, /* also the last formula, or the text itself */
 } ifl_math_require;
 
 typedef enum {
     IFL_MATH_TYPE_AUTO, /* as the task's answer is written */
-    IFL_MATH_TYPE_NUMBER,
-    IFL_MATH_TYPE_EXPRESSION,
     IFL_MATH_TYPE_SET,
     IFL_MATH_TYPE_TUPLE,
     IFL_MATH_TYPE_INTERVAL,
@@ -79,5 +78,8 @@ void ifl_math_check(ifl_slice gold, ifl_slice completion, const ifl_math_options
 /* Compares two answers as they stand, without looking for boxes. */
 void ifl_math_compare(ifl_slice gold, ifl_slice answer, const ifl_math_options *options,
                       ifl_math_result *out);
+
+/* Frees what FLINT keeps for the calling thread. A thread that has compared and ends calls it. */
+void ifl_math_thread_end(void);
 
 #endif

@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     unsigned a = (unsigned)fuzz_take(&in, 1), b = (unsigned)fuzz_take(&in, 1);
     const ifl_math_options options = {.boxes = (ifl_math_boxes)((a >> 1 & 3) % 3),
                                       .require = (ifl_math_require)((a >> 3 & 3) % 3),
-                                      .answer_type = (ifl_math_type)(a >> 5),
+                                      .answer_type = (ifl_math_type)((a >> 5) % 6),
                                       .units = (ifl_math_units)((b & 3) % 3),
                                       .percent = (ifl_math_percent)(b >> 2 & 1),
                                       .tol = b & 8 ? 0.01 : 0};

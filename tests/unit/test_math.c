@@ -112,7 +112,9 @@ static void test_pairs_have_their_verdicts_in_both_directions(void **state) {
 }
 
 static void *table_in_thread(void *t) {
-    return (void *)(intptr_t)table_fails(t);
+    intptr_t n_failed = table_fails(t);
+    ifl_math_thread_end();
+    return (void *)n_failed;
 }
 
 static void test_threads_do_not_disturb_each_other(void **state) {
@@ -208,17 +210,22 @@ static void test_boxes_option(void **state) {
 
 static void test_require_option(void **state) {
     (void)state;
-    static const completion_case anchored[] = {{"72", "70 + 2\n#### 72", IFL_MATH_EQUAL},
-                                               {"72", "#### 71\n#### 72\n", IFL_MATH_EQUAL},
-                                               {"1000", "#### $1,000", IFL_MATH_EQUAL},
-                                               {"B", "Answer: (B)", IFL_MATH_EQUAL},
-                                               {"5", "**Answer:** $5$", IFL_MATH_EQUAL},
-                                               {"5", "The final answer is: 5.", IFL_MATH_EQUAL},
-                                               {"72", "#### 73", IFL_MATH_DIFFERENT},
-                                               {"72", "#### 72 or 73", IFL_MATH_DIFFERENT},
-                                               {"72", "#### 72\n\\boxed{73}", IFL_MATH_DIFFERENT},
-                                               {"72", "####", IFL_MATH_NO_ANSWER},
-                                               {"72", "it is 72", IFL_MATH_NO_ANSWER}};
+    static const completion_case anchored[] = {
+        {"72", "70 + 2\n#### 72", IFL_MATH_EQUAL},
+        {"72", "#### 71\n#### 72\n", IFL_MATH_EQUAL},
+        {"1000", "#### $1,000", IFL_MATH_EQUAL},
+        {"B", "Answer: (B)", IFL_MATH_EQUAL},
+        {"5", "**Answer:** $5$", IFL_MATH_EQUAL},
+        {"5", "The final answer is: 5.", IFL_MATH_EQUAL},
+        {"72", "#### 73", IFL_MATH_DIFFERENT},
+        {"72", "#### 72 or 73", IFL_MATH_DIFFERENT},
+        {"72", "#### 72\n\\boxed{73}", IFL_MATH_DIFFERENT},
+        {"72", "####", IFL_MATH_NO_ANSWER},
+        {"72", "it is 72", IFL_MATH_NO_ANSWER},
+        {"72", "72", IFL_MATH_EQUAL},
+        {"1/2", "<think>0</think> $\\frac12$", IFL_MATH_EQUAL},
+        {"72", "70\n72", IFL_MATH_NO_ANSWER},
+        {"72", "73", IFL_MATH_NO_ANSWER}};
     size_t n = sizeof anchored / sizeof *anchored;
     expect_cases(&(ifl_math_options){0}, anchored, n);
     EXPECT(&(ifl_math_options){.require = IFL_MATH_REQUIRE_BOX},
