@@ -164,8 +164,10 @@ typedef struct read_pair {
 static void read_both(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                       ifl_math_reading reading, read_pair *out) {
     out->gold = ifl_math_parse(work, gold, reading, &out->why_gold);
+    out->gold = ifl_math_exact_side(work, out->gold);
     out->limit_gold = work->limit != NULL;
     out->answer = work->limit ? NULL : ifl_math_parse(work, answer, reading, &out->why_answer);
+    out->answer = ifl_math_exact_side(work, out->answer);
     out->limit_answer = !out->limit_gold && work->limit != NULL;
 }
 
@@ -239,6 +241,21 @@ static void compare_texts(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         say(out, IFL_MATH_DIFFERENT, "another text");
 }
 
+/* A task's answer that can't be read but isn't just words: sums, integrals, congruences. */
+static bool looks_mathematical(ifl_slice s) {
+    static const char *const words[] = {"\\text", "\\math", "\\mbox", "\\operatorname"};
+    for (size_t i = 0; i + 1 < s.n; i++) {
+        if (strchr("=^_+<>", s.text[i])) return true;
+        if (s.text[i] != '\\' || !is_lower((char)(s.text[i + 1] | 32))) continue;
+        bool markup = false;
+        for (size_t k = 0; k < sizeof words / sizeof *words; k++)
+            markup |=
+                s.n - i >= strlen(words[k]) && memcmp(s.text + i, words[k], strlen(words[k])) == 0;
+        if (!markup) return true;
+    }
+    return false;
+}
+
 static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                           ifl_math_result *out) {
     bool text = work->options->answer_type == IFL_MATH_TYPE_TEXT;
@@ -268,6 +285,9 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
     ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
     if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(work, pair.gold))) {
         compare_texts(work, gold, answer, out);
+        if (!pair.gold && out->verdict == IFL_MATH_DIFFERENT && looks_mathematical(gold))
+            say(out, IFL_MATH_UNDECIDED, "the task's answer can't be read: %s",
+                pair.why_gold ? pair.why_gold : "no expression");
         return;
     }
     if (!pair.answer || is_vacuous(pair.answer)) {

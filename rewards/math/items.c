@@ -3,6 +3,8 @@
 
 #include "rewards/math/tree.h"
 
+#define ROUNDED_TOLERANCE 0.01 /* of the decimal behind an exact value */
+
 static bool op_is(const ifl_math_node *node, const char *ops) {
     return node->kind == NODE_RELATION && node->name[0] && !node->name[1] &&
            strchr(ops, node->name[0]);
@@ -21,6 +23,7 @@ static bool is_label(const ifl_math_node *node) {
     if (node->kind != NODE_MUL) return false;
     bool named = node->n == 2 && node->kids[0]->kind == NODE_SYMBOL &&
                  strchr("fghpqFGHPQTSV", node->kids[0]->name[0]);
+    named |= node->kids[0]->kind == NODE_SYMBOL && strcmp(node->kids[0]->name, "angle") == 0;
     bool text = false;
     for (int i = 0; i < node->n; i++) {
         if (node->kids[i]->kind != NODE_SYMBOL && node->kids[i]->kind != NODE_TEXT && !named)
@@ -48,6 +51,22 @@ static ifl_math_node *chain_shortened(ifl_math_work *work, ifl_math_node *node) 
         ifl_math_node_of(work, NODE_RELATION, node->kids[0], node->kids[node->n - 1]);
     if (out) out->name = "=";
     return out ? out : node;
+}
+
+ifl_math_node *ifl_math_exact_side(ifl_math_work *work, ifl_math_node *node) {
+    if (!node || node->kind != NODE_RELATION || node->name[node->n - 2] != '~') return node;
+    ifl_math_node *exact = node->kids[node->n - 2], *rounded = node->kids[node->n - 1];
+    bool constant = !ifl_math_contains(exact, NODE_SYMBOL) && !ifl_math_contains(exact, NODE_TEXT);
+    if (!constant || ifl_math_within(work, rounded, exact, ROUNDED_TOLERANCE, 0) != SHOWN_EQUAL)
+        return node;
+    if (node->n == 2) return exact;
+    ifl_math_node *out = ifl_math_node_new(work, NODE_RELATION, node->n - 1);
+    if (!out) return NULL;
+    for (int i = 0; i < out->n; i++)
+        out->kids[i] = node->kids[i];
+    out->depth = node->depth;
+    out->name = ifl_math_text(work, node->name, (size_t)node->n - 2);
+    return out->name ? out : NULL;
 }
 
 /* a = b as a - b. */
@@ -317,6 +336,8 @@ static ifl_math_shown one_relation(ifl_math_work *work, ifl_math_node *gold,
         value = relation->kids[1];
     else if (is_labelled(relation) || (op_is(relation, "=") && is_label(relation->kids[0])))
         value = relation->kids[1];
+    else if (op_is(relation, "=") && is_label(relation->kids[1]))
+        value = relation->kids[0];
     if (value && relation->name[0] == '~') value = mark(value);
     if (value)
         return relation == gold ? ifl_math_item_equal(work, value, other)

@@ -136,6 +136,23 @@ static ifl_math_node *read_function(ifl_math_head *p, const function *f) {
     return node && power ? ifl_math_node_of(p->work, NODE_POW, node, power) : node;
 }
 
+/* Passes "x |", "x :" or "x in R |" of a set given by a condition. */
+static bool accept_bound_symbol(ifl_math_head *p) {
+    size_t begin = p->at;
+    ifl_math_skip_space(p);
+    if (ifl_math_word(p) == 1 && ifl_math_peek(p, 0) < 0x80) {
+        p->at++;
+        bool real = !ifl_math_accept_command(p, "in") || ifl_math_accept(p, "\\mathbb{R}") ||
+                    ifl_math_accept(p, "\\mathbb R") || ifl_math_accept_command(p, "R");
+        if (real && (ifl_math_accept(p, "|") || ifl_math_accept(p, ":") ||
+                     ifl_math_accept_command(p, "mid") || ifl_math_accept_command(p, "vert") ||
+                     ifl_math_accept_command(p, "colon")))
+            return true;
+    }
+    p->at = begin;
+    return false;
+}
+
 /* The content of brackets and the closing one. */
 static ifl_math_node *read_bracketed(ifl_math_head *p, char open) {
     if (!ifl_math_enter(p)) return NULL;
@@ -145,6 +162,7 @@ static ifl_math_node *read_bracketed(ifl_math_head *p, char open) {
     ifl_math_skip_space(p);
     ifl_math_node *node = NULL;
     bool empty = open == '{' && (ifl_math_at(p, "\\}") || ifl_math_at(p, "}"));
+    bool condition = open == '{' && !empty && accept_bound_symbol(p);
     if (!empty) node = ifl_math_read_list(p);
     p->in_bars = in_bars;
     p->in_group--;
@@ -168,6 +186,9 @@ static ifl_math_node *read_bracketed(ifl_math_head *p, char open) {
     }
     if ((open == '{') != (close == '}')) return ifl_math_refuse(p, "brackets that don't match");
     if (empty) return constant(p, NODE_EMPTY_SET);
+    if (condition)
+        return ifl_math_is_real_set(node) ? node
+                                          : ifl_math_refuse(p, "a set with a strange condition");
     if (node->kind == NODE_SEQUENCE && !node->open) {
         node->open = open;
         node->close = close;

@@ -158,6 +158,8 @@ int ifl_math_factor_sign(ifl_math_work *work, ifl_math_node *a, ifl_math_node *b
 ifl_math_shown ifl_math_equal(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer);
 
 /* --- items.c */
+/* "a ~ 7.07" as a, "x = a ~ 7.07" as "x = a", when the decimal is right to 1 %. NULL for NULL. */
+ifl_math_node *ifl_math_exact_side(ifl_math_work *work, ifl_math_node *node);
 /* Two answers of any type. */
 ifl_math_shown ifl_math_item_equal(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer);
 
