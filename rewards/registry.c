@@ -50,7 +50,7 @@ bool ifl_slice_after_last(ifl_slice s, const char *marker, ifl_slice *out) {
         const char *at = memrchr(s.text, *marker, end);
         if (!at) return false;
         end = (size_t)(at - s.text);
-        if (memcmp(at, marker, n) != 0) continue;
+        if ((n > 1 && at[1] != marker[1]) || memcmp(at, marker, n) != 0) continue;
         *out = (ifl_slice){at + n, s.n - end - n};
         return true;
     }

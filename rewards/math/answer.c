@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #define LAST_LINE_BYTES_MAX 400
+#define ANCHOR_BYTES_MAX 65536
 
 static ifl_slice skip(ifl_slice s, size_t n) {
     return (ifl_slice){s.text + n, s.n - n};
@@ -45,7 +46,8 @@ static bool next_box(ifl_slice *s, ifl_slice *out, const char **begin, bool *cut
     static const char *const names[] = {"\\boxed", "\\fbox"};
     for (const char *at; s->n > 0 && (at = memchr(s->text, '\\', s->n));) {
         *s = skip(*s, (size_t)(at - s->text));
-        for (size_t i = 0; i < 2; i++) {
+        bool may_be = s->n > 1 && (s->text[1] == 'b' || s->text[1] == 'f');
+        for (size_t i = 0; may_be && i < 2; i++) {
             if (!starts(*s, names[i])) continue;
             ifl_slice rest = ifl_slice_trim(skip(*s, strlen(names[i])));
             if (!starts(rest, "{")) continue;
@@ -104,6 +106,8 @@ static bool find_anchor(ifl_slice s, ifl_slice *out) {
     static const char *const anchors[] = {
         "####", "Answer:", "answer:", "ANSWER:", "Answer**:", "answer is:", "Answer is:"};
     const char *last = NULL;
+    /* What stands further from the end is no final answer. */
+    if (s.n > ANCHOR_BYTES_MAX) s = skip(s, s.n - ANCHOR_BYTES_MAX);
     for (size_t i = 0; i < sizeof anchors / sizeof *anchors; i++) {
         ifl_slice rest;
         if (ifl_slice_after_last(s, anchors[i], &rest) && (!last || rest.text > last))
