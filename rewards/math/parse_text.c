@@ -290,7 +290,11 @@ static bool unit_words(char *unit, ifl_slice s) {
         char c = s.text[i++];
         size_t used = strlen(unit);
         if (c == '/' || c == '^' || c == '2' || c == '3' || c == '-') {
-            if (used + 2 > UNIT_BYTES_MAX) return false;
+            /* 1\text{2} is no one of the unit "2". */
+            int last = used > 0 ? (unsigned char)unit[used - 1] : 0;
+            if (c != '/' && !ifl_math_is_letter(last) && last != '^' && last != '-') return false;
+            if (used + 3 > UNIT_BYTES_MAX) return false;
+            if (ifl_math_is_digit(c) && ifl_math_is_letter(last)) unit[used++] = '^';
             unit[used] = c;
             unit[used + 1] = 0;
         } else if (ifl_math_is_digit(c) || !strchr(" .~\\,{}()", c)) {

@@ -111,7 +111,8 @@ ifl_slice ifl_math_words(ifl_math_work *work, ifl_slice s);
 
 /* --- units.c */
 bool ifl_math_unit_known(const char *word, size_t n);
-/* Appends the canonical form of a unit's word ("metres" to "m"); false: no room. */
+/* Appends the canonical form of a unit's word ("metres" to "m"); false: no room, or the word is
+ * no unit ("squared", "x"). */
 bool ifl_math_unit_word(char *out, size_t n_max, const char *word, size_t n);
 
 /* --- parse.c */

@@ -143,6 +143,20 @@ bool ifl_math_unit_known(const char *word, size_t n) {
     return found && *found->canonical;
 }
 
+/* Words that change the value before them, or begin another answer: behind them it is no unit. */
+static bool changes_value(const char *word, size_t n) {
+    static const char *const words[] = {
+        "squared", "cubed",    "factorial",  "plus",     "minus",   "times",   "half",     "halves",
+        "third",   "quarter",  "hundred",    "thousand", "million", "billion", "trillion", "dozen",
+        "pi",      "to",       "through",    "over",     "divided", "point",   "negative", "root",
+        "not",     "other",    "than",       "except",   "less",    "more",    "mod",      "modulo",
+        "choose",  "infinity", "multiplied", "power",    "raised",  "added",   "twice",    "double",
+        "and",     "or",       "but",        "either",   "maybe",   "between", "versus",   "sqrt"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strlen(words[i]) == n && memcmp(words[i], word, n) == 0) return true;
+    return false;
+}
+
 bool ifl_math_unit_word(char *out, size_t n_max, const char *word, size_t n) {
     char lower[64];
     size_t used = strlen(out);
@@ -151,6 +165,9 @@ bool ifl_math_unit_word(char *out, size_t n_max, const char *word, size_t n) {
     for (size_t i = 0; i < n; i++)
         lower[i] = (char)(word[i] >= 'A' && word[i] <= 'Z' ? word[i] + 32 : word[i]);
     if (!found && n > 2) found = unit_find(lower, n);
+    if (changes_value(lower, n) || (n > 1 && lower[n - 1] == 's' && changes_value(lower, n - 1)))
+        return false;
+    if (n == 1 && !found && (unsigned char)*word < 0x80) return false; /* a variable */
     const char *text = found ? found->canonical : lower;
     size_t m = found ? strlen(text) : n;
     if (!found && m > 3 && text[m - 1] == 's') m--;
