@@ -85,9 +85,13 @@ static ifl_status math_check(const ifl_reward_request *request, ifl_reward *out,
     case IFL_MATH_EQUAL:
         return ifl_verdict(out, true);
     case IFL_MATH_DIFFERENT:
-    case IFL_MATH_NO_ANSWER:
-    case IFL_MATH_AMBIGUOUS:
+        ifl_fail(err, IFL_MISMATCH, "math: %s", result.reason);
         return ifl_verdict(out, false);
+    case IFL_MATH_NO_ANSWER:
+    case IFL_MATH_AMBIGUOUS: /* several answers are none */
+        out->status = IFL_REWARD_NO_ANSWER;
+        ifl_fail(err, IFL_FORMAT, "math: %s", result.reason);
+        return IFL_OK;
     case IFL_MATH_UNDECIDED:
         out->status = IFL_REWARD_UNDECIDED;
         ifl_fail(err, IFL_LIMIT, "math: %s", result.reason);

@@ -308,11 +308,11 @@ static void test_checker_maps_verdicts_to_statuses(void **state) {
     ifl_reward r = score("1/2", "\\boxed{0.5}", "", reason);
     assert_true(r.status == IFL_REWARD_OK && r.reward == 1.0f && !reason[0]);
     r = score("1/2", "\\boxed{0.6}", "", reason);
-    assert_true(r.status == IFL_REWARD_OK && r.reward == 0.0f);
+    assert_true(r.status == IFL_REWARD_WRONG && r.reward == 0.0f && *reason);
     r = score("1/2", "nothing", "", reason);
-    assert_true(r.status == IFL_REWARD_OK && r.reward == 0.0f);
+    assert_true(r.status == IFL_REWARD_NO_ANSWER && r.reward == 0.0f && *reason);
     r = score("1/2", "\\boxed{1}\\boxed{\\frac12}", "", reason);
-    assert_true(r.status == IFL_REWARD_OK && r.reward == 0.0f);
+    assert_true(r.status == IFL_REWARD_NO_ANSWER && r.reward == 0.0f && *reason);
     r = score("(-1)^n", "\\boxed{\\cos(n\\pi)}", "", reason);
     assert_int_equal(r.status, IFL_REWARD_UNDECIDED);
     assert_non_null(strstr(reason, "neither"));
@@ -320,7 +320,7 @@ static void test_checker_maps_verdicts_to_statuses(void **state) {
     assert_int_equal(r.status, IFL_REWARD_BAD_TASK);
     assert_non_null(strstr(reason, "undefined"));
     r = score("72", "#### 72", "{\"require\":\"box\"}", reason);
-    assert_true(r.status == IFL_REWARD_OK && r.reward == 0.0f);
+    assert_true(r.status == IFL_REWARD_NO_ANSWER && r.reward == 0.0f);
     r = score("72", "\\boxed{70}", "{\"tol\":0.05,\"boxes\":\"first\",\"units\":\"ignored\"}",
               reason);
     assert_true(r.status == IFL_REWARD_OK && r.reward == 1.0f);
@@ -466,7 +466,7 @@ static void test_gsm8k_answers_are_right_and_one_more_is_wrong(void **state) {
         n_right += score(answer, completion, "", reason).reward == 1.0f;
         snprintf(more, sizeof more, "#### %lld", strtoll(answer, NULL, 10) + 1);
         ifl_reward r = score(answer, more, "", reason);
-        n_wrong += r.status == IFL_REWARD_OK && r.reward == 0.0f;
+        n_wrong += r.status == IFL_REWARD_WRONG && r.reward == 0.0f;
         json_decref(row);
     }
     free(line);
