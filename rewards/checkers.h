@@ -13,6 +13,14 @@ extern const ifl_checker ifl_checker_exact;
 extern const ifl_checker ifl_checker_numeric;
 extern const ifl_checker ifl_checker_format;
 extern const ifl_checker ifl_checker_math;
+extern const ifl_checker ifl_checker_gsm8k;
+extern const ifl_checker ifl_checker_regex;
+extern const ifl_checker ifl_checker_choice;
+extern const ifl_checker ifl_checker_json_schema;
+extern const ifl_checker ifl_checker_patch;
+extern const ifl_checker ifl_checker_overlong;
+extern const ifl_checker ifl_checker_length;
+extern const ifl_checker ifl_checker_repetition;
 extern const ifl_checker ifl_checker_test_fault; /* worker.c: needs the result descriptor */
 
 /* A piece of somebody's text: not NUL-terminated, may hold NUL bytes. */

@@ -37,12 +37,12 @@ cat >wanted.jsonl <<'TEXT'
 {"id":"c","status":"bad_task","reward":null,"checker":"numeric/1","reason":"checker numeric/1: the task's answer 'none' is not one number"}
 {"id":"a","status":"ok","reward":1.0,"checker":"exact/1"}
 {"id":"a","status":"wrong","reward":0.0,"checker":"exact/1"}
-{"id":"b","status":"wrong","reward":0.0,"checker":"numeric/1"}
+{"id":"b","status":"no_answer","reward":0.0,"checker":"numeric/1","reason":"checker numeric/1: several answers that differ"}
 {"id":"b","status":"ok","reward":1.0,"checker":"numeric/1"}
 TEXT
 grep -cE ',"queued_s":[0-9.e-]+,"run_s":[0-9.e-]+' results.jsonl | grep -qx 6 || fail "a result without its times"
 sed 's/,"queued_s":[^,}]*,"run_s":[^,}]*//' results.jsonl | diff wanted.jsonl - || fail "results differ"
-expect_text err.txt "6 completions, 5 scored, 3 right, mean reward 0.6000, 1 bad_task"
+expect_text err.txt "6 completions, 5 scored, 3 right, mean reward 0.6000, 1 bad_task, 1 no_answer"
 
 # One answer; words that look like options or overrides are answers.
 expect_exit 0 "$binary" score --checker numeric --pair -5 x=-5

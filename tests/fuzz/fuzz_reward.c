@@ -20,14 +20,16 @@ static void check_same(const ifl_reward_request *a, const ifl_reward_request *b)
 static void answer(const ifl_reward_request *request) {
     /* A hostile pattern may take its millions of steps at each character, until the worker's
      * deadline, which isn't here. */
-    if (!strcmp(request->checker, "format") && request->n_completion > PATTERN_TEXT_MAX) return;
+    bool patterned = !strcmp(request->checker, "format") || !strcmp(request->checker, "regex") ||
+                     (!strcmp(request->checker, "json_schema") && strstr(request->meta, "patt"));
+    if (patterned && request->n_completion > PATTERN_TEXT_MAX) return;
     ifl_reward reward, back;
     ifl_error err = {0};
     char reason[IFL_REWARD_REASON_MAX], reason_back[IFL_REWARD_REASON_MAX];
     uint8_t frame[IFL_REWARD_REPLY_MAX];
     uint64_t id;
     ifl_reward_check(request, &reward, reason);
-    FUZZ_CHECK(reward.reward >= 0 && reward.reward <= 1);
+    FUZZ_CHECK(reward.reward >= -1 && reward.reward <= 1);
     size_t n = ifl_reward_reply_encode(request->id, &reward, reason, frame);
     uint8_t *body = fuzz_copy(fuzz_input_of(frame + 4, n - 4));
     FUZZ_CHECK(ifl_reward_frame_length(frame) == n - 4);
@@ -53,8 +55,8 @@ static void take_request(const uint8_t *body, size_t n) {
 }
 
 static void take_texts(fuzz_input in) {
-    const ifl_checker *known[8];
-    int n_known = ifl_checker_list(known, 8);
+    const ifl_checker *known[32];
+    int n_known = ifl_checker_list(known, 32);
     int checker = (int)fuzz_take(&in, 1) % (n_known + 1);
     ifl_finish finish = (ifl_finish)(fuzz_take(&in, 1) % (IFL_FINISH_ABORTED + 1));
     fuzz_input completion_part;

@@ -803,9 +803,32 @@ static void reward_seeds(void) {
         "x\xff<think>a</think><answer>b</answer>\xff"
         "b\xff{\"regex\":\"^<think>.*$\"}",
         "x\xff Paris \xff"
-        "Paris\xff{\"ignore_case\":true}"};
+        "Paris\xff{\"ignore_case\":true,\"ignore_space\":true,\"ignore_punctuation\":true}",
+        "x\xff<think>a</think>v = 7, w = 8\xff"
+        "7\xff{\"think\":true,\"regex\":\"= "
+        "(\\\\w+)\",\"group\":1,\"which\":\"same\",\"number\":true}",
+        "x\xffThe answer is (B) Paris, so \\boxed{\\text{B}}\xff"
+        "B\xff{\"options\":[\"Rome\",\"Paris\",\"New York\"]}",
+        "x\xff{\"a\":[1,2.0,\"b\"]}\xff\xff{\"schema\":{\"type\":\"object\",\"required\":[\"a\"],"
+        "\"properties\":{\"a\":{\"items\":{\"enum\":[1,2,\"b\"]},\"minItems\":1,\"uniqueItems\":"
+        "true}},"
+        "\"additionalProperties\":false}}",
+        "x\xff```json\n\"ab\"\n```\xff\xff{\"fenced\":true,\"schema\":{\"type\":[\"string\","
+        "\"null\"],"
+        "\"minLength\":1,\"pattern\":\"^a\"}}",
+        "x\xff--- a/f\n+++ b/f\n@@ -1,2 +1,2 @@\n 1\n-2\n+x\n\xff"
+        "--- a/f\n+++ b/f\n@@ -1,2 +1,2 @@\n 1\n-2\n+y\n\xff"
+        "{\"files\":{\"f\":\"1\\n2\\n\"},\"tests\":[\"t/\"],\"rejected\":[{\"f\":\"1\\n\"}]}",
+        "x\xff"
+        "f\n<<<<<<< SEARCH\n2\n=======\nx\n>>>>>>> REPLACE\n\xff\xff"
+        "{\"files\":{\"f\":\"1\\n2\"},\"gold\":{\"f\":\"1\\nx\"},\"allow\":[\"f\"]}",
+        "x\xff"
+        "a b a b a "
+        "b\xff\xff{\"max\":5,\"buffer\":2,\"ngram\":2,\"weight\":0.5,\"short\":1,\"long\":0.5}"};
+    const ifl_checker *known[32];
+    int n_known = ifl_checker_list(known, 32);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        for (int checker = 0; checker < 3; checker++) {
+        for (int checker = 0; checker < n_known; checker++) {
             char name[32];
             seed_begin();
             ifl_put_u8(&seed, 2);
