@@ -240,6 +240,7 @@ WIDE static int32_t places_wide(wanted *w, const uint16_t *base, int64_t n_eleme
 
 void ifl_class_ranks(const uint16_t *base, int64_t n_elements, const uint32_t *at, int32_t n,
                      uint8_t *classes, uint32_t *ranks) {
+    if (n == 0) return; /* a patch without changes may have no lists */
 #ifdef __x86_64__
     if (is_wide()) {
         ranks_wide(base, n_elements, at, n, classes, ranks);
