@@ -2,7 +2,8 @@
 # and builds. Everything it prints goes to standard error.
 
 IFL_PACKAGES="build-essential cmake ninja-build pkg-config libzmq3-dev libmsgpack-dev libcmocka-dev
-libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libflint-dev libflint-arb-dev libgmp-dev"
+libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libflint-dev libflint-arb-dev libgmp-dev
+python3"
 
 say() { printf '%s\n' "$*" >&2; }
 

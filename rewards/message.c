@@ -81,7 +81,7 @@ ifl_status ifl_reward_request_encode(const ifl_reward_request *request, uint8_t 
     const char *texts[5] = {request->checker, request->prompt, request->completion, request->answer,
                             request->meta};
     static const char *const names[5] = {"checker name", "prompt", "completion", "answer", "meta"};
-    size_t sizes[5], n = 4 + 8 + 4;
+    size_t sizes[5], n = 4 + 8 + 4 + 4;
     *frame = NULL;
     for (int i = 0; i < 5; i++) {
         if (!texts[i]) texts[i] = "";
@@ -100,6 +100,7 @@ ifl_status ifl_reward_request_encode(const ifl_reward_request *request, uint8_t 
     p = put_u32(p, (uint32_t)(n - 4));
     p = put_u64(p, request->id);
     p = put_u32(p, (uint32_t)request->finish);
+    p = put_u32(p, (uint32_t)request->timeout_ms);
     for (int i = 0; i < 5; i++)
         p = put_text(p, texts[i], sizes[i]);
     return IFL_OK;
@@ -111,13 +112,16 @@ ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_rew
     size_t n;
     out->id = get_u64(&r);
     uint32_t finish = get_u32(&r);
+    uint32_t timeout_ms = get_u32(&r);
     out->checker = get_text(&r, 64, &n);
     out->prompt = get_text(&r, IFL_ANSWER_BYTES_MAX, &n);
     out->completion = get_text(&r, IFL_ANSWER_BYTES_MAX, &out->n_completion);
     out->answer = get_text(&r, IFL_ANSWER_BYTES_MAX, &n);
     out->meta = get_text(&r, 65536, &n);
     out->finish = (ifl_finish)finish;
-    if (r.failed || r.n != 0 || finish > IFL_FINISH_ABORTED)
+    out->timeout_ms = (int32_t)timeout_ms;
+    if (r.failed || r.n != 0 || finish > IFL_FINISH_ABORTED ||
+        timeout_ms > IFL_REWARD_TIMEOUT_MS_MAX)
         return ifl_fail(err, IFL_FORMAT, "reward request of %zu bytes is malformed", n_body);
     return IFL_OK;
 }

@@ -1,8 +1,6 @@
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +10,7 @@
 
 #include "common/clock.h"
 #include "rewards/message.h"
+#include "rewards/spawn.h"
 
 #define MS_NS ((int64_t)1000000)
 #define START_MS 10000       /* from exec to hello, on a loaded machine */
@@ -101,59 +100,6 @@ static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
     list_push(&pool->done, j);
 }
 
-/* Checkers must not see secrets of ours nor depend on the user's locale or time zone. What a loader
- * or a sanitizer needs in order to start at all is handed on. */
-static void environment_make(char *out[16], char texts[16][1024]) {
-    static const char *const fixed[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8",
-                                        "TZ=UTC"};
-    static const char *const kept[] = {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS",
-                                       "LSAN_OPTIONS",    "TSAN_OPTIONS", IFL_REWARD_TEST_FAULTS};
-    int n = 0;
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++, n++)
-        snprintf(texts[n], 1024, "%s", fixed[i]);
-    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
-        const char *value = getenv(kept[i]);
-        if (value && strlen(value) < 900) snprintf(texts[n++], 1024, "%s=%s", kept[i], value);
-    }
-    for (int i = 0; i < n; i++)
-        out[i] = texts[i];
-    out[n] = NULL;
-}
-
-/* posix_spawn, not fork: between fork and exec in a process with threads hardly anything is
- * allowed, and glibc's posix_spawn keeps to that. */
-static int spawn_worker(const char *program, int fd, pid_t *pid) {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    char name[] = "inflight", command[] = "reward-worker";
-    char *argv[] = {name, command, NULL}, *environment[16], texts[16][1024];
-    environment_make(environment, texts);
-    sigemptyset(&none);
-    sigfillset(&all);
-    int code = posix_spawn_file_actions_init(&actions);
-    if (code) return code;
-    code = posix_spawnattr_init(&attributes);
-    if (code) {
-        posix_spawn_file_actions_destroy(&actions);
-        return code;
-    }
-    if (!code) code = posix_spawn_file_actions_adddup2(&actions, fd, STDIN_FILENO);
-    if (!code) code = posix_spawn_file_actions_adddup2(&actions, fd, STDOUT_FILENO);
-    if (!code) code = posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
-    if (!code)
-        code = posix_spawnattr_setpgroup(&attributes, 0); /* so that one kill gets them all */
-    if (!code) code = posix_spawnattr_setsigmask(&attributes, &none);
-    if (!code) code = posix_spawnattr_setsigdefault(&attributes, &all);
-    if (!code)
-        code = posix_spawnattr_setflags(
-            &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    if (!code) code = posix_spawn(pid, program, &actions, &attributes, argv, environment);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    return code;
-}
-
 /* A pause that doubles with every failed start in a row, so that a broken program isn't executed in
  * a loop. */
 static void slot_start_failed(ifl_reward_pool *pool, slot *s, const char *why) {
@@ -168,15 +114,6 @@ static void slot_start_failed(ifl_reward_pool *pool, slot *s, const char *why) {
     snprintf(pool->start_failure, sizeof pool->start_failure, "%s", why);
 }
 
-/* Our own stdin or stdout may be closed: a socket that got such a number would be overwritten by
- * the spawn's dup2. Closes `fd`. */
-static int above_stdio(int fd) {
-    if (fd > STDERR_FILENO) return fd;
-    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    close(fd);
-    return higher;
-}
-
 static void slot_start(ifl_reward_pool *pool, slot *s) {
     char why[200];
     int pair[2], code = 0;
@@ -185,10 +122,10 @@ static void slot_start(ifl_reward_pool *pool, slot *s) {
         slot_start_failed(pool, s, why);
         return;
     }
-    pair[0] = above_stdio(pair[0]);
-    pair[1] = above_stdio(pair[1]);
+    pair[0] = ifl_fd_above_stdio(pair[0]);
+    pair[1] = ifl_fd_above_stdio(pair[1]);
     if (pair[0] < 0 || pair[1] < 0) code = EMFILE;
-    if (!code) code = spawn_worker(pool->program, pair[1], &s->pid);
+    if (!code) code = ifl_spawn_helper(pool->program, "reward-worker", pair[1], true, &s->pid);
     if (pair[1] >= 0) close(pair[1]);
     if (code) {
         if (pair[0] >= 0) close(pair[0]);
@@ -502,7 +439,9 @@ ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_reques
     j->id = request->id;
     j->submitted_ns = ifl_clock_ns();
     snprintf(j->reward.checker, sizeof j->reward.checker, "%.60s", request->checker);
-    ifl_status st = ifl_reward_request_encode(request, &j->frame, &j->n_frame, &why);
+    ifl_reward_request timed = *request;
+    timed.timeout_ms = pool->options.timeout_ms;
+    ifl_status st = ifl_reward_request_encode(&timed, &j->frame, &j->n_frame, &why);
     if (st == IFL_LIMIT) {
         job_finish(pool, j, IFL_REWARD_UNDECIDED, why.text);
         return IFL_OK;

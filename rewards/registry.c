@@ -5,11 +5,13 @@
 
 #include "common/json_util.h"
 #include "rewards/checkers.h"
+#include "rewards/code/code.h"
 
 static const ifl_checker *const registry[] = {
-    &ifl_checker_exact, &ifl_checker_numeric,  &ifl_checker_format, &ifl_checker_gsm8k,
-    &ifl_checker_math,  &ifl_checker_regex,    &ifl_checker_choice, &ifl_checker_json_schema,
-    &ifl_checker_patch, &ifl_checker_overlong, &ifl_checker_length, &ifl_checker_repetition};
+    &ifl_checker_exact,     &ifl_checker_numeric,   &ifl_checker_format, &ifl_checker_gsm8k,
+    &ifl_checker_math,      &ifl_checker_regex,     &ifl_checker_choice, &ifl_checker_json_schema,
+    &ifl_checker_patch,     &ifl_checker_overlong,  &ifl_checker_length, &ifl_checker_repetition,
+    &ifl_checker_code_unit, &ifl_checker_code_stdio};
 
 /* A task file must not be able to name the checker that misbehaves on purpose. */
 static bool faults_allowed(void) {

@@ -16,6 +16,7 @@ typedef struct ifl_reward_request {
     const char *answer; /* the task's */
     const char *meta;   /* JSON text or "" */
     ifl_finish finish;
+    int32_t timeout_ms; /* after which the pool kills the worker (set by it); 0: never */
 } ifl_reward_request;
 
 /* One checker: a pure function of the request. Runs inside a worker process. `out` comes zeroed but

@@ -6,6 +6,7 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "rewards/reward.h"
+#include "rewards/sandbox/sandbox.h"
 
 #define EXIT_USAGE 64 /* sysexits.h */
 
@@ -46,6 +47,8 @@ int main(int argc, char **argv) {
     }
     /* Hidden: what a reward pool starts (rewards/reward.h). */
     if (!strcmp(name, "reward-worker")) return ifl_reward_worker_main(0, 1);
+    /* Hidden: what runs the programs of code rewards (rewards/sandbox/sandbox.h). */
+    if (!strcmp(name, "sandbox-launch")) return ifl_sandbox_launch_main(0);
     ifl_error err = {0};
     if (ifl_fail_points_setup(&err) != IFL_OK || ifl_recorder_setup(&err) != IFL_OK) {
         fprintf(stderr, "inflight: %s\n", err.text);

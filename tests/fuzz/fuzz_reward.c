@@ -23,6 +23,7 @@ static void answer(const ifl_reward_request *request) {
     bool patterned = !strcmp(request->checker, "format") || !strcmp(request->checker, "regex") ||
                      (!strcmp(request->checker, "json_schema") && strstr(request->meta, "patt"));
     if (patterned && request->n_completion > PATTERN_TEXT_MAX) return;
+    if (!strncmp(request->checker, "code_", 5)) return; /* start processes: fuzz_code_value */
     ifl_reward reward, back;
     ifl_error err = {0};
     char reason[IFL_REWARD_REASON_MAX], reason_back[IFL_REWARD_REASON_MAX];

@@ -879,6 +879,33 @@ static void math_seeds(void) {
     }
 }
 
+static void code_value_seeds(void) {
+    static const char *const values[] = {
+        "NTF", "i-1f;", "f0x1.8p+64;", "c0x1p+0,-infinf;", "fnan;", "s3:abc", "b2:\x01\x02",
+        "l3:i1;T" "t1:N", "S2:i2;s1:a", "d2:i1;s1:ai2;l0:", "l1:l1:l1:l1:l1:N",
+        "i18000000000000000;\xff" "f0x1.8p+64;"};
+    static const char *const texts[] = {
+        "1 2.50 3\n\xff" "1 2.5  3", "a \n\n\xff" "a\n",
+        "<think>```python\nx\n```</think>\n```python\ny = 1\n```\n```bash\nls\n```\xff" "y"};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "value-%zu", i);
+        seed_begin();
+        ifl_put_u8(&seed, 0);
+        put_text(values[i]);
+        seed_end("code_value", name);
+    }
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        for (uint8_t mode = 1; mode < 5; mode++) {
+            char name[32];
+            snprintf(name, sizeof name, "text-%zu-%u", i, mode);
+            seed_begin();
+            ifl_put_u8(&seed, mode);
+            put_text(texts[i]);
+            seed_end("code_value", name);
+        }
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "fuzz_seeds FOLDER\n");
@@ -900,5 +927,6 @@ int main(int argc, char **argv) {
     text_seeds();
     reward_seeds();
     math_seeds();
+    code_value_seeds();
     return 0;
 }

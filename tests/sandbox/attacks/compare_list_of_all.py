@@ -1,0 +1,4 @@
+# expect: wrong
+# checker: code_unit
+def f(x):
+    return list(range(10000))

@@ -1,0 +1,4 @@
+# expect: runtime_error
+# checker: code_unit
+import os
+os.execv("/bin/true", ["true"])

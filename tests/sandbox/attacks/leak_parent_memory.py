@@ -1,0 +1,7 @@
+# expect: runtime_error
+# checker: code_unit
+import os
+open("/proc/%d/mem" % os.getppid(), "rb")
+
+def f(x):
+    return 1

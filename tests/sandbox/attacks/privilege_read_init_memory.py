@@ -1,0 +1,9 @@
+# expect: sandbox_violation
+# checker: code_unit
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def f(x):
+    r = libc.syscall(310, 1, 0, 0, 0, 0, 0)
+    return r

@@ -1,0 +1,3 @@
+# expect: memory_limit
+# checker: code_unit
+a = bytearray(1 << 40)

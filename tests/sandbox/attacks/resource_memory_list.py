@@ -1,0 +1,5 @@
+# expect: memory_limit
+# checker: code_unit
+a = []
+while True:
+    a.append("x" * (1 << 20))

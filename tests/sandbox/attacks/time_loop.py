@@ -1,0 +1,4 @@
+# expect: time_limit
+# checker: code_unit
+while True:
+    pass

@@ -1,0 +1,4 @@
+# expect: time_limit
+# checker: code_stdio
+while True:
+    pass

@@ -1,0 +1,3 @@
+# expect: wrong
+# checker: code_stdio
+print(*range(100000))
