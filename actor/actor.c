@@ -310,6 +310,7 @@ static ifl_status actor_collect_finished(actor *a, ifl_error *err) {
 static void answer_score(actor *a, actor_answer *answer) {
     if (!answer->text) { /* no text to judge is not a wrong answer */
         answer->traj->reward.status = IFL_REWARD_UNAVAILABLE;
+        ifl_reward_set_reason(&answer->traj->reward, "its tokens could not be made a text");
         answer->state = ANSWER_SCORED;
         return;
     }
@@ -331,6 +332,7 @@ static void answer_score(actor *a, actor_answer *answer) {
     } else if (st != IFL_FULL) {
         ifl_warn("checker %s: %s", w->checker, err.text);
         answer->traj->reward.status = IFL_REWARD_UNAVAILABLE;
+        ifl_reward_set_reason(&answer->traj->reward, err.text);
         answer->state = ANSWER_SCORED;
     }
 }
@@ -786,8 +788,13 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
     a->config = c;
     a->answers_end = &a->answers;
     a->stats_sent_s = a->begun_s = ifl_clock_s();
-    ifl_reward_pool_options rewards = {c->reward.workers, c->reward.timeout_ms, REWARD_QUEUE_MAX,
-                                       NULL};
+    ifl_reward_pool_options rewards = {
+        .n_workers = c->reward.workers,
+        .timeout_ms = c->reward.timeout_ms,
+        .queue_max = REWARD_QUEUE_MAX,
+        .checkers = c->reward.checkers,
+        .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
+    };
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&a->rewards, &rewards, err), done);
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, c->actor.threads, err), done);
     for (int i = 0; i < 2; i++)

@@ -1,6 +1,7 @@
 #include "common/config.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,10 @@ static void rows_default(void *base, const ifl_config_row *rows, int n_rows) {
     const ifl_config_place place = {"defaults", 0, 0};
     for (int i = 0; i < n_rows; i++) {
         if (rows[i].type == IFL_CONFIG_STOPS || rows[i].type == IFL_CONFIG_SOURCES) continue;
+        if (rows[i].type == IFL_CONFIG_JSON) {
+            memcpy((char *)base + rows[i].offset, rows[i].fallback, strlen(rows[i].fallback) + 1);
+            continue;
+        }
         ifl_error err = {0};
         ifl_status st = ifl_config_scalar(base, &rows[i], rows[i].key, rows[i].fallback,
                                           strlen(rows[i].fallback), false, &place, &err);
@@ -140,10 +145,24 @@ ifl_status ifl_config_set(ifl_config *config, const char *key, const char *value
         return unknown_key("override", key,
                            ifl_config_near(ifl_config_rows, ifl_config_n_rows, key), err);
     const ifl_config_row *row = &ifl_config_rows[i];
-    bool is_list = row->type == IFL_CONFIG_STOPS || row->type == IFL_CONFIG_SOURCES;
+    bool is_list = row->type == IFL_CONFIG_STOPS || row->type == IFL_CONFIG_SOURCES ||
+                   row->type == IFL_CONFIG_JSON;
     if (is_list || *value == '"' || *value == '\'')
         return set_yaml(config, row, value, "override", err);
     return ifl_config_scalar(config, row, key, value, strlen(value), false, &place, err);
+}
+
+void ifl_config_checker(const ifl_config *config, const char *own, const char *data_source,
+                        char out[64]) {
+    json_t *route = NULL;
+    const char *found = own && *own ? own : NULL;
+    if (!found && data_source && strcmp(config->reward.route, "{}") != 0) {
+        route = json_loads(config->reward.route, 0, NULL); /* ifl_config_check has read it before */
+        found = json_string_value(json_object_get(route, data_source));
+    }
+    if (!found) found = config->reward.checker;
+    snprintf(out, 64, "%s", found);
+    json_decref(route);
 }
 
 static ifl_status file_read(const char *path, char **text, size_t *n_text, ifl_error *err) {

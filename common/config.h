@@ -12,6 +12,7 @@
 #define IFL_NAME_MAX 128
 #define IFL_SOURCES_MAX 16
 #define IFL_STOPS_MAX 8
+#define IFL_CHECKERS_BYTES_MAX 65536 /* of reward.checkers, with the NUL */
 
 typedef enum { IFL_MODE_PIPELINE, IFL_MODE_SYNC, IFL_MODE_ASYNC } ifl_mode;
 typedef enum { IFL_KV_MODE_KEEP, IFL_KV_MODE_RECOMPUTE } ifl_kv_mode;
@@ -117,7 +118,12 @@ typedef struct ifl_config {
         char checker[64];         /* default checker of tasks that name none */
         int32_t workers;          /* processes per actor */
         int32_t timeout_ms;       /* per answer */
-        char on_error[16];        /* mask | fail */
+        char on_error[16];        /* mask | retry | fail */
+        int32_t retries;          /* on_error retry: of one answer */
+        double errors_max_share;  /* of failures among the last answers; beyond it the run ends */
+        int32_t errors_window;    /* answers */
+        char checkers[IFL_CHECKERS_BYTES_MAX]; /* JSON; rewards/spec.h says what it holds */
+        char route[4096];         /* JSON: {data source: checker}; ifl_config_checker looks it up */
     } reward;
 
     struct { /* learner */
@@ -220,6 +226,11 @@ typedef struct ifl_config {
 static inline int64_t ifl_config_activation_bytes(const ifl_config *config) {
     return (int64_t)(config->learner.activation_gib * 1073741824.0);
 }
+
+/* The checker of a task: its own, else the one that reward.route names for its data source, else
+ * reward.checker; "" when there is none. Either name may be NULL. `out` holds 64 bytes. */
+void ifl_config_checker(const ifl_config *config, const char *own, const char *data_source,
+                        char out[64]);
 
 /* Fills in the defaults. */
 void ifl_config_defaults(ifl_config *config);

@@ -1,6 +1,7 @@
 /* Rules between keys, and the derived numbers in words. Ranges of single keys are in the table. */
 #include "common/config.h"
 
+#include <jansson.h>
 #include <string.h>
 
 #include "common/config_table.h"
@@ -14,6 +15,23 @@ static ifl_status check_run_name(const char *name, ifl_error *err) {
                         "beginning with a letter, a digit or '_': it names a folder",
                         name);
     return IFL_OK;
+}
+
+static ifl_status check_route(const char *text, ifl_error *err) {
+    ifl_status st = IFL_OK;
+    json_t *route = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *checker;
+    const char *source;
+    if (!json_is_object(route))
+        st = ifl_fail(err, IFL_FORMAT, "key reward.route: got \"%.60s\", wanted a map", text);
+    json_object_foreach(route, source, checker) {
+        size_t n = json_string_length(checker);
+        if (st == IFL_OK && (!json_is_string(checker) || n == 0 || n > 63))
+            st = ifl_fail(err, IFL_FORMAT,
+                          "key reward.route.%.60s: wanted the name of a checker, 1 .. 63 bytes",
+                          source);
+    }
+    json_decref(route);
+    return st;
 }
 
 static ifl_status check_source(const char *list, int index, const ifl_source_config *source,
@@ -61,6 +79,7 @@ ifl_status ifl_config_check(const ifl_config *config, ifl_error *err) {
         return ifl_fail(err, IFL_FORMAT,
                         "keys run.resume and run.overwrite: got both true, wanted at "
                         "most one: either the run goes on or a new one takes its place");
+    IFL_TRY(check_route(config->reward.route, err));
     for (int i = 0; i < config->data.n_train; i++)
         IFL_TRY(check_source("data.train", i, &config->data.train[i], err));
     for (int i = 0; i < config->data.n_eval; i++)

@@ -1,11 +1,17 @@
 /* YAML events -> rows of the table. Depth is bounded by the grammar itself: a key that is not in
- * the table ends the reading, so nothing nests deeper than file > section > list > map. */
+ * the table ends the reading, so nothing nests deeper than file > section > list > map, but for
+ * rows that take any map, which have a bound of their own. */
 #include "common/config_table.h"
 
+#include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 #include <yaml.h>
 
 #define KEY_BYTES_MAX 256
+#define NODE_DEPTH_MAX 16
+#define NODE_INTEGER_DIGITS 18 /* of a JSON integer, which has 64 bits */
 
 typedef struct reader {
     yaml_parser_t parser;
@@ -163,12 +169,123 @@ static ifl_status reader_stops(reader *r, const ifl_config_row *row) {
     }
 }
 
+/* What a text of ours reads back as, whatever it holds. */
+static bool text_plain(const char *text, size_t n) {
+    utf8proc_int32_t c;
+    for (size_t i = 0; i < n;) {
+        utf8proc_ssize_t k =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(n - i), &c);
+        if (k <= 0 || (c < 0x20 && c != '\n' && c != '\t') || (c >= 0x7f && c < 0xa0)) return false;
+        if (c == 0xfeff || c >= 0xfffe) /* YAML's own set of characters ends here and there */
+            if (c < 0x10000) return false;
+        i += (size_t)k;
+    }
+    return true;
+}
+
+/* The current scalar as YAML's core schema has it. NULL: no memory. */
+static json_t *node_scalar(const reader *r) {
+    const char *text = (const char *)r->event.data.scalar.value;
+    size_t n = r->event.data.scalar.length;
+    if (r->event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE) return json_stringn(text, n);
+    if (n == 0 || !strcmp(text, "null") || !strcmp(text, "~")) return json_null();
+    if (!strcmp(text, "true") || !strcmp(text, "false")) return json_boolean(*text == 't');
+    const char *digits = *text == '-' ? text + 1 : text;
+    size_t n_digits = strspn(digits, "0123456789");
+    if (n_digits > 0 && n_digits <= NODE_INTEGER_DIGITS && !digits[n_digits])
+        return json_integer(strtoll(text, NULL, 10));
+    char *end = NULL;
+    double v = n_digits > 0 && strspn(text, "0123456789+-.eE") == n ? strtod(text, &end) : 0.0;
+    if (end && !*end && v - v == 0.0) return json_real(v);
+    return json_stringn(text, n);
+}
+
+/* The current event and what belongs to it, as JSON; `key` is for errors. */
+static ifl_status reader_node(reader *r, const char *key, int depth, json_t **out) {
+    ifl_status st = IFL_OK;
+    *out = NULL;
+    if (depth > NODE_DEPTH_MAX) return reader_unexpected(r, key, "at most 16 levels");
+    bool map = r->event.type == YAML_MAPPING_START_EVENT;
+    if (r->event.type == YAML_SCALAR_EVENT) {
+        ifl_config_place place = reader_place(r);
+        if (!text_plain((const char *)r->event.data.scalar.value, r->event.data.scalar.length))
+            return ifl_config_fail(&place, key, (const char *)r->event.data.scalar.value,
+                                   "a text without control characters", r->err);
+        *out = node_scalar(r);
+        return *out ? IFL_OK : ifl_fail(r->err, IFL_NOMEM, "%s: out of memory", r->file);
+    }
+    if (!map && r->event.type != YAML_SEQUENCE_START_EVENT)
+        return reader_unexpected(r, key, "a value");
+    json_t *whole = map ? json_object() : json_array(), *part = NULL;
+    if (!whole) return ifl_fail(r->err, IFL_NOMEM, "%s: out of memory", r->file);
+    for (;;) {
+        char name[KEY_BYTES_MAX] = "", full[KEY_BYTES_MAX * 2];
+        size_t line = 0;
+        IFL_TRY_GOTO(st, reader_next(r), done);
+        if (r->event.type == YAML_MAPPING_END_EVENT || r->event.type == YAML_SEQUENCE_END_EVENT) {
+            *out = whole;
+            return IFL_OK;
+        }
+        if (map) {
+            IFL_TRY_GOTO(st, reader_key(r, key, name, sizeof name), done);
+            line = r->event.start_mark.line + 1;
+            ifl_config_place place = reader_place(r);
+            if (!text_plain(name, strlen(name)) || json_object_get(whole, name)) {
+                st = ifl_config_fail(&place, key, name,
+                                     "keys that differ, without control characters", r->err);
+                goto done;
+            }
+            IFL_TRY_GOTO(st, reader_next(r), done);
+        }
+        snprintf(full, sizeof full, "%.250s.%s", key, map ? name : "N");
+        IFL_TRY_GOTO(st, reader_node(r, full, depth + 1, &part), done);
+        int code =
+            map ? json_object_set_new(whole, name, part) : json_array_append_new(whole, part);
+        if (code != 0) {
+            st = ifl_fail(r->err, IFL_NOMEM, "%s:%zu: out of memory", r->file, line);
+            goto done;
+        }
+    }
+done:
+    json_decref(whole);
+    return st;
+}
+
+/* Any map, kept as JSON text. */
+static ifl_status reader_json(reader *r, const ifl_config_row *row) {
+    char wanted[256];
+    ifl_config_wanted(row, wanted, sizeof wanted);
+    ifl_config_place place = reader_place(r);
+    char *to = (char *)r->config + row->offset;
+    bool nothing = r->event.type == YAML_SCALAR_EVENT && !r->event.data.scalar.length;
+    if (!nothing && r->event.type != YAML_MAPPING_START_EVENT)
+        return reader_unexpected(r, row->key, wanted);
+    json_t *node = NULL;
+    IFL_TRY(nothing ? IFL_OK : reader_node(r, row->key, 1, &node));
+    char *text = nothing ? strdup("{}") : json_dumps(node, 0);
+    json_decref(node);
+    if (!text) return ifl_fail(r->err, IFL_NOMEM, "%s: out of memory", r->file);
+    size_t n = strlen(text);
+    ifl_status st = IFL_OK;
+    if (n >= row->size) {
+        st = ifl_fail(r->err, IFL_FORMAT, "%s:%zu:%zu: key %s: got %zu bytes of JSON, wanted %s",
+                      place.file, place.line, place.column, row->key, n, wanted);
+    } else {
+        memset(to, 0, row->size); /* equal configurations are equal bytes */
+        memcpy(to, text, n);
+    }
+    free(text);
+    return st;
+}
+
 static ifl_status reader_value(reader *r, const ifl_config_row *row) {
     switch (row->type) {
     case IFL_CONFIG_SOURCES:
         return reader_sources(r, row);
     case IFL_CONFIG_STOPS:
         return reader_stops(r, row);
+    case IFL_CONFIG_JSON:
+        return reader_json(r, row);
     default:
         return reader_scalar(r, r->config, row, row->key);
     }

@@ -113,8 +113,22 @@ const ifl_config_row ifl_config_rows[] = {
     INT32("reward.workers", reward.workers, 1, 256, "1", "processes", "reward workers per actor"),
     INT32("reward.timeout_ms", reward.timeout_ms, 1, 3600000, "2000", "ms",
           "per answer; a worker past it is killed"),
-    CHOICE("reward.on_error", reward.on_error, "mask", "mask|fail",
-           "an answer that cannot be judged: leaves its group | ends the run"),
+    CHOICE("reward.on_error", reward.on_error, "mask", "mask|retry|fail",
+           "an answer that cannot be judged: leaves its group | is tried again first where the "
+           "checker failed | ends the run"),
+    INT32("reward.retries", reward.retries, 1, 100, "2", "times",
+          "on_error retry: how often one answer is tried again"),
+    DOUBLE("reward.errors_max_share", reward.errors_max_share, 0.001, 1, "0.5", "",
+           "the run ends when more than this of the last errors_window answers had failing "
+           "checkers; 1 = never"),
+    INT32("reward.errors_window", reward.errors_window, 1, 65536, "64", "answers",
+          "what errors_max_share is a share of"),
+    {"reward.checkers", IFL_CONFIG_JSON, AT(reward.checkers), SIZE(reward.checkers), 0, 0, "{}", "",
+     "",
+     "checkers of your own by name: built-ins with options, sums, products, plug-ins; "
+     "rewards/PLUGINS.md has the keys"},
+    {"reward.route", IFL_CONFIG_JSON, AT(reward.route), SIZE(reward.route), 0, 0, "{}", "", "",
+     "checkers by data source, {gsm8k: strict}, for tasks that name none"},
 
     INT32("learner.threads", learner.threads, 0, 1024, "1", "threads",
           "0 = as many as it has CPUs"),

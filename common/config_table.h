@@ -17,6 +17,7 @@ typedef enum {
     IFL_CONFIG_MODE,    /* run.mode and run.async_k together: pipeline | sync | async:K */
     IFL_CONFIG_STOPS,   /* rollout.stops */
     IFL_CONFIG_SOURCES, /* data.train, data.eval */
+    IFL_CONFIG_JSON,    /* char[size]: any YAML map, as JSON text in one line */
 } ifl_config_type;
 
 typedef struct ifl_config_row {
@@ -31,7 +32,7 @@ typedef struct ifl_config_row {
     const char *help;
 } ifl_config_row;
 
-#define IFL_CONFIG_ROWS_MAX 160
+#define IFL_CONFIG_ROWS_MAX 192
 
 extern const ifl_config_row ifl_config_rows[];
 extern const int ifl_config_n_rows;

@@ -74,6 +74,9 @@ void ifl_config_wanted(const ifl_config_row *row, char *out, size_t n_out) {
     case IFL_CONFIG_SOURCES:
         snprintf(out, n_out, "a list of at most %.0f maps", row->max);
         break;
+    case IFL_CONFIG_JSON:
+        snprintf(out, n_out, "a map, of at most %zu bytes as JSON", row->size - 1);
+        break;
     }
 }
 
@@ -190,7 +193,8 @@ ifl_status ifl_config_scalar(void *base, const ifl_config_row *row, const char *
         break;
     case IFL_CONFIG_STOPS:
     case IFL_CONFIG_SOURCES:
-        break; /* lists; a scalar never fits */
+    case IFL_CONFIG_JSON:
+        break; /* lists and maps; a scalar never fits */
     }
     if (good) return IFL_OK;
     bool number = row->type == IFL_CONFIG_INT32 || row->type == IFL_CONFIG_INT64 ||
@@ -268,6 +272,9 @@ void ifl_config_value_text(const void *base, const ifl_config_row *row, char *ou
             snprintf(out, n_out, "%s", config->run.mode == IFL_MODE_SYNC ? "sync" : "pipeline");
         break;
     }
+    case IFL_CONFIG_JSON:
+        snprintf(out, n_out, "%s", at);
+        break;
     case IFL_CONFIG_STOPS:
     case IFL_CONFIG_SOURCES:
         break;

@@ -79,6 +79,8 @@ static void row_write(FILE *f, const ifl_config *config, const ifl_config_row *r
         for (int i = 0; i < n; i++)
             source_write(f, &sources[i]);
         return;
+    } else if (row->type == IFL_CONFIG_JSON) {
+        fprintf(f, " %s", (const char *)config + row->offset); /* JSON is YAML */
     } else {
         fputc(' ', f);
         scalar_write(f, config, row);

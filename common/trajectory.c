@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "common/memory.h"
 
@@ -239,6 +240,22 @@ uint64_t ifl_trajectory_stream(uint64_t task_serial, int32_t sample, uint8_t pur
     /* 44 bits of serial, 16 of sample, 4 of purpose: two trajectories of a run never share a
      * stream. */
     return task_serial << 20 | (uint64_t)((uint32_t)sample & 0xffffu) << 4 | (purpose & 15u);
+}
+
+void ifl_reward_set_reason(ifl_reward *reward, const char *text) {
+    size_t used = 0, n = strlen(text);
+    for (size_t i = 0; i < n;) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t k =
+            utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(n - i), &c);
+        bool plain = k > 0 && c >= 0x20 && c != 0x7f;
+        size_t n_out = plain ? (size_t)k : 1;
+        if (used + n_out >= sizeof reward->reason) break;
+        memcpy(reward->reason + used, plain ? text + i : "?", n_out);
+        used += n_out;
+        i += k > 0 ? (size_t)k : 1;
+    }
+    reward->reason[used] = '\0';
 }
 
 const char *ifl_finish_name(ifl_finish finish) {

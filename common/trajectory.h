@@ -12,6 +12,7 @@
 #define IFL_RUNS_MAX 65536         /* version runs, KV events */
 #define IFL_TASK_ID_MAX 128
 #define IFL_COMPONENTS_MAX 16
+#define IFL_REWARD_WHY_MAX 200         /* bytes, NUL included */
 #define IFL_KEPT_IDS_MAX (1 << 22) /* tokens in the kept sets of one trajectory, together */
 
 typedef enum { IFL_SOURCE_PROMPT, IFL_SOURCE_POLICY, IFL_SOURCE_ENVIRONMENT } ifl_source;
@@ -97,6 +98,7 @@ typedef struct ifl_reward {
     uint64_t config;                   /* hash of the checker's options; 0 = it has none */
     int32_t tests_passed, tests_total; /* 0 / 0: not that kind of checker */
     uint8_t tier;                      /* ifl_sandbox_tier */
+    char reason[IFL_REWARD_WHY_MAX];       /* why there is no verdict; UTF-8, shortened; "" beside one */
 } ifl_reward;
 
 /* Identity: (task serial, sample) inside a run. */
@@ -193,6 +195,9 @@ ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, siz
                                  uint8_t **payload, size_t *n_payload, ifl_error *err);
 ifl_status ifl_trajectory_decode(ifl_trajectory **out, const uint8_t *meta, size_t n_meta,
                                  const uint8_t *payload, size_t n_payload, ifl_error *err);
+
+/* Keeps what fits of a reason, as UTF-8 in one line. */
+void ifl_reward_set_reason(ifl_reward *reward, const char *text);
 
 const char *ifl_finish_name(ifl_finish finish);
 const char *ifl_reward_status_name(ifl_reward_status status);

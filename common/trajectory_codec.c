@@ -59,6 +59,7 @@ enum {
     KEY_TESTS_PASSED = 33,
     KEY_TESTS_TOTAL = 34,
     KEY_TIER = 35,
+    KEY_REASON = 36,
 };
 
 static uint8_t *put_u32(uint8_t *p, uint32_t v) {
@@ -271,6 +272,7 @@ static void encode_meta(const ifl_trajectory *traj, ifl_hash payload_hash, size_
         ifl_meta_put_i64(w, KEY_TESTS_TOTAL, r->tests_total);
     }
     if (r->tier) ifl_meta_put_i64(w, KEY_TIER, r->tier);
+    if (r->reason[0]) ifl_meta_put_text(w, KEY_REASON, r->reason);
 }
 
 ifl_status ifl_trajectory_encode(const ifl_trajectory *traj, uint8_t **meta, size_t *n_meta,
@@ -356,6 +358,8 @@ static void decode_reward(ifl_meta_reader *r, ifl_reward *reward) {
         ifl_meta_get_i32(r, KEY_TIER, "sandbox tier", 0, IFL_TIER_COUNT - 1, &tier);
         reward->tier = (uint8_t)tier;
     }
+    if (ifl_meta_has(r, KEY_REASON))
+        ifl_meta_get_text(r, KEY_REASON, "reason", reward->reason, sizeof reward->reason);
 }
 
 /* What format 2 says beyond the trajectory's own fields. */

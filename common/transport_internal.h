@@ -1,5 +1,5 @@
 /* What server and client share: bounded queues between threads, frames on sockets. Private to
- * common/transport*.c. */
+ * common/transport*.c, but for the options of a socket, which rewards/plugin_zeromq.c sets too. */
 #ifndef IFL_COMMON_TRANSPORT_INTERNAL_H
 #define IFL_COMMON_TRANSPORT_INTERNAL_H
 

@@ -3,7 +3,7 @@
 
 IFL_PACKAGES="build-essential cmake ninja-build pkg-config libzmq3-dev libmsgpack-dev libcmocka-dev
 libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libflint-dev libflint-arb-dev libgmp-dev
-python3"
+libcurl4-openssl-dev python3"
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -82,6 +82,7 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
         st = ifl_fail(err, IFL_NOMEM, "learner: out of memory");
         goto done;
     }
+    IFL_TRY_GOTO(st, ifl_error_share_create(&d->errors, o->config, err), done);
     IFL_TRY_GOTO(st, desk_tables(d, o, err), done);
     if (o->counts) IFL_TRY_GOTO(st, ifl_groups_counts_restore(d->train, o->counts, err), done);
     for (int32_t i = 0; i < o->n_reopen; i++)
@@ -126,6 +127,7 @@ void ifl_dispatch_free(ifl_dispatch *d) {
     pthread_cond_destroy(&d->changed);
     pthread_mutex_destroy(&d->lock);
     ifl_free(d->stalls);
+    ifl_error_share_clear(&d->errors);
     ifl_free(d->samples);
     ifl_free(d->infos);
     ifl_free(d);

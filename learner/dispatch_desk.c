@@ -276,9 +276,7 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         lease->samples = d->samples;
         lease->n_prompt = work->task.n_prompt;
         lease->prompt = work->task.prompt;
-        snprintf(lease->checker, sizeof lease->checker, "%s",
-                 work->task.checker && work->task.checker[0] ? work->task.checker
-                                                             : c->reward.checker);
+        ifl_config_checker(c, work->task.checker, work->task.data_source, lease->checker);
         lease->answer = work->task.answer;
         lease->meta = work->task.meta;
         lease->text = work->task.text;
@@ -638,9 +636,10 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
     } else {
         if (traj->purpose == IFL_PURPOSE_TRAIN && !ifl_reward_is_verdict(traj->reward.status) &&
             strcmp(d->config->reward.on_error, "fail") == 0)
-            return ifl_fail(
-                err, IFL_PEER, "checker %s could not judge %s (%s) and reward.on_error is fail",
-                traj->reward.checker, traj->task_id, ifl_reward_status_name(traj->reward.status));
+            return ifl_fail(err, IFL_PEER,
+                            "checker %s could not judge %s (%s: %s) and reward.on_error is fail",
+                            traj->reward.checker, traj->task_id,
+                            ifl_reward_status_name(traj->reward.status), traj->reward.reason);
         int64_t n_policy = ifl_trajectory_n_policy(traj);
         uint8_t purpose = traj->purpose;
         bool foreign = !ifl_hash_equal(traj->profile, d->profile);
@@ -649,6 +648,7 @@ static ifl_status desk_trajectory(ifl_dispatch *d, uint64_t from, ifl_message *m
                     (group->members[traj->sample].state == IFL_MEMBER_PENDING ||
                      group->members[traj->sample].state == IFL_MEMBER_LEASED);
         if (open) {
+            IFL_TRY(ifl_error_share_add(&d->errors, &traj->reward, traj->task_id, err));
             IFL_TRY(ifl_rollout_log_trajectory(d->log, traj, err));
             d->unflushed = true;
         }

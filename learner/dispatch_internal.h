@@ -8,6 +8,7 @@
 
 #include "kernels/model.h"
 #include "learner/dispatch.h"
+#include "learner/error_share.h"
 #include "learner/redo.h"
 #include "learner/staleness.h"
 
@@ -79,6 +80,7 @@ struct ifl_dispatch {
     int64_t n_late; /* since the last line about them */
     double late_since_s;
     ifl_peer_info *infos;      /* [IFL_PEERS_MAX] scratch */
+    ifl_error_share errors;    /* of what is stored from here on */
     ifl_dispatch_stats totals; /* of peers that have gone, and what the desk counts itself */
     float *stalls;
     int32_t n_stalls;

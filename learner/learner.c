@@ -130,6 +130,25 @@ static ifl_status learner_guard_failed(learner *l, int64_t step, ifl_error *err)
     return ifl_difference_fail(&c.first, by, l->options->run->path, l->checkpoint, err);
 }
 
+/* A step without a single verdict: ends the run, with the first reason that its answers have. */
+static ifl_status step_unjudged(int64_t step, ifl_group **groups, int32_t n_groups,
+                                int32_t n_masked, ifl_error *err) {
+    const ifl_reward *first = NULL;
+    for (int32_t g = 0; g < n_groups && !first; g++)
+        for (int32_t i = 0; i < groups[g]->n_members && !first; i++) {
+            const ifl_member *m = &groups[g]->members[i];
+            if (m->state == IFL_MEMBER_STORED && !ifl_reward_is_verdict(m->traj->reward.status))
+                first = &m->traj->reward;
+        }
+    return ifl_fail(
+        err, IFL_PEER,
+        "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "
+        "bad); the first: checker %s: %s: %s",
+        (long long)step, n_masked, first ? first->checker : "?",
+        first ? ifl_reward_status_name(first->status) : "?",
+        first && first->reason[0] ? first->reason : "the actors' logs say why");
+}
+
 static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step;
     int64_t step = l->step + 1;
@@ -143,11 +162,7 @@ static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err)
     if (st == IFL_PARITY) st = learner_guard_failed(l, step, err);
     IFL_TRY(st);
     if (report.n_drawn == 0 && report.n_masked > 0)
-        return ifl_fail(
-            err, IFL_PEER,
-            "step %lld: none of its %d answers could be judged (checkers failed, or the tasks are "
-            "bad); the actors' logs say why",
-            (long long)step, report.n_masked);
+        return step_unjudged(step, batch->groups, batch->n, report.n_masked, err);
     /* Before the next batch is opened, whose tasks may depend on what is reported here: a run that
      * is made longer after its end opens it then. */
     IFL_TRY(learner_group_metrics(l, batch->groups, batch->n, err));

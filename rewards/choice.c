@@ -235,6 +235,8 @@ static ifl_status choice_check(const ifl_reward_request *request, ifl_reward *ou
     return st;
 }
 
+static const char *const choice_names[] = {"options", NULL};
+
 const ifl_checker ifl_checker_choice = {
     .name = "choice",
     .version = "1",
@@ -242,4 +244,6 @@ const ifl_checker ifl_checker_choice = {
         "answer: a letter or an option's text; meta: \"options\" (texts, A is the first); of the "
         "completion counts \\boxed{}, else \"answer is\", else the last line",
     .check = choice_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = choice_names,
 };

@@ -1,7 +1,8 @@
 /* exact: the completion is the answer, byte for byte after trimming. With meta {"after": "#"} only
- * what follows the last such marker counts, and a completion without it is wrong. With {"end":
- * true} an answer that was cut by the token limit is wrong too: "50" may be the beginning of "501".
- * "ignore_case", "ignore_space" and "ignore_punctuation" compare Unicode text instead of bytes. */
+ * what follows the last such marker counts, and a completion without it answers nothing. With
+ * {"end": true} an answer that was cut by the token limit is wrong too: "50" may be the beginning
+ * of "501". "ignore_case", "ignore_space" and "ignore_punctuation" compare Unicode text instead of
+ * bytes. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,6 +78,9 @@ static ifl_status exact_check(const ifl_reward_request *request, ifl_reward *out
     return st;
 }
 
+static const char *const exact_names[] = {
+    "after", "end", "ignore_case", "ignore_space", "ignore_punctuation", NULL};
+
 const ifl_checker ifl_checker_exact = {
     .name = "exact",
     .version = "1",
@@ -85,4 +89,6 @@ const ifl_checker ifl_checker_exact = {
         "such marker), \"end\" (a cut completion is wrong), \"ignore_case\", \"ignore_space\", "
         "\"ignore_punctuation\"",
     .check = exact_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = exact_names,
 };

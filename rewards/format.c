@@ -83,10 +83,14 @@ static ifl_status format_check(const ifl_reward_request *request, ifl_reward *ou
     return st;
 }
 
+static const char *const format_names[] = {"regex", "think", NULL};
+
 const ifl_checker ifl_checker_format = {
     .name = "format",
     .version = "1",
     .help = "meta: \"regex\" (PCRE2, must match somewhere in the completion), \"think\" (true: one "
             "<think> block, then an answer; \"opened\": the prompt has opened it); no answer",
     .check = format_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = format_names,
 };

@@ -55,10 +55,14 @@ static ifl_status gsm8k_check(const ifl_reward_request *request, ifl_reward *out
     return ifl_stated_verdict(found, &got, &gold, out, err);
 }
 
+static const char *const gsm8k_names[] = {"last_number", NULL};
+
 const ifl_checker ifl_checker_gsm8k = {
     .name = "gsm8k",
     .version = "1",
     .help = "answer: a number, or a worked answer with #### and one; of the completion counts what "
             "follows the last ####; meta: \"last_number\" (without a #### the last number)",
     .check = gsm8k_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = gsm8k_names,
 };

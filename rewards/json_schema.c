@@ -385,10 +385,14 @@ static ifl_status json_schema_check(const ifl_reward_request *request, ifl_rewar
     return st;
 }
 
+static const char *const json_schema_names[] = {"schema", "fenced", NULL};
+
 const ifl_checker ifl_checker_json_schema = {
     .name = "json_schema",
     .version = "1",
     .help = "meta: \"schema\" (a subset of JSON Schema), \"fenced\" (read the last block fenced by "
             "```json, not the whole completion); no answer",
     .check = json_schema_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = json_schema_names,
 };

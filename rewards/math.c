@@ -102,6 +102,9 @@ static ifl_status math_check(const ifl_reward_request *request, ifl_reward *out,
     return ifl_verdict_bad_task(out, err, "math: %s", result.reason);
 }
 
+static const char *const math_names[] = {"boxes",   "require", "answer_type", "units",
+                                         "percent", "tol",     NULL};
+
 const ifl_checker ifl_checker_math = {
     .name = "math",
     .version = "1",
@@ -109,4 +112,6 @@ const ifl_checker ifl_checker_math = {
             "else what "
             "follows #### or Answer:; meta: boxes, require, answer_type, units, percent, tol",
     .check = math_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = math_names,
 };

@@ -126,8 +126,36 @@ ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_rew
     return IFL_OK;
 }
 
+ifl_status ifl_reward_setup_encode(int32_t timeout_ms, const char *checkers, uint8_t **frame,
+                                   size_t *n_frame, ifl_error *err) {
+    size_t n_text = checkers ? strlen(checkers) : 0, n = 4 + 4 + 4 + n_text + 1;
+    *frame = NULL;
+    if (n > IFL_REWARD_FRAME_MAX)
+        return ifl_fail(err, IFL_LIMIT, "reward.checkers has %zu bytes", n_text);
+    uint8_t *p = malloc(n);
+    if (!p) return ifl_fail(err, IFL_NOMEM, "no memory for reward.checkers");
+    *frame = p;
+    *n_frame = n;
+    p = put_u32(p, (uint32_t)(n - 4));
+    p = put_u32(p, (uint32_t)timeout_ms);
+    put_text(p, checkers, n_text);
+    return IFL_OK;
+}
+
+ifl_status ifl_reward_setup_decode(const uint8_t *body, size_t n_body, int32_t *timeout_ms,
+                                   const char **checkers, ifl_error *err) {
+    reader r = {body, n_body, false};
+    size_t n;
+    uint32_t ms = get_u32(&r);
+    *checkers = get_text(&r, IFL_REWARD_FRAME_MAX, &n);
+    *timeout_ms = (int32_t)ms;
+    if (r.failed || r.n != 0 || ms < 1 || ms > IFL_REWARD_TIMEOUT_MS_MAX)
+        return ifl_fail(err, IFL_FORMAT, "a worker's setup of %zu bytes is malformed", n_body);
+    return IFL_OK;
+}
+
 size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char *reason,
-                               uint8_t *frame) {
+                               uint32_t flags, uint8_t *frame) {
     uint8_t *p = put_u64(frame + 4, id);
     p = put_u32(p, (uint32_t)reward->status);
     p = put_f32(p, reward->reward);
@@ -143,6 +171,7 @@ size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char
     p = put_u32(p, reward->tier);
     p = put_text(p, reward->checker, strnlen(reward->checker, sizeof reward->checker - 1));
     p = put_text(p, reason, strnlen(reason, IFL_REWARD_REASON_MAX - 1));
+    p = put_u32(p, flags);
     size_t n = (size_t)(p - frame);
     IFL_ASSERT(n <= IFL_REWARD_REPLY_MAX);
     put_u32(frame, (uint32_t)(n - 4));
@@ -150,7 +179,7 @@ size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char
 }
 
 ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t *id,
-                                   ifl_reward *out, char *reason, ifl_error *err) {
+                                   ifl_reward *out, char *reason, uint32_t *flags, ifl_error *err) {
     reader r = {body, n_body, false};
     size_t n;
     memset(out, 0, sizeof *out);
@@ -184,6 +213,7 @@ ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t 
     text = get_text(&r, IFL_REWARD_REASON_MAX - 1, &n);
     memcpy(reason, text, n);
     reason[n] = '\0';
+    *flags = get_u32(&r);
     if (r.failed || r.n != 0)
         return ifl_fail(err, IFL_FORMAT, "a malformed reply of %zu bytes", n_body);
     return IFL_OK;

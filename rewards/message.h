@@ -8,7 +8,19 @@
 #define IFL_REWARD_FRAME_MAX (5u << 20) /* four texts of at most 1 MiB, and change */
 #define IFL_REWARD_REPLY_MAX 4096u
 #define IFL_REWARD_REASON_MAX 1024 /* NUL included */
-#define IFL_REWARD_HELLO "inflight reward worker 2"
+#define IFL_REWARD_HELLO "inflight reward worker 3"
+
+/* What a reply says about its worker. */
+#define IFL_REPLY_LAST 1u    /* it is not fit for another request: end it with its whole group */
+#define IFL_REPLY_NOT_RUN 2u /* and has not begun this one, which another worker may have */
+
+/* What a worker is told after its hello: its time limit and the checkers' specification. It replies
+ * as to a request with id 0: OK, or any other status and the reason why it cannot work. Owned. */
+ifl_status ifl_reward_setup_encode(int32_t timeout_ms, const char *checkers, uint8_t **frame,
+                                   size_t *n_frame, ifl_error *err);
+/* `checkers` points into `body`. */
+ifl_status ifl_reward_setup_decode(const uint8_t *body, size_t n_body, int32_t *timeout_ms,
+                                   const char **checkers, ifl_error *err);
 
 /* A request as a frame, length included. Owned (free()). Returns IFL_LIMIT for a text over
  * IFL_ANSWER_BYTES_MAX. */
@@ -21,12 +33,12 @@ ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_rew
 
 /* A reply as a frame; `frame` holds IFL_REWARD_REPLY_MAX bytes. Returns its length. */
 size_t ifl_reward_reply_encode(uint64_t id, const ifl_reward *reward, const char *reason,
-                               uint8_t *frame);
+                               uint32_t flags, uint8_t *frame);
 
-/* Refuses unknown statuses, rewards that are no number in [0, 1], and anything left over. `reason`
+/* Refuses unknown statuses, rewards that are no number in [-1, 1], and anything left over. `reason`
  * holds IFL_REWARD_REASON_MAX bytes. */
 ifl_status ifl_reward_reply_decode(const uint8_t *body, size_t n_body, uint64_t *id,
-                                   ifl_reward *out, char *reason, ifl_error *err);
+                                   ifl_reward *out, char *reason, uint32_t *flags, ifl_error *err);
 
 /* The little-endian length at the front of a frame. */
 uint32_t ifl_reward_frame_length(const uint8_t head[4]);

@@ -54,6 +54,8 @@ static ifl_status numeric_check(const ifl_reward_request *request, ifl_reward *o
     return ifl_stated_verdict(found, &got, &gold, out, err);
 }
 
+static const char *const numeric_names[] = {NULL};
+
 const ifl_checker ifl_checker_numeric = {
     .name = "numeric",
     .version = "1",
@@ -61,4 +63,6 @@ const ifl_checker ifl_checker_numeric = {
         "answer: a number; of the completion counts \\boxed{}, else what follows ####, else the "
         "last number; compared exactly",
     .check = numeric_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = numeric_names,
 };

@@ -317,6 +317,19 @@ static ifl_status patch_check(const ifl_reward_request *request, ifl_reward *out
     return st;
 }
 
+static const char *const patch_names[] = {"files",
+                                          "gold",
+                                          "tests",
+                                          "allow",
+                                          "rejected",
+                                          "noop",
+                                          "cap",
+                                          "rejected_penalty",
+                                          "tests_penalty",
+                                          "format_penalty",
+                                          "oversize_penalty",
+                                          NULL};
+
 const ifl_checker ifl_checker_patch = {
     .name = "patch",
     .version = "1",
@@ -324,4 +337,6 @@ const ifl_checker ifl_checker_patch = {
         "answer: the gold diff; meta: \"files\" {path: text}, \"gold\" (instead of the answer), "
         "\"tests\", \"allow\", \"rejected\", \"noop\", \"cap\" and \"*_penalty\" (rewards/patch.h)",
     .check = patch_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = patch_names,
 };

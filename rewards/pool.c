@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "rewards/message.h"
+#include "rewards/spec.h"
 #include "rewards/spawn.h"
 
 #define MS_NS ((int64_t)1000000)
@@ -19,18 +20,31 @@
 #define START_FAILURES_MAX 3 /* in a row, after which waiting requests are UNAVAILABLE */
 #define REAP_TICK_MS 2
 #define IDLE_DEATH_PAUSE_MS 50
+#define NOT_RUN_MAX                                                                                \
+    3 /* times that a request goes to another worker since one was not fit for it                  \
+       */
 
-/* A worker's life: ABSENT -> STARTING (executed, no hello yet) -> IDLE <-> BUSY -> ENDING ->
- * ABSENT. */
-typedef enum { SLOT_ABSENT, SLOT_STARTING, SLOT_IDLE, SLOT_BUSY, SLOT_ENDING } slot_state;
+/* A worker's life: ABSENT -> STARTING (executed, no hello yet) -> SETUP (makes its checkers ready)
+ * -> IDLE <-> BUSY -> ENDING -> ABSENT. */
+typedef enum {
+    SLOT_ABSENT,
+    SLOT_STARTING,
+    SLOT_SETUP,
+    SLOT_IDLE,
+    SLOT_BUSY,
+    SLOT_ENDING
+} slot_state;
 
-/* A request from submit to collect; owned by exactly one of: queue, slot, list of results. */
+/* A request from submit to collect; owned by exactly one of: queue, slot, list of those that rest
+ * before they are tried again, list of results. */
 typedef struct job {
     struct job *next;
     uint64_t id;
-    uint8_t *frame; /* NULL once sent, or when the result is there from the start */
-    size_t n_frame, n_sent;
+    uint8_t *frame; /* NULL once there is a result */
+    size_t n_frame;
+    int32_t n_retries, n_not_run;
     int64_t submitted_ns, dispatched_ns;
+    int64_t rest_until_ns;
     ifl_reward reward;
     char reason[IFL_REWARD_REASON_MAX];
 } job;
@@ -43,10 +57,14 @@ typedef struct job_list {
 typedef struct slot {
     slot_state state;
     pid_t pid;
-    int fd;   /* -1 = closed */
+    int fd;             /* -1 = closed */
+    const uint8_t *out; /* [n_out] being sent; borrows from the job or the pool */
+    size_t n_out, n_sent;
     job *job; /* BUSY: running. ENDING: ended by the worker's death, whose cause isn't known yet */
-    int64_t deadline_ns; /* STARTING: hello; BUSY: reply; ENDING: SIGKILL; ABSENT: next start */
-    int64_t pause_ns;    /* before the next start */
+    int64_t
+        deadline_ns;  /* STARTING: hello; SETUP, BUSY: reply; ENDING: SIGKILL; ABSENT: next start */
+    int64_t pause_ns; /* before the next start */
+    int32_t n_unfit;  /* ends in a row that its replies asked for */
     bool killed;
     size_t n_in;
     uint8_t in[IFL_REWARD_REPLY_MAX];
@@ -55,11 +73,15 @@ typedef struct slot {
 struct ifl_reward_pool {
     ifl_reward_pool_options options;
     char *program;
-    job_list waiting, done;
+    uint8_t *setup; /* [n_setup] what each worker is told first */
+    size_t n_setup;
+    int32_t start_ms;        /* for that */
+    ifl_status setup_status; /* whose fault it was that a worker could not set up */
+    job_list waiting, resting, done;
     slot *slots;
     struct pollfd *polls;
     int32_t n_start_failures;
-    char start_failure[256];
+    char start_failure[IFL_REWARD_REASON_MAX];
 };
 
 static void list_push(job_list *list, job *j) {
@@ -87,9 +109,23 @@ static void job_free(job *j) {
     free(j);
 }
 
+/* A pause that doubles with every failure in a row. */
+static int64_t pause_ns(int32_t n_failures) {
+    int64_t pause_ms = IDLE_DEATH_PAUSE_MS;
+    for (int32_t i = 0; i < n_failures && pause_ms < RESTART_MS_MAX; i++)
+        pause_ms *= 2;
+    return (pause_ms < RESTART_MS_MAX ? pause_ms : RESTART_MS_MAX) * MS_NS;
+}
+
 static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
                        const char *reason) {
     int64_t now = ifl_clock_ns();
+    bool failed = status == IFL_REWARD_CHECKER_ERROR || status == IFL_REWARD_UNAVAILABLE;
+    if (failed && j->frame && j->n_retries < pool->options.retries) {
+        j->rest_until_ns = now + pause_ns(++j->n_retries);
+        list_push(&pool->resting, j);
+        return;
+    }
     int64_t started = j->dispatched_ns ? j->dispatched_ns : now;
     free(j->frame);
     j->frame = NULL;
@@ -100,14 +136,9 @@ static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
     list_push(&pool->done, j);
 }
 
-/* A pause that doubles with every failed start in a row, so that a broken program isn't executed in
- * a loop. */
+/* With a pause, so that a broken program isn't executed in a loop. */
 static void slot_start_failed(ifl_reward_pool *pool, slot *s, const char *why) {
-    int64_t pause_ms = 50;
-    for (int i = 0; i < pool->n_start_failures && pause_ms < RESTART_MS_MAX; i++)
-        pause_ms *= 2;
-    if (pause_ms > RESTART_MS_MAX) pause_ms = RESTART_MS_MAX;
-    s->pause_ns = pause_ms * MS_NS;
+    s->pause_ns = pause_ns(pool->n_start_failures);
     s->deadline_ns =
         ifl_clock_ns() + s->pause_ns; /* of an ABSENT one; an ENDING one sets its own */
     if (pool->n_start_failures < START_FAILURES_MAX) pool->n_start_failures++;
@@ -197,7 +228,7 @@ static void slot_reap(ifl_reward_pool *pool, slot *s) {
 
 /* Ends a worker that broke the rules; its job, if any, gets the reason now. */
 static void slot_fail(ifl_reward_pool *pool, slot *s, const char *reason) {
-    bool starting = s->state == SLOT_STARTING;
+    bool starting = s->state == SLOT_STARTING || s->state == SLOT_SETUP;
     if (s->job) job_finish(pool, s->job, IFL_REWARD_CHECKER_ERROR, reason);
     s->job = NULL;
     if (starting) slot_start_failed(pool, s, reason);
@@ -205,29 +236,66 @@ static void slot_fail(ifl_reward_pool *pool, slot *s, const char *reason) {
 }
 
 static void slot_send(slot *s) {
-    job *j = s->job;
-    while (j->n_sent < j->n_frame) {
+    while (s->n_sent < s->n_out) {
         ssize_t n =
-            send(s->fd, j->frame + j->n_sent, j->n_frame - j->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+            send(s->fd, s->out + s->n_sent, s->n_out - s->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n < 0 && s->state == SLOT_SETUP) return; /* the end of file that follows says it */
         if (n < 0) {
             slot_end(s, false); /* it closed its end: how it died is the job's reason */
             return;
         }
-        j->n_sent += (size_t)n;
+        s->n_sent += (size_t)n;
     }
-    free(j->frame);
-    j->frame = NULL;
+}
+
+static void slot_say(slot *s, const uint8_t *bytes, size_t n) {
+    s->out = bytes;
+    s->n_out = n;
+    s->n_sent = s->n_in = 0;
+    slot_send(s);
 }
 
 static void slot_dispatch(ifl_reward_pool *pool, slot *s) {
     s->job = list_pop(&pool->waiting);
     s->job->dispatched_ns = ifl_clock_ns();
     s->state = SLOT_BUSY;
-    s->n_in = 0;
     s->deadline_ns = s->job->dispatched_ns + pool->options.timeout_ms * MS_NS;
-    slot_send(s);
+    slot_say(s, s->job->frame, s->job->n_frame);
+}
+
+static void slot_set_up(ifl_reward_pool *pool, slot *s, const ifl_reward *reward,
+                        const char *reason) {
+    if (reward->status != IFL_REWARD_OK) {
+        if (reward->status == IFL_REWARD_BAD_TASK) pool->setup_status = IFL_FORMAT;
+        slot_fail(pool, s, reason);
+        return;
+    }
+    s->state = SLOT_IDLE;
+    s->n_in = 0;
+    pool->n_start_failures = 0;
+}
+
+static void slot_reply(ifl_reward_pool *pool, slot *s, const ifl_reward *reward, const char *reason,
+                       uint32_t flags) {
+    job *j = s->job;
+    s->job = NULL;
+    s->state = SLOT_IDLE;
+    s->n_in = 0;
+    if ((flags & IFL_REPLY_NOT_RUN) && j->n_not_run++ < NOT_RUN_MAX) {
+        j->rest_until_ns = 0;
+        list_push(&pool->resting, j);
+    } else {
+        j->reward = *reward;
+        job_finish(pool, j, reward->status, reason);
+    }
+    if (flags & IFL_REPLY_LAST) {
+        s->pause_ns = pause_ns(s->n_unfit++);
+        slot_end(s, true);
+    } else {
+        s->n_unfit = 0;
+    }
 }
 
 /* Whether the bytes read so far are, or may become, what this state waits for. */
@@ -237,9 +305,9 @@ static void slot_take(ifl_reward_pool *pool, slot *s) {
         if (memcmp(s->in, IFL_REWARD_HELLO, n) != 0 || s->n_in > sizeof IFL_REWARD_HELLO) {
             slot_fail(pool, s, "the program said something else than a reward worker's hello");
         } else if (s->n_in == sizeof IFL_REWARD_HELLO) {
-            s->state = SLOT_IDLE;
-            s->n_in = 0;
-            pool->n_start_failures = 0;
+            s->state = SLOT_SETUP;
+            s->deadline_ns = ifl_clock_ns() + (START_MS + pool->start_ms) * MS_NS;
+            slot_say(s, pool->setup, pool->n_setup);
         }
         return;
     }
@@ -250,6 +318,7 @@ static void slot_take(ifl_reward_pool *pool, slot *s) {
     if (s->n_in < 4) return;
     size_t n = ifl_reward_frame_length(s->in);
     uint64_t id = 0;
+    uint32_t flags = 0;
     ifl_reward reward;
     ifl_error err = {0};
     char reason[IFL_REWARD_REASON_MAX], text[IFL_REWARD_REASON_MAX];
@@ -258,8 +327,9 @@ static void slot_take(ifl_reward_pool *pool, slot *s) {
         ifl_fail(&err, IFL_FORMAT, "a reply of %zu bytes with %zu behind its head", n, s->n_in - 4);
     else if (s->n_in < n + 4)
         return;
-    if (fine) fine = ifl_reward_reply_decode(s->in + 4, n, &id, &reward, reason, &err) == IFL_OK;
-    if (fine && (id != s->job->id || s->job->frame)) {
+    if (fine)
+        fine = ifl_reward_reply_decode(s->in + 4, n, &id, &reward, reason, &flags, &err) == IFL_OK;
+    if (fine && (id != (s->job ? s->job->id : 0) || s->n_sent < s->n_out)) {
         ifl_fail(&err, IFL_FORMAT, "a reply to a request that was not made");
         fine = false;
     }
@@ -268,11 +338,10 @@ static void slot_take(ifl_reward_pool *pool, slot *s) {
         slot_fail(pool, s, text);
         return;
     }
-    s->job->reward = reward;
-    job_finish(pool, s->job, reward.status, reason);
-    s->job = NULL;
-    s->state = SLOT_IDLE;
-    s->n_in = 0;
+    if (s->state == SLOT_SETUP)
+        slot_set_up(pool, s, &reward, reason);
+    else
+        slot_reply(pool, s, &reward, reason, flags);
 }
 
 static void slot_receive(ifl_reward_pool *pool, slot *s) {
@@ -281,8 +350,10 @@ static void slot_receive(ifl_reward_pool *pool, slot *s) {
     ssize_t n = recv(s->fd, s->in + s->n_in, room, MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK)) return;
     if (n <= 0) {
-        if (s->state == SLOT_STARTING) {
-            slot_fail(pool, s, "the program ended without a reward worker's hello");
+        if (s->state == SLOT_STARTING || s->state == SLOT_SETUP) {
+            slot_fail(pool, s,
+                      s->state == SLOT_SETUP ? "the worker ended while it made its checkers ready"
+                                             : "the program ended without a reward worker's hello");
             return;
         }
         if (!s->job) s->pause_ns = IDLE_DEATH_PAUSE_MS * MS_NS; /* no storm if it happens again */
@@ -302,28 +373,45 @@ static void slot_check_deadline(ifl_reward_pool *pool, slot *s, int64_t now) {
     if (s->state == SLOT_STARTING) {
         snprintf(text, sizeof text, "no hello within %d ms", START_MS);
         slot_fail(pool, s, text);
+    } else if (s->state == SLOT_SETUP) {
+        snprintf(text, sizeof text, "its checkers were not ready within %d ms",
+                 START_MS + pool->start_ms);
+        slot_fail(pool, s, text);
     } else if (s->state == SLOT_BUSY) {
         snprintf(text, sizeof text, "timeout: no result within %d ms", pool->options.timeout_ms);
         slot_fail(pool, s, text);
     }
 }
 
+/* Those that have rested wait again, behind what came before. */
+static void jobs_wake(ifl_reward_pool *pool, int64_t now) {
+    job_list still = {0};
+    for (job *j; (j = list_pop(&pool->resting));)
+        list_push(now >= j->rest_until_ns ? &pool->waiting : &still, j);
+    pool->resting = still;
+}
+
+static bool slot_has_deadline(const slot *s) {
+    return s->state == SLOT_STARTING || s->state == SLOT_SETUP || s->state == SLOT_BUSY;
+}
+
 /* Starts what is missing, dispatches what waits, ends what is late. Never blocks. */
 static void pool_advance(ifl_reward_pool *pool) {
     int64_t now = ifl_clock_ns();
     bool any_up = false;
+    if (pool->resting.n > 0) jobs_wake(pool, now);
     for (int32_t i = 0; i < pool->options.n_workers; i++) {
         slot *s = &pool->slots[i];
         if (s->state == SLOT_ENDING) slot_reap(pool, s);
         if (s->state == SLOT_ABSENT && now >= s->deadline_ns) slot_start(pool, s);
-        if (s->state == SLOT_STARTING || s->state == SLOT_BUSY) slot_check_deadline(pool, s, now);
+        if (slot_has_deadline(s)) slot_check_deadline(pool, s, now);
         if (s->state == SLOT_IDLE && pool->waiting.n > 0) slot_dispatch(pool, s);
-        any_up |= s->state == SLOT_IDLE || s->state == SLOT_BUSY || s->state == SLOT_STARTING;
+        any_up |= s->state == SLOT_IDLE || slot_has_deadline(s);
     }
     if (any_up || pool->n_start_failures < START_FAILURES_MAX) return;
     for (job *j; (j = list_pop(&pool->waiting));) {
-        char text[320];
-        snprintf(text, sizeof text, "no reward worker can be started: %s", pool->start_failure);
+        char text[IFL_REWARD_REASON_MAX];
+        snprintf(text, sizeof text, "no reward worker can be started: %.900s", pool->start_failure);
         job_finish(pool, j, IFL_REWARD_UNAVAILABLE, text);
     }
 }
@@ -341,16 +429,19 @@ static void pool_wait(ifl_reward_pool *pool, int64_t until_ns) {
         pool->polls[i].fd = s->fd; /* -1 is skipped by poll */
         pool->polls[i].events = POLLIN;
         pool->polls[i].revents = 0;
-        if (s->state == SLOT_BUSY && s->job->frame) pool->polls[i].events |= POLLOUT;
+        if ((s->state == SLOT_BUSY || s->state == SLOT_SETUP) && s->n_sent < s->n_out)
+            pool->polls[i].events |= POLLOUT;
         n++;
     }
+    for (const job *j = pool->resting.first; j; j = j->next)
+        if (j->rest_until_ns < wake) wake = j->rest_until_ns;
     int64_t ms = wake <= now ? 0 : (wake - now + MS_NS - 1) / MS_NS;
     if (poll(pool->polls, n, ms > 60000 ? 60000 : (int)ms) <= 0) return;
     for (int32_t i = 0; i < pool->options.n_workers; i++) {
         slot *s = &pool->slots[i];
         short events = pool->polls[i].revents;
         if (events & (POLLIN | POLLHUP | POLLERR)) slot_receive(pool, s);
-        if ((events & POLLOUT) && s->state == SLOT_BUSY && s->job->frame) slot_send(s);
+        if ((events & POLLOUT) && (s->state == SLOT_BUSY || s->state == SLOT_SETUP)) slot_send(s);
     }
 }
 
@@ -377,24 +468,35 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
                                   ifl_error *err) {
     *out = NULL;
     IFL_TRY(options_check(options, err));
+    ifl_spec *spec;
+    IFL_TRY(ifl_spec_parse(&spec, options->checkers, err));
+    int32_t start_ms = ifl_spec_start_ms(spec);
+    ifl_spec_free(spec);
     ifl_reward_pool *pool = calloc(1, sizeof *pool);
     if (!pool) goto no_memory;
     pool->options = *options;
-    pool->options.program = NULL; /* the copy below is what counts */
+    pool->options.program = NULL; /* the copies below are what counts */
+    pool->options.checkers = NULL;
+    pool->start_ms = start_ms;
+    pool->setup_status = IFL_PEER;
     pool->program = strdup(options->program ? options->program : "/proc/self/exe");
     pool->slots = calloc((size_t)options->n_workers, sizeof *pool->slots);
     pool->polls = calloc((size_t)options->n_workers, sizeof *pool->polls);
-    if (!pool->program || !pool->slots || !pool->polls) goto no_memory;
+    if (!pool->program || !pool->slots || !pool->polls ||
+        ifl_reward_setup_encode(options->timeout_ms, options->checkers, &pool->setup,
+                                &pool->n_setup, err) != IFL_OK)
+        goto no_memory;
     for (int32_t i = 0; i < options->n_workers; i++)
         pool->slots[i].fd = -1;
-    int64_t until_ns = ifl_clock_ns() + START_MS * MS_NS;
+    int64_t until_ns = ifl_clock_ns() + (2 * START_MS + start_ms) * MS_NS;
     for (pool_advance(pool); !pool_all_up(pool); pool_advance(pool)) {
         bool late = ifl_clock_ns() >= until_ns;
         if (late || pool->n_start_failures > 0) {
-            ifl_fail(err, IFL_PEER, "reward workers (%s reward-worker): %s", pool->program,
+            ifl_status st = pool->setup_status;
+            ifl_fail(err, st, "reward workers (%s reward-worker): %s", pool->program,
                      pool->n_start_failures > 0 ? pool->start_failure : "not up in time");
             ifl_reward_pool_free(pool);
-            return IFL_PEER;
+            return st;
         }
         pool_wait(pool, until_ns);
     }
@@ -419,8 +521,11 @@ void ifl_reward_pool_free(ifl_reward_pool *pool) {
     }
     for (job *j; (j = list_pop(&pool->waiting));)
         job_free(j);
+    for (job *j; (j = list_pop(&pool->resting));)
+        job_free(j);
     for (job *j; (j = list_pop(&pool->done));)
         job_free(j);
+    free(pool->setup);
     free(pool->polls);
     free(pool->slots);
     free(pool->program);
@@ -430,7 +535,8 @@ void ifl_reward_pool_free(ifl_reward_pool *pool) {
 ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
                                   ifl_error *err) {
     /* Results that nobody collects count too, so that memory is bounded by the queue's size. */
-    if (pool->waiting.n >= pool->options.queue_max || pool->done.n >= pool->options.queue_max)
+    if (pool->waiting.n + pool->resting.n >= pool->options.queue_max ||
+        pool->done.n >= pool->options.queue_max)
         return ifl_fail(err, IFL_FULL, "reward queue: %d requests wait, that is its size",
                         pool->options.queue_max);
     job *j = calloc(1, sizeof *j);
@@ -464,6 +570,7 @@ ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint6
         if (j) {
             *id = j->id;
             *out = j->reward;
+            if (!ifl_reward_is_verdict(out->status)) ifl_reward_set_reason(out, j->reason);
             if (*j->reason) ifl_fail(err, IFL_OK, "checker %s: %s", out->checker, j->reason);
             job_free(j);
             return IFL_OK;
@@ -475,7 +582,7 @@ ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint6
 }
 
 int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool) {
-    int32_t n = pool->waiting.n + pool->done.n;
+    int32_t n = pool->waiting.n + pool->resting.n + pool->done.n;
     for (int32_t i = 0; i < pool->options.n_workers; i++)
         n += pool->slots[i].job != NULL;
     return n;

@@ -139,6 +139,8 @@ static ifl_status regex_check(const ifl_reward_request *request, ifl_reward *out
     return st;
 }
 
+static const char *const regex_names[] = {"regex", "mode", "group", "which", "number", NULL};
+
 const ifl_checker ifl_checker_regex = {
     .name = "regex",
     .version = "1",
@@ -146,4 +148,6 @@ const ifl_checker ifl_checker_regex = {
         "meta: \"regex\" (PCRE2), \"mode\" (search or full), \"group\" (its capture is compared "
         "with the answer), \"which\" (last, first, same), \"number\" (compared as numbers)",
     .check = regex_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = regex_names,
 };

@@ -17,7 +17,11 @@ typedef struct ifl_reward_request {
     const char *meta;   /* JSON text or "" */
     ifl_finish finish;
     int32_t timeout_ms; /* after which the pool kills the worker (set by it); 0: never */
+    void *state;        /* for the checker: what its create made, else NULL; never on the wire */
 } ifl_reward_request;
+
+#define IFL_CHECKER_PURE 1u          /* the same request has the same verdict: it may be kept */
+#define IFL_CHECKER_RUNS_PROGRAMS 2u /* the policy's: it needs the sandbox */
 
 /* One checker: a pure function of the request. Runs inside a worker process. `out` comes zeroed but
  * for status NONE; a status that is no verdict comes with its reason in `err`, a verdict may.
@@ -28,6 +32,13 @@ typedef struct ifl_checker {
     const char *version;
     const char *help; /* what it expects as answer and meta, one line */
     ifl_status (*check)(const ifl_reward_request *request, ifl_reward *out, ifl_error *err);
+    uint32_t flags;             /* IFL_CHECKER_... */
+    const char *const *options; /* keys that `options` may have, ends with NULL; NULL: any */
+    /* Both NULL for one without a state. Once in a worker before the first check, with the options
+     * as JSON text ("{}" without any); options that make no sense are IFL_FORMAT and end the start.
+     */
+    ifl_status (*create)(void **state, const char *options, ifl_error *err);
+    void (*destroy)(void *state);
 } ifl_checker;
 
 /* NULL when there is none of that name. */
@@ -54,12 +65,15 @@ typedef struct ifl_reward_pool ifl_reward_pool;
 typedef struct ifl_reward_pool_options {
     int32_t n_workers;
     int32_t timeout_ms;
-    int32_t queue_max;   /* requests waiting; more is IFL_FULL */
-    const char *program; /* executed with "reward-worker"; NULL: /proc/self/exe */
+    int32_t queue_max;    /* requests waiting; more is IFL_FULL */
+    const char *program;  /* executed with "reward-worker"; NULL: /proc/self/exe */
+    const char *checkers; /* reward.checkers (rewards/spec.h); NULL: built-ins alone */
+    int32_t retries;      /* of a request that ended as CHECKER_ERROR or UNAVAILABLE */
 } ifl_reward_pool_options;
 
-/* Starts the workers and waits until each has said hello: a program that is none of ours is
- * IFL_PEER. */
+/* Starts the workers and waits until each has said hello and made its checkers ready: a program
+ * that is none of ours, or a plug-in that doesn't start, is IFL_PEER; a wrong option is IFL_USAGE
+ * or IFL_FORMAT. */
 ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_options *options,
                                   ifl_error *err);
 void ifl_reward_pool_free(ifl_reward_pool *pool); /* kills and reaps all workers */

@@ -137,6 +137,8 @@ static ifl_status repetition_check(const ifl_reward_request *request, ifl_reward
     return shape(request, out, err, repetition_judge);
 }
 
+static const char *const overlong_names[] = {"max", "buffer", NULL};
+
 const ifl_checker ifl_checker_overlong = {
     .name = "overlong",
     .version = "1",
@@ -144,7 +146,11 @@ const ifl_checker ifl_checker_overlong = {
         "shaping, 0 .. -1: meta \"max\" and \"buffer\", in pieces of text (about tokens): linear "
         "in the buffer before max; no answer",
     .check = overlong_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = overlong_names,
 };
+
+static const char *const length_names[] = {"max", "short", "long", NULL};
 
 const ifl_checker ifl_checker_length = {
     .name = "length",
@@ -153,7 +159,11 @@ const ifl_checker ifl_checker_length = {
         "shaping: meta \"max\" in pieces of text (about tokens), \"short\" (1) and \"long\" (0): "
         "a cosine from short at length 0 to long at max; no answer",
     .check = length_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = length_names,
 };
+
+static const char *const repetition_names[] = {"ngram", "weight", NULL};
 
 const ifl_checker ifl_checker_repetition = {
     .name = "repetition",
@@ -161,4 +171,6 @@ const ifl_checker ifl_checker_repetition = {
     .help = "shaping, 0 .. -weight: the share of repeated n-grams of words; meta \"ngram\" (3), "
             "\"weight\" (1); no answer",
     .check = repetition_check,
+    .flags = IFL_CHECKER_PURE,
+    .options = repetition_names,
 };

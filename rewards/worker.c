@@ -13,50 +13,13 @@
 #include <unistd.h>
 
 #include "rewards/checkers.h"
-#include "rewards/message.h"
+#include "rewards/host.h"
 
 #define WORKER_MEMORY_BYTES                                                                        \
     ((rlim_t)2 << 30) /* a checker beyond this gets no memory, not the host's */
 #define EXIT_GARBLED 65
 
 static int worker_result_fd = -1; /* for test_fault alone: garbage must get onto the wire somehow */
-
-void ifl_reward_check(const ifl_reward_request *request, ifl_reward *out, char *reason) {
-    ifl_error err = {0};
-    memset(out, 0, sizeof *out);
-    out->status = IFL_REWARD_NONE;
-    reason[0] = '\0';
-    const ifl_checker *checker = ifl_checker_find(request->checker);
-    if (!checker) {
-        out->status = IFL_REWARD_BAD_TASK;
-        snprintf(out->checker, sizeof out->checker, "%.60s", request->checker);
-        const ifl_checker *known[32];
-        int n_known = ifl_checker_list(known, 32);
-        int n = snprintf(reason, IFL_REWARD_REASON_MAX, "there is no checker '%.60s', only",
-                         request->checker);
-        for (int i = 0; i < n_known && n < IFL_REWARD_REASON_MAX; i++)
-            n += snprintf(reason + n, (size_t)(IFL_REWARD_REASON_MAX - n), " %s", known[i]->name);
-        return;
-    }
-    snprintf(out->checker, sizeof out->checker, "%s/%s", checker->name, checker->version);
-    ifl_status st = checker->check(request, out, &err);
-    bool sane = st == IFL_OK && out->status != IFL_REWARD_NONE && isfinite(out->reward) &&
-                out->reward >= -1.0f && out->reward <= 1.0f;
-    if (!sane) {
-        if (st == IFL_OK)
-            ifl_fail(&err, IFL_FORMAT, "garbage from the checker: status %s, reward %g",
-                     out->status == IFL_REWARD_NONE ? "missing" : "set", (double)out->reward);
-        out->status = IFL_REWARD_CHECKER_ERROR;
-        out->n_components = 0;
-    }
-    if (out->status == IFL_REWARD_OK) return;
-    if (!ifl_reward_is_verdict(out->status)) out->reward = 0.0f;
-    bool silent = !err.text[0] && st == IFL_OK; /* a plain verdict needs no reason */
-    snprintf(reason, IFL_REWARD_REASON_MAX, "%s",
-             silent        ? ""
-             : err.text[0] ? err.text
-                           : ifl_status_text(st));
-}
 
 static bool read_all(int fd, void *to, size_t n) {
     for (uint8_t *p = to; n > 0;) {
@@ -88,7 +51,10 @@ static bool worker_isolate(int *in_fd, int *out_fd) {
     struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* they map terabytes */
-    struct rlimit memory = {WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES};
+    /* Soft: a plug-in's process has a limit of its own. */
+    struct rlimit memory = {0, RLIM_INFINITY};
+    if (getrlimit(RLIMIT_AS, &memory) == 0 && memory.rlim_max > WORKER_MEMORY_BYTES)
+        memory.rlim_cur = WORKER_MEMORY_BYTES;
     setrlimit(RLIMIT_AS, &memory);
 #endif
     int in = fcntl(*in_fd, F_DUPFD_CLOEXEC, 10), out = fcntl(*out_fd, F_DUPFD_CLOEXEC, 10);
@@ -103,30 +69,60 @@ static bool worker_isolate(int *in_fd, int *out_fd) {
     return true;
 }
 
+/* Makes the checkers ready and says so, or why not. */
+static bool worker_set_up(int in_fd, int out_fd, ifl_reward_host **host) {
+    uint8_t head[4], *body = NULL, reply[IFL_REWARD_REPLY_MAX];
+    int32_t timeout_ms;
+    const char *checkers;
+    ifl_error err = {0};
+    if (!read_all(in_fd, head, sizeof head)) return true; /* a pool that went away at once */
+    uint32_t n = ifl_reward_frame_length(head);
+    bool fine = n <= IFL_REWARD_FRAME_MAX && (body = malloc(n ? n : 1)) &&
+                read_all(in_fd, body, n) &&
+                ifl_reward_setup_decode(body, n, &timeout_ms, &checkers, NULL) == IFL_OK;
+    if (fine) {
+        ifl_status st = ifl_reward_host_create(host, checkers, timeout_ms, &err);
+        bool theirs = st == IFL_USAGE || st == IFL_FORMAT || st == IFL_NOTFOUND;
+        ifl_reward reward = {.status = st == IFL_OK ? IFL_REWARD_OK
+                                       : theirs     ? IFL_REWARD_BAD_TASK
+                                                    : IFL_REWARD_CHECKER_ERROR};
+        fine = write_all(
+                   out_fd, reply,
+                   ifl_reward_reply_encode(0, &reward, st == IFL_OK ? "" : err.text, 0, reply)) &&
+               st == IFL_OK;
+    }
+    free(body);
+    return fine;
+}
+
 int ifl_reward_worker_main(int in_fd, int out_fd) {
     uint8_t head[4], reply[IFL_REWARD_REPLY_MAX];
     if (!worker_isolate(&in_fd, &out_fd)) return EXIT_FAILURE;
     worker_result_fd = out_fd;
     if (!write_all(out_fd, IFL_REWARD_HELLO, sizeof IFL_REWARD_HELLO)) return EXIT_FAILURE;
-    while (read_all(in_fd, head, sizeof head)) {
+    ifl_reward_host *host = NULL;
+    if (!worker_set_up(in_fd, out_fd, &host)) return EXIT_GARBLED;
+    bool fine = true;
+    while (fine && read_all(in_fd, head, sizeof head)) {
         uint32_t n = ifl_reward_frame_length(head);
-        if (n > IFL_REWARD_FRAME_MAX) return EXIT_GARBLED;
-        uint8_t *body = malloc(n ? n : 1);
-        if (!body) return EXIT_FAILURE;
+        uint8_t *body = n <= IFL_REWARD_FRAME_MAX ? malloc(n ? n : 1) : NULL;
+        if (!body) fine = false;
+        if (!body) break;
         ifl_reward_request request;
-        bool fine = read_all(in_fd, body, n) &&
-                    ifl_reward_request_decode(body, n, &request, NULL) == IFL_OK;
+        fine = read_all(in_fd, body, n) &&
+               ifl_reward_request_decode(body, n, &request, NULL) == IFL_OK;
         if (fine) {
             ifl_reward reward;
             char reason[IFL_REWARD_REASON_MAX];
-            ifl_reward_check(&request, &reward, reason);
+            uint32_t flags;
+            ifl_reward_host_check(host, &request, &reward, reason, &flags);
             fine = write_all(out_fd, reply,
-                             ifl_reward_reply_encode(request.id, &reward, reason, reply));
+                             ifl_reward_reply_encode(request.id, &reward, reason, flags, reply));
         }
         free(body);
-        if (!fine) return EXIT_GARBLED;
     }
-    return EXIT_SUCCESS;
+    ifl_reward_host_free(host);
+    return fine ? EXIT_SUCCESS : EXIT_GARBLED;
 }
 
 static void fault_sleep(void) {

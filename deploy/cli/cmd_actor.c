@@ -10,6 +10,7 @@
 #include "deploy/cli/config_model.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/signals.h"
+#include "rewards/spec.h"
 
 enum { KEY_CONNECT = 'c', KEY_NAME = 'n', KEY_KEYS = 'k', KEY_RELAYS = 'r' };
 
@@ -41,6 +42,7 @@ static ifl_status actor_work(const ifl_options *options, void *user, ifl_error *
     const char *name = *(const char **)user;
     ifl_log_setup(name, options->verbose ? IFL_LOG_DEBUG : IFL_LOG_INFO);
     const atomic_bool *stop = ifl_signals_install();
+    IFL_TRY(ifl_spec_check_config(config, err));
     IFL_TRY(ifl_cpu_pin(config->actor.cpus, "actor.cpus", err));
     const char *connect =
         config->transport.connect[0] ? config->transport.connect : config->transport.bind;

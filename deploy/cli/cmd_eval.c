@@ -17,7 +17,7 @@
 #include "deploy/cli/options.h"
 #include "learner/eval_figures.h"
 #include "learner/eval_results.h"
-#include "rewards/reward.h"
+#include "rewards/spec.h"
 
 typedef struct eval_arguments {
     int64_t n_tasks, n_samples;
@@ -92,11 +92,12 @@ static ifl_status eval_collect(evaluation *e, int64_t wait_ms, ifl_error *err) {
 static ifl_status eval_check(evaluation *e, const ifl_trajectory *traj, ifl_error *err) {
     int32_t task = (int32_t)(traj->task_serial % (uint64_t)e->n_tasks);
     const ifl_task *t = &e->tasks[task];
-    char *answer;
+    char *answer, checker[64];
+    ifl_config_checker(e->config, t->checker, t->data_source, checker);
     IFL_TRY(ifl_eval_answer_text(&answer, e->loaded->tokenizer, e->config, traj, err));
     ifl_reward_request request = {
         .id = traj->task_serial,
-        .checker = t->checker && t->checker[0] ? t->checker : e->config->reward.checker,
+        .checker = checker,
         .prompt = t->text ? t->text : "",
         .completion = answer,
         .n_completion = strlen(answer),
@@ -301,6 +302,7 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
         return ifl_fail(err, IFL_USAGE,
                         "--out and --from: results that come from a file are there already; "
                         "give one of the two");
+    if (!mine->from) IFL_TRY(ifl_spec_check_config(c, err));
     if (mine->out) IFL_TRY(out_check(mine->out, err));
     if (mine->compare) IFL_TRY(ifl_eval_results_read(&e.before, mine->compare, err));
     if (mine->from) {
@@ -334,8 +336,13 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
     e.results.k = e.n_samples;
     snprintf(e.results.model, sizeof e.results.model, "%s", c->model.path);
     if (mine->compare) IFL_TRY_GOTO(st, compare_check(&e, mine->compare, err), done);
-    ifl_reward_pool_options pool = {c->reward.workers, c->reward.timeout_ms,
-                                    (e.n_tasks + 1) * (e.n_samples + 1), NULL};
+    ifl_reward_pool_options pool = {
+        .n_workers = c->reward.workers,
+        .timeout_ms = c->reward.timeout_ms,
+        .queue_max = (e.n_tasks + 1) * (e.n_samples + 1),
+        .checkers = c->reward.checkers,
+        .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
+    };
     if (pool.queue_max > IFL_REWARD_QUEUE_MAX) pool.queue_max = IFL_REWARD_QUEUE_MAX;
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&e.pool, &pool, err), done);
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&threads, c->actor.threads, err), done);

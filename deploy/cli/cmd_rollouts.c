@@ -58,7 +58,8 @@ static void row_print_text(const ifl_rollout_row *row, const char *prompt, const
     if (ifl_reward_is_verdict(t->reward.status))
         printf("  reward    %g", (double)t->reward.reward);
     else
-        printf("  reward    none (%s)", ifl_reward_status_name(t->reward.status));
+        printf("  reward    none (%s%s%s)", ifl_reward_status_name(t->reward.status),
+               t->reward.reason[0] ? ": " : "", t->reward.reason);
     printf("  by %s; %d tokens, %s; actor %s\n", *t->reward.checker ? t->reward.checker : "-",
            row->n_answer, ifl_finish_name(t->finish), *t->actor ? t->actor : "-");
     if (row->has_lag) printf("  lag       mean %.2f, max %.0f\n", row->lag_mean, row->lag_max);
@@ -99,6 +100,15 @@ static ifl_status row_print_json(const ifl_rollout_row *row, const char *prompt,
         json_object_set_new(object, "lag_mean", json_real(row->lag_mean));
         json_object_set_new(object, "lag_max", json_integer((json_int_t)row->lag_max));
     }
+    if (object && t->reward.n_components > 0) {
+        json_t *components = json_object();
+        for (int32_t i = 0; i < t->reward.n_components; i++)
+            json_object_set_new(components, t->reward.components[i].name,
+                                json_real((double)t->reward.components[i].value));
+        json_object_set_new(object, "components", components);
+    }
+    if (object && t->reward.reason[0])
+        json_object_set_new(object, "reward_reason", json_string(t->reward.reason));
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
     if (line) puts(line);
     free(line);

@@ -10,7 +10,7 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/score_input.h"
-#include "rewards/reward.h"
+#include "rewards/spec.h"
 
 #define IN_FLIGHT_PER_WORKER 4
 #define PROGRESS_NS 200000000
@@ -113,12 +113,14 @@ static int pair_take(int argc, char **argv, score_args *a) {
 }
 
 static ifl_status args_check(const score_args *a, ifl_error *err) {
-    if (a->checker && !ifl_checker_find(a->checker))
+    ifl_spec *spec;
+    IFL_TRY(ifl_spec_check_config(a->config, err));
+    IFL_TRY(ifl_spec_parse(&spec, a->config->reward.checkers, err));
+    bool known = !a->checker || ifl_spec_knows(spec, a->checker);
+    ifl_spec_free(spec);
+    if (!known)
         return ifl_fail(err, IFL_USAGE, "--checker: there is no '%.60s'; --list shows them",
                         a->checker);
-    if (a->config->reward.checker[0] && !ifl_checker_find(a->config->reward.checker))
-        return ifl_fail(err, IFL_USAGE, "reward.checker: there is no '%.60s'; --list shows them",
-                        a->config->reward.checker);
     if (a->pred && (a->tasks || a->completions))
         return ifl_fail(err, IFL_USAGE, "--pair or --tasks and --completions, not both");
     if (a->pred && !a->checker)
@@ -250,8 +252,9 @@ static ifl_status run_files(score_run *run, const score_args *a, ifl_error *err)
         st = ifl_score_input_next(&input, &line, err);
         if (st != IFL_OK) break;
         const ifl_task *task = &line.task.task;
-        const char *checker = a->checker ? a->checker : task->checker;
-        if (!*checker) checker = a->config->reward.checker;
+        char checker[64];
+        ifl_config_checker(a->config, a->checker ? a->checker : task->checker, task->data_source,
+                           checker);
         if (!*checker)
             st =
                 ifl_fail(err, IFL_USAGE, "task %s names no checker: give --checker NAME", task->id);
@@ -321,8 +324,13 @@ static ifl_status run_pair(score_run *run, const score_args *a, ifl_error *err) 
 static ifl_status score(const score_args *a, ifl_error *err) {
     score_run run = {.out = stdout,
                      .n_window = (uint64_t)a->config->reward.workers * IN_FLIGHT_PER_WORKER};
-    ifl_reward_pool_options options = {a->config->reward.workers, a->config->reward.timeout_ms,
-                                       (int32_t)run.n_window, NULL};
+    ifl_reward_pool_options options = {
+        .n_workers = a->config->reward.workers,
+        .timeout_ms = a->config->reward.timeout_ms,
+        .queue_max = (int32_t)run.n_window,
+        .checkers = a->config->reward.checkers,
+        .retries = strcmp(a->config->reward.on_error, "retry") == 0 ? a->config->reward.retries : 0,
+    };
     ifl_status st;
     run.terminal = isatty(STDERR_FILENO) && (a->out || !isatty(STDOUT_FILENO));
     run.window = ifl_alloc(run.n_window, sizeof *run.window);
@@ -350,19 +358,28 @@ done:
     return st;
 }
 
-static void checkers_print(void) {
+static ifl_status checkers_print(const char *checkers, ifl_error *err) {
+    ifl_spec *spec;
+    IFL_TRY(ifl_spec_parse(&spec, checkers, err));
+
     const ifl_checker *all[64];
     int n = ifl_checker_list(all, 64);
     for (int i = 0; i < n; i++)
         printf("%-10s version %s: %s\n", all[i]->name, all[i]->version, all[i]->help);
+    for (int32_t i = 0; i < spec->n; i++) {
+        const ifl_spec_entry *e = &spec->entries[i];
+        printf("%-10s of reward.checkers, use: %s, options %016" PRIx64 "\n", e->name,
+               e->builtin ? e->builtin->name : ifl_spec_kind_name(e->kind), e->config);
+    }
+    ifl_spec_free(spec);
+    return IFL_OK;
 }
 
 static ifl_status score_work(const ifl_options *options, void *user, ifl_error *err) {
     score_args *a = user;
     a->config = options->config;
     if (a->list) {
-        checkers_print();
-        return IFL_OK;
+        return checkers_print(a->config->reward.checkers, err);
     }
     IFL_TRY(args_check(a, err));
     return score(a, err);

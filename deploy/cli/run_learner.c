@@ -15,7 +15,7 @@
 #include "deploy/cli/signals.h"
 #include "learner/checkpoint.h"
 #include "learner/learner.h"
-#include "rewards/reward.h"
+#include "rewards/spec.h"
 
 enum { KEY_BIND = 'b', KEY_KEYS = 'k' };
 
@@ -95,22 +95,18 @@ static ifl_status reference_load(ifl_loaded_model *out, const ifl_config *config
     return IFL_OK;
 }
 
-/* A name that no checker has would mask every answer of the run: better said at once. */
-static ifl_status checker_names(const ifl_config *config, ifl_error *err) {
-    if (!ifl_checker_find(config->reward.checker))
-        return ifl_fail(err, IFL_USAGE,
-                        "reward.checker: there is no checker \"%s\" (see inflight score --list)",
-                        config->reward.checker);
-    for (int32_t i = 0; i < config->data.n_train + config->data.n_eval; i++) {
-        bool train = i < config->data.n_train;
-        const ifl_source_config *source =
-            train ? &config->data.train[i] : &config->data.eval[i - config->data.n_train];
-        if (source->checker[0] && !ifl_checker_find(source->checker))
-            return ifl_fail(
-                err, IFL_USAGE,
-                "data.%s, source %s: there is no checker \"%s\" (see inflight score --list)",
-                train ? "train" : "eval", source->name, source->checker);
-    }
+/* A name that no checker has would mask every answer of the run, and a plug-in that doesn't start
+ * would end its actors one after another: better said at once. */
+static ifl_status checkers_check(const ifl_config *config, bool local_actors, ifl_error *err) {
+    IFL_TRY(ifl_spec_check_config(config, err));
+    if (!local_actors || strcmp(config->reward.checkers, "{}") == 0) return IFL_OK;
+    ifl_reward_pool_options options = {.n_workers = 1,
+                                       .timeout_ms = config->reward.timeout_ms,
+                                       .queue_max = 1,
+                                       .checkers = config->reward.checkers};
+    ifl_reward_pool *pool = NULL;
+    IFL_TRY(ifl_reward_pool_create(&pool, &options, err));
+    ifl_reward_pool_free(pool);
     return IFL_OK;
 }
 
@@ -126,7 +122,7 @@ static bool bind_is_default(const ifl_config *config) {
 ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_error *err) {
     const ifl_config *config = options->config;
     IFL_TRY(ifl_config_check_training(config, err));
-    IFL_TRY(checker_names(config, err));
+    IFL_TRY(checkers_check(config, local_actors, err));
     ifl_log_setup("learner", options->verbose ? IFL_LOG_DEBUG : IFL_LOG_INFO);
     const atomic_bool *stop = ifl_signals_install();
     cpu_set_t mask;
@@ -205,15 +201,17 @@ ifl_status ifl_dry_run_training(const ifl_options *options, void *user, ifl_erro
     (void)user;
     ifl_options_print(options, f);
     IFL_TRY(ifl_config_check_training(config, err));
+    IFL_TRY(ifl_spec_check_config(config, err));
     ifl_loaded_model loaded;
     ifl_task_set *set = NULL;
     ifl_task task = {0};
+    char checker[64];
     ifl_status st;
     IFL_TRY_GOTO(st, ifl_config_model(&loaded, config, NULL, err), done);
     IFL_TRY_GOTO(st, ifl_task_set_open(&set, config, "train", loaded.tokenizer, err), done);
     IFL_TRY_GOTO(st, ifl_task_set_get(set, 0, &task, err), done);
-    fprintf(f, "# first training task %s, checker %s, answer %s\n", task.id,
-            task.checker && task.checker[0] ? task.checker : config->reward.checker, task.answer);
+    ifl_config_checker(config, task.checker, task.data_source, checker);
+    fprintf(f, "# first training task %s, checker %s, answer %s\n", task.id, checker, task.answer);
     fprintf(f, "# prompt, %d tokens:", task.n_prompt);
     for (int32_t i = 0; i < task.n_prompt; i++)
         fprintf(f, " %d", task.prompt[i]);

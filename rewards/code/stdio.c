@@ -124,6 +124,10 @@ static ifl_status code_stdio_check(const ifl_reward_request *request, ifl_reward
     return st;
 }
 
+static const char *const code_stdio_names[] = {"language", "compare",   "tolerance", "wall_ms",
+                                               "cpu_ms",   "memory_mb", "output_kb", "processes",
+                                               "score",    "bare",      NULL};
+
 const ifl_checker ifl_checker_code_stdio = {
     .name = "code_stdio",
     .version = "1",
@@ -131,4 +135,6 @@ const ifl_checker ifl_checker_code_stdio = {
             "compare (tokens, exact, float), tolerance, wall_ms, cpu_ms, memory_mb, score (all or "
             "fraction), bare",
     .check = code_stdio_check,
+    .flags = IFL_CHECKER_RUNS_PROGRAMS,
+    .options = code_stdio_names,
 };

@@ -337,6 +337,9 @@ static ifl_status code_unit_check(const ifl_reward_request *request, ifl_reward 
     return st;
 }
 
+static const char *const code_unit_names[] = {
+    "language", "wall_ms", "cpu_ms", "memory_mb", "output_kb", "processes", "score", "bare", NULL};
+
 const ifl_checker ifl_checker_code_unit = {
     .name = "code_unit",
     .version = "1",
@@ -344,4 +347,6 @@ const ifl_checker ifl_checker_code_unit = {
             "check(candidate): ...\", \"entry\": \"f\"}, also setup, prompt; meta: language, "
             "wall_ms, cpu_ms, memory_mb, score (all or fraction), bare",
     .check = code_unit_check,
+    .flags = IFL_CHECKER_RUNS_PROGRAMS,
+    .options = code_unit_names,
 };

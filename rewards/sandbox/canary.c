@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 #define CANARY_PROCESSES 8
-#define CANARY_MEMORY (64u << 20)
+#define CANARY_MEMORY (128u << 20) /* this program with its libraries has a third of it mapped */
+#define CANARY_PIECE (1u << 20)
 
 static void pause_ms(int ms) {
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL);
@@ -80,9 +81,12 @@ static int try_survive(void) {
 static int try_memory(void) {
     for (int i = 0; i < CANARY_PROCESSES - 1; i++) {
         if (fork() != 0) continue;
-        size_t n = CANARY_MEMORY / 2;
-        char *bytes = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (bytes != MAP_FAILED) memset(bytes, 1, n);
+        for (size_t n = 0; n < CANARY_MEMORY / 2; n += CANARY_PIECE) {
+            char *bytes = mmap(NULL, CANARY_PIECE, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (bytes == MAP_FAILED) break;
+            memset(bytes, 1, CANARY_PIECE);
+        }
         pause_ms(60000);
         _exit(0);
     }

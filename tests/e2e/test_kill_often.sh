@@ -19,7 +19,11 @@ often() {
         resume=()
         [ -d "runs/$name" ] && resume=(run.resume=true)
         train_start "$name" "run.steps=$n" "${resume[@]}" "${quiet[@]}" "$@"
-        sleep "0.$((RANDOM % 60 + 20))"
+        # After a random while, but before the share of the steps that this life may have: hosts differ in speed.
+        for ((left = RANDOM % 60 + 20; left > 0; left -= 2)); do
+            sleep 0.02
+            [ "$(step_rows "runs/$name" 2>/dev/null | wc -l)" -lt $((n * (kills + 1) / (wanted + 2))) ] || break
+        done
         {
             kill -KILL "$trainer" && kills=$((kills + 1))
             kill -KILL $(processes ' actor ')

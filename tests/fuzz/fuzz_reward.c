@@ -1,10 +1,12 @@
 /* rewards/message.h, and the checkers behind it.
  *
- *   u8 mode     0: the rest is a request's body; 1: a reply's body; else texts: u8 checker, u8
+ *   u8 mode     0: the rest is a request's body; 1: a reply's body; 250: what a plug-in says;
+ *               251: reward.checkers; else texts: u8 checker, u8
  *               finish, then prompt, completion, answer and meta, separated by 0xff */
 #include <math.h>
 
 #include "rewards/message.h"
+#include "rewards/plugin_message.h"
 #include "rewards/worker.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -31,10 +33,13 @@ static void answer(const ifl_reward_request *request) {
     uint64_t id;
     ifl_reward_check(request, &reward, reason);
     FUZZ_CHECK(reward.reward >= -1 && reward.reward <= 1);
-    size_t n = ifl_reward_reply_encode(request->id, &reward, reason, frame);
+    uint32_t flags = 0;
+    size_t n = ifl_reward_reply_encode(request->id, &reward, reason, IFL_REPLY_LAST, frame);
     uint8_t *body = fuzz_copy(fuzz_input_of(frame + 4, n - 4));
     FUZZ_CHECK(ifl_reward_frame_length(frame) == n - 4);
-    FUZZ_CHECK(ifl_reward_reply_decode(body, n - 4, &id, &back, reason_back, &err) == IFL_OK);
+    FUZZ_CHECK(ifl_reward_reply_decode(body, n - 4, &id, &back, reason_back, &flags, &err) ==
+                   IFL_OK &&
+               flags == IFL_REPLY_LAST);
     FUZZ_CHECK(id == request->id && back.status == reward.status && back.reward == reward.reward &&
                !strcmp(reason, reason_back));
     free(body);
@@ -96,18 +101,44 @@ static void take_reply(const uint8_t *body, size_t n) {
     ifl_error err = {0};
     char reason[IFL_REWARD_REASON_MAX];
     uint64_t id;
-    if (ifl_reward_reply_decode(body, n, &id, &reward, reason, &err) != IFL_OK) return;
+    uint32_t flags;
+    if (ifl_reward_reply_decode(body, n, &id, &reward, reason, &flags, &err) != IFL_OK) return;
     FUZZ_CHECK(strlen(reason) < sizeof reason && reward.n_components <= IFL_COMPONENTS_MAX);
     for (int i = 0; i < reward.n_components; i++)
         FUZZ_CHECK(strlen(reward.components[i].name) < sizeof reward.components[i].name &&
                    isfinite(reward.components[i].value));
     uint8_t frame[IFL_REWARD_REPLY_MAX];
-    (void)ifl_reward_reply_encode(id, &reward, reason, frame);
+    (void)ifl_reward_reply_encode(id, &reward, reason, flags, frame);
+}
+
+/* What a plug-in says, and what a configuration says about plug-ins. */
+static void take_json(fuzz_input in, bool is_answer) {
+    char *text = fuzz_text(in), checker[64];
+    ifl_error err = {0};
+    ifl_reward reward = {.status = IFL_REWARD_NONE};
+    ifl_spec *spec = NULL;
+    if (!is_answer) {
+        if (ifl_spec_parse(&spec, text, &err) == IFL_OK)
+            FUZZ_CHECK(spec->n <= IFL_SPEC_CHECKERS_MAX);
+        ifl_spec_free(spec);
+    } else if (ifl_plugin_answer_read(text, strlen(text), 1, &reward, &err) == IFL_OK) {
+        FUZZ_CHECK(reward.reward >= -1 && reward.reward <= 1);
+        FUZZ_CHECK(reward.n_components <= IFL_COMPONENTS_MAX);
+        FUZZ_CHECK(ifl_reward_is_verdict(reward.status) || err.text[0]);
+    } else {
+        FUZZ_CHECK(err.text[0]);
+        (void)ifl_plugin_hello_read(text, strlen(text), checker, &err);
+    }
+    free(text);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_input in = fuzz_input_of(data, size);
     int mode = (int)fuzz_take(&in, 1);
+    if (mode >= 250) {
+        take_json(in, mode == 250);
+        return 0;
+    }
     if (mode > 1) {
         take_texts(in);
         return 0;

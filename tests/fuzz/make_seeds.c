@@ -789,11 +789,32 @@ static void reward_seeds(void) {
     ifl_reward reward = {.status = IFL_REWARD_OK, .reward = 0.5f, .n_components = 1};
     snprintf(reward.components[0].name, sizeof reward.components[0].name, "format");
     snprintf(reward.checker, sizeof reward.checker, "numeric/1");
-    n = ifl_reward_reply_encode(5, &reward, "why", reply);
+    n = ifl_reward_reply_encode(5, &reward, "why", 0, reply);
     seed_begin();
     ifl_put_u8(&seed, 1);
     ifl_put_bytes(&seed, reply + 4, n - 4);
     seed_end("reward", "reply");
+    static const char *const jsons[][2] = {
+        {"\xfa", "{\"id\":1,\"status\":\"ok\",\"reward\":0.5,\"components\":{\"a\":1},"
+                 "\"tests_passed\":1,\"tests_total\":2}"},
+        {"\xfa", "{\"id\":1,\"status\":\"undecided\",\"info\":\"why\"}"},
+        {"\xfa", "{\"protocol\":1,\"name\":\"a\",\"version\":\"1\"}"},
+        {"\xfb",
+         "{\"a\":{\"use\":\"exact\",\"options\":{\"after\":\"#\"}},\"s\":{\"use\":\"sum\",\"clip\":"
+         "[0,1],\"parts\":[{\"checker\":\"a\",\"weight\":0.5}]},\"p\":{\"use\":\"process\","
+         "\"command\":[\"a\"],\"env\":{\"A\":\"b\"}},\"h\":{\"use\":\"http\",\"url\":\"http://"
+         "[::1]\"},"
+         "\"z\":{\"use\":\"zeromq\",\"endpoint\":\"ipc://"
+         "a\"},\"l\":{\"use\":\"library\",\"path\":\"a\"}}"},
+    };
+    for (size_t i = 0; i < sizeof jsons / sizeof *jsons; i++) {
+        char name[32];
+        seed_begin();
+        ifl_put_bytes(&seed, jsons[i][0], 1);
+        ifl_put_bytes(&seed, jsons[i][1], strlen(jsons[i][1]));
+        snprintf(name, sizeof name, "json-%zu", i);
+        seed_end("reward", name);
+    }
     static const char *const texts[] = {
         "6*7=\xffThe answer is \\boxed{\\frac{84}{2}}.\xff"
         "42\xff",

@@ -106,6 +106,70 @@ static void test_errors_name_line_column_key_got_and_wanted(void **state) {
     refused("run:\n\tsteps: 3\n", "not YAML");
 }
 
+static void test_maps_of_any_kind_are_kept_as_json(void **state) {
+    (void)state;
+    ifl_config *c, *back = malloc(sizeof *back);
+    ifl_error err = {0};
+    char out[64], *text = NULL;
+    size_t n = 0;
+    const char *file = "reward:\n"
+                       "  checker: exact\n"
+                       "  checkers:\n"
+                       "    strict: {use: format, options: {regex: \"^\\\\d+\\n\", n: -12, x: "
+                       "1.5e-3, t: \"1.5\"}}\n"
+                       "    py:\n"
+                       "      use: process\n"
+                       "      command: [python3, -u, r.py, 'a \"b\" \\c', \xc3\xa9, no, true, "
+                       "null, 12345678901234567890]\n"
+                       "  route: {gsm8k: strict, \"two words\": py}\n";
+    assert_non_null(back);
+    if (load_text(file, &c, &err) != IFL_OK) fail_msg("%s", err.text);
+    assert_string_equal(
+        c->reward.checkers,
+        "{\"strict\": {\"use\": \"format\", \"options\": {\"regex\": \"^\\\\d+\\n\", \"n\": -12, "
+        "\"x\": 0.0015, \"t\": \"1.5\"}}, \"py\": {\"use\": \"process\", \"command\": "
+        "[\"python3\", "
+        "\"-u\", \"r.py\", \"a \\\"b\\\" \\\\c\", \"\xc3\xa9\", \"no\", true, null, "
+        "1.2345678901234567e19]}}");
+    ifl_config_checker(c, NULL, "gsm8k", out);
+    assert_string_equal(out, "strict");
+    ifl_config_checker(c, "", "two words", out);
+    assert_string_equal(out, "py");
+    ifl_config_checker(c, "numeric", "gsm8k", out);
+    assert_string_equal(out, "numeric");
+    ifl_config_checker(c, "", "other", out);
+    assert_string_equal(out, "exact");
+    for (int comments = 0; comments < 2; comments++) {
+        FILE *f = open_memstream(&text, &n);
+        assert_non_null(f);
+        assert_int_equal(ifl_config_write(c, f, comments, &err), IFL_OK);
+        fclose(f);
+        ifl_config_defaults(back);
+        if (ifl_config_read_text(back, "written", text, n, NULL, &err) != IFL_OK)
+            fail_msg("%s\n%s", err.text, text);
+        assert_memory_equal(c, back, sizeof *c);
+        free(text);
+    }
+    if (ifl_config_set(c, "reward.checkers", "{a: {use: exact}}", &err) != IFL_OK)
+        fail_msg("%s", err.text);
+    assert_string_equal(c->reward.checkers, "{\"a\": {\"use\": \"exact\"}}");
+    free(c);
+    free(back);
+    refused("reward: {checkers: 3}\n", "key reward.checkers: got a single value, wanted a map");
+    refused("reward: {checkers: [a]}\n", "key reward.checkers: got a list, wanted a map");
+    refused("reward: {checkers: {a: 1, a: 2}}\n", "wanted keys that differ");
+    refused("reward: {checkers: {a: \"\\x07\"}}\n", "without control characters");
+    refused("reward: {checkers: {a: [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}}\n", "at most 16 levels");
+    refused("reward: {route: {a: [b]}}\n", "key reward.route.a: wanted the name of a checker");
+    char *large = malloc(70000);
+    assert_non_null(large);
+    int head = snprintf(large, 70000, "reward: {checkers: {a: \"");
+    memset(large + head, 'x', 66000);
+    memcpy(large + head + 66000, "\"}}\n", 5);
+    refused(large, "of at most 65535 bytes as JSON");
+    free(large);
+}
+
 static void test_unknown_keys_are_refused_with_a_suggestion(void **state) {
     (void)state;
     refused("run:\n  stesp: 3\n",
@@ -298,7 +362,9 @@ static void row_drawn(void *base, const ifl_config_row *row, uint64_t *rng) {
     char value[512];
     const ifl_config_place place = {"test", 0, 0};
     ifl_error err = {0};
-    if (row->type == IFL_CONFIG_STOPS || row->type == IFL_CONFIG_SOURCES) return;
+    if (row->type == IFL_CONFIG_STOPS || row->type == IFL_CONFIG_SOURCES ||
+        row->type == IFL_CONFIG_JSON)
+        return;
     if (row->type == IFL_CONFIG_CHOICE || row->type == IFL_CONFIG_ENUM) {
         const char *p = row->choices;
         for (int skip = (int)(draw(rng) % 4); skip > 0 && strchr(p, '|'); skip--)
@@ -377,6 +443,7 @@ int main(void) {
         cmocka_unit_test(test_defaults_pass_their_own_checks),
         cmocka_unit_test(test_keys_are_read_with_their_types),
         cmocka_unit_test(test_errors_name_line_column_key_got_and_wanted),
+        cmocka_unit_test(test_maps_of_any_kind_are_kept_as_json),
         cmocka_unit_test(test_unknown_keys_are_refused_with_a_suggestion),
         cmocka_unit_test(test_duplicates_are_refused),
         cmocka_unit_test(test_aliases_and_second_documents_are_refused),

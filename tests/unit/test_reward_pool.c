@@ -25,7 +25,8 @@
 #define PATIENCE_MS 20000
 
 static ifl_reward_pool *pool_of(int32_t n_workers, int32_t timeout_ms, int32_t queue_max) {
-    ifl_reward_pool_options options = {n_workers, timeout_ms, queue_max, NULL};
+    ifl_reward_pool_options options = {
+        .n_workers = n_workers, .timeout_ms = timeout_ms, .queue_max = queue_max};
     ifl_reward_pool *pool = NULL;
     ifl_error err = {0};
     if (ifl_reward_pool_create(&pool, &options, &err) != IFL_OK) fail_msg("%s", err.text);
@@ -335,18 +336,20 @@ static void test_wrong_programs_and_options_are_refused(void **state) {
     static const char *const programs[] = {"/no/such/program", "/bin/true", "/bin/echo",
                                            "/bin/cat"};
     for (int i = 0; i < 3; i++) {
-        ifl_reward_pool_options options = {2, 1000, 4, programs[i]};
+        ifl_reward_pool_options options = {
+            .n_workers = 2, .timeout_ms = 1000, .queue_max = 4, .program = programs[i]};
         ifl_reward_pool *pool = NULL;
         ifl_error err = {0};
         assert_int_equal(ifl_reward_pool_create(&pool, &options, &err), IFL_PEER);
         assert_null(pool);
         assert_non_null(strstr(err.text, programs[i]));
     }
-    static const ifl_reward_pool_options wrong[] = {
-        {0, 1000, 4, NULL}, {257, 1000, 4, NULL}, {1, 0, 4, NULL}, {1, 1000, 0, NULL}};
+    static const int32_t wrong[][3] = {{0, 1000, 4}, {257, 1000, 4}, {1, 0, 4}, {1, 1000, 0}};
     for (int i = 0; i < 4; i++) {
+        ifl_reward_pool_options options = {
+            .n_workers = wrong[i][0], .timeout_ms = wrong[i][1], .queue_max = wrong[i][2]};
         ifl_reward_pool *pool = NULL;
-        assert_int_equal(ifl_reward_pool_create(&pool, &wrong[i], NULL), IFL_USAGE);
+        assert_int_equal(ifl_reward_pool_create(&pool, &options, NULL), IFL_USAGE);
     }
     assert_int_equal(descriptors_count(), descriptors);
     assert_int_equal(workers_count(), workers);
@@ -482,8 +485,11 @@ static void test_messages_are_checked(void **state) {
     uint8_t reply[IFL_REWARD_REPLY_MAX];
     char reason[IFL_REWARD_REASON_MAX];
     uint64_t id = 0;
-    n = ifl_reward_reply_encode(3, &reward, "why", reply);
-    assert_int_equal(ifl_reward_reply_decode(reply + 4, n - 4, &id, &got, reason, NULL), IFL_OK);
+    uint32_t flags = 0;
+    n = ifl_reward_reply_encode(3, &reward, "why", IFL_REPLY_LAST, reply);
+    assert_int_equal(ifl_reward_reply_decode(reply + 4, n - 4, &id, &got, reason, &flags, NULL),
+                     IFL_OK);
+    assert_int_equal(flags, IFL_REPLY_LAST);
     assert_int_equal(id, 3);
     assert_int_equal(got.status, IFL_REWARD_TIME_LIMIT);
     assert_true(got.config == UINT64_MAX - 1 && got.tests_passed == 1 && got.tests_total == 2);
@@ -492,11 +498,11 @@ static void test_messages_are_checked(void **state) {
     assert_string_equal(got.components[0].name, "form");
     assert_string_equal(reason, "why");
     for (size_t cut = 0; cut < n - 4; cut++)
-        assert_int_equal(ifl_reward_reply_decode(reply + 4, cut, &id, &got, reason, NULL),
+        assert_int_equal(ifl_reward_reply_decode(reply + 4, cut, &id, &got, reason, &flags, NULL),
                          IFL_FORMAT);
     reward.reward = 1.5f;
-    n = ifl_reward_reply_encode(3, &reward, "", reply);
-    assert_int_equal(ifl_reward_reply_decode(reply + 4, n - 4, &id, &got, reason, NULL),
+    n = ifl_reward_reply_encode(3, &reward, "", 0, reply);
+    assert_int_equal(ifl_reward_reply_decode(reply + 4, n - 4, &id, &got, reason, &flags, NULL),
                      IFL_FORMAT);
 }
 

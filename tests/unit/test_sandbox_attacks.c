@@ -194,7 +194,10 @@ static void all_run(void) {
     int n = order_make(order), n_before = descriptors_count();
     ifl_reward_pool *pool = NULL;
     ifl_error err = {0};
-    ifl_reward_pool_options options = {N_WORKERS, 120000, 4 * PROGRAMS_MAX, IFL_BINARY};
+    ifl_reward_pool_options options = {.n_workers = N_WORKERS,
+                                       .timeout_ms = 120000,
+                                       .queue_max = 4 * PROGRAMS_MAX,
+                                       .program = IFL_BINARY};
     assert_int_equal(descendants_count(), 0);
     if (ifl_reward_pool_create(&pool, &options, &err) != IFL_OK) fail_msg("%s", err.text);
     float slowest = 0.0f;
@@ -268,7 +271,8 @@ static void test_a_killed_worker_leaves_nothing(void **state) {
     (void)state;
     ifl_reward_pool *pool = NULL;
     ifl_error err = {0};
-    ifl_reward_pool_options options = {2, 1500, 16, IFL_BINARY};
+    ifl_reward_pool_options options = {
+        .n_workers = 2, .timeout_ms = 1500, .queue_max = 16, .program = IFL_BINARY};
     assert_int_equal(ifl_reward_pool_create(&pool, &options, &err), IFL_OK);
     static const char hang[] =
         "```python\nimport os, time\nif os.fork() == 0:\n    os.setsid()\nwhile True:\n    "

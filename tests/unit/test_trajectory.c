@@ -532,6 +532,7 @@ static void test_verdicts(void **state) {
         uint8_t *meta, *payload;
         size_t n_meta, n_payload;
         t->reward.status = (ifl_reward_status)status;
+        ifl_reward_set_reason(&t->reward, status % 2 ? "why not" : "");
         t->reward.tests_passed = status;
         t->reward.tests_total = status ? 20 : 0;
         t->reward.config = status ? UINT64_MAX - (uint64_t)status : 0;
@@ -540,6 +541,7 @@ static void test_verdicts(void **state) {
                          IFL_OK);
         assert_int_equal(ifl_trajectory_decode(&u, meta, n_meta, payload, n_payload, &err), IFL_OK);
         assert_int_equal(u->reward.status, status);
+        assert_string_equal(u->reward.reason, t->reward.reason);
         assert_int_equal(u->reward.tests_passed, t->reward.tests_passed);
         assert_int_equal(u->reward.tests_total, t->reward.tests_total);
         assert_true(u->reward.config == t->reward.config && u->reward.tier == t->reward.tier);
