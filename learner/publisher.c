@@ -702,6 +702,9 @@ static void publisher_do(ifl_publisher *p) {
     double core_s = (double)(ifl_clock_thread_ns() - core_begin) * 1e-9;
     publisher_give_back(&job);
     if (e && p->told) p->told(p->told_user, job.version, e->manifest->content);
+    /* Before anybody knows of it: what a version has sampled must find it there, also when this
+     * process is killed right after the announcement. */
+    if (e) publisher_archive(p, e, set);
     publisher_look(p);
     if (st != IFL_OK && st != IFL_STOPPED)
         ifl_error_log("version %lld is not published: %s", (long long)job.version, err.text);
@@ -725,7 +728,6 @@ static void publisher_do(ifl_publisher *p) {
     ifl_fail_point(IFL_FAIL_PUBLISH_ANNOUNCE);
     if (e) ifl_server_announce(p->server);
     ifl_fail_point(IFL_FAIL_PUBLISH_ANNOUNCED);
-    if (e) publisher_archive(p, e, set);
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->lock);

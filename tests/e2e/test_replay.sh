@@ -5,6 +5,8 @@
 small_config
 quiet=(eval.before=false eval.after=false)
 
+# Slow actors: new weights must find them in the middle of something.
+export INFLIGHT_FAILPOINT="actor.step=sleep(1)@1+"
 for kv in keep recompute; do
     train "$kv" "actor.kv=$kv" run.steps=10 checkpoint.every_steps=5 learner.groups_in_flight=80 actor.sequences_max=6 "${quiet[@]}"
     expect 0 "$inflight" replay "$kv"
@@ -17,6 +19,7 @@ for kv in keep recompute; do
     expect 0 "$inflight" replay "$kv" --random 20 --seed 3
     has out.txt "replayed 20 trajectories"
 done
+unset INFLIGHT_FAILPOINT
 # One by its name, and one that doesn't exist.
 name=$("$inflight" rollouts keep --tail 1 --json | sed 's|.*"serial":\([0-9]*\),"sample":\([0-9]*\).*|\1/\2|')
 expect 0 "$inflight" replay keep "$name"
@@ -27,9 +30,12 @@ expect 64 "$inflight" replay keep one
 has err.txt "wanted SERIAL/SAMPLE"
 
 # A second process goes on; what it has taken over from the first may name versions that only that one has archived.
+# Killed where the actors have long sampled from a version, and its publisher has got no further than to announce it.
 kill_after() {
+    export INFLIGHT_FAILPOINT="publish.announced=sleep(60000)@7"
     train_start resumed run.steps=30 checkpoint.every_steps=4 run.seed=5 "${quiet[@]}"
-    until_true 60 "step 6" has_row runs/resumed 6
+    unset INFLIGHT_FAILPOINT
+    until_true 60 "step 7" has_row runs/resumed 7
     kill -KILL "$trainer" $(processes ' actor ')
     wait "$trainer" || true
 }
