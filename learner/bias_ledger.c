@@ -363,12 +363,37 @@ static int32_t tokens_find(ifl_bias_ledger *l, const ifl_trajectory *traj, int64
     return n;
 }
 
+/* Whether one version has sampled all of it, over KV that it has built itself. */
+static bool has_one_version(const ifl_trajectory *traj) {
+    bool one = traj->n_runs == 1;
+    for (int32_t i = 0; one && i < traj->n_kv_events; i++)
+        one = traj->kv_events[i].version == traj->runs[0].version;
+    return one;
+}
+
+static void history_copy(ifl_bias_ledger *l, int32_t n_tokens, int from, int to) {
+    int64_t stride = (int64_t)l->options.positions * l->model->config.vocab_size;
+    for (int k = 0; k < 2; k++)
+        memcpy(l->scored[to][k], l->scored[from][k], (size_t)n_tokens * sizeof(float));
+    if (l->logits)
+        memcpy(l->logits + to * stride, l->logits + from * stride,
+               (size_t)l->n_positions * (size_t)l->model->config.vocab_size * sizeof(float));
+}
+
+/* Most trajectories have met one version alone: two of their histories are then the same forward
+ * passes as the other two, and all four where that version is the newest. */
 static ifl_status score_histories(ifl_bias_ledger *l, ifl_weights_get_fn get, void *context,
                                   const ifl_trajectory *traj, int64_t version, ifl_error *err) {
     static const ifl_replay_history histories[HISTORIES] = {IFL_HISTORY_RECORDED, IFL_HISTORY_OWN,
                                                             IFL_HISTORY_ONE, IFL_HISTORY_MOVED};
     int64_t stride = (int64_t)l->options.positions * l->model->config.vocab_size;
+    bool one = has_one_version(traj), newest = one && traj->runs[0].version == version;
+    const int same_as[HISTORIES] = {0, one ? 0 : 1, newest ? 0 : 2, one ? 2 : 3};
     for (int h = 0; h < HISTORIES; h++) {
+        if (same_as[h] != h) {
+            history_copy(l, traj->n_tokens, same_as[h], h);
+            continue;
+        }
         ifl_replay_scores scores = {l->scored[h][0], l->scored[h][1], l->n_positions, l->positions,
                                     l->logits ? l->logits + h * stride : NULL};
         IFL_TRY(ifl_replay_score(l->workspace, get, context, traj, histories[h], version, &scores,

@@ -308,6 +308,19 @@ static void check_single(ifl_kv_mode kv, ifl_sampling sampling, int swaps, int64
                         now + 1, &err));
     for (int32_t i = 0; i < scored.n; i++)
         assert_memory_equal(&scored.chain[4][i], &now[at[i]].logprob, sizeof(float));
+    /* Each history by itself, also those that the ledger takes from others. */
+    static const ifl_replay_history histories[] = {IFL_HISTORY_RECORDED, IFL_HISTORY_OWN,
+                                                   IFL_HISTORY_ONE, IFL_HISTORY_MOVED};
+    for (int h = 0; h < 4; h++) {
+        float kept[N_PROMPT + N_NEW], full[N_PROMPT + N_NEW];
+        ifl_replay_scores own = {.logprobs = kept, .full_logprobs = full};
+        assert_ok(ifl_replay_score(ws, get, NULL, t, histories[h], step - 1, &own, &err));
+        for (int32_t i = 0; i < scored.n; i++) {
+            float wanted = h == 3 ? scored.moved[i] : scored.chain[h + 2 - (h == 0)][i];
+            assert_memory_equal(&wanted, h == 0 || h == 3 ? &kept[at[i]] : &full[at[i]],
+                                sizeof(float));
+        }
+    }
     /* The exact KL, once more by hand: of every position, when there are enough of them. */
     ifl_bias_ledger_free(l);
     l = ledger_open(IFL_BIAS_POSITIONS_MAX);
