@@ -21,25 +21,56 @@ int64_t transport_server_newest_version(ifl_server *s) {
     return version;
 }
 
-void transport_server_send_manifest(ifl_server *s, server_peer *peer) {
+/* --- Announcements ---------------------------------------------------------------------------- */
+
+void transport_server_announce(server_peer *peer) {
+    transport_out_free(peer->announcement);
+    peer->announcement = NULL;
+    peer->announce_due = true;
+}
+
+transport_out *transport_server_announcement(ifl_server *s, server_peer *peer) {
+    /* Before 1.5 a peer that asks for nothing does not say what it has read. */
+    if (!peer->announce_due || (peer->minor >= 5 && peer->n_unread == UNREAD_MAX)) return NULL;
+    if (peer->announcement) return peer->announcement;
     void *hint = NULL;
+    ifl_error err = {0};
     pthread_mutex_lock(&s->source_lock);
     const ifl_manifest *manifest =
         s->has_source ? s->source.manifest_retain(s->source.context, &hint) : NULL;
+    ifl_status st = IFL_NOTFOUND;
     if (manifest) {
         ifl_message m = ifl_message_make(IFL_WIRE_WANN);
         m.policy = manifest->version;
         m.wann.manifest = (ifl_manifest *)(uintptr_t)manifest;
-        transport_out *out;
-        ifl_error err = {0};
-        if (transport_out_create(&out, &m, &err) == IFL_OK)
-            transport_out_push(&peer->weights_out, out);
-        else
+        st = transport_out_create(&peer->announcement, &m, &err);
+        if (st != IFL_OK)
             ifl_warn("cannot announce version %lld: %s", (long long)manifest->version, err.text);
         s->source.manifest_release(s->source.context, hint);
     }
     pthread_mutex_unlock(&s->source_lock);
+    if (st == IFL_OK) return peer->announcement;
+    peer->announcement = NULL;
+    peer->announce_due = false; /* until there is another one */
+    return NULL;
 }
+
+void transport_server_announced(server_peer *peer) {
+    transport_out_free(peer->announcement);
+    peer->announcement = NULL;
+    peer->announce_due = false;
+    if (peer->n_unread < UNREAD_MAX) peer->unread[peer->n_unread++] = peer->weights.seq_out;
+}
+
+void transport_server_weights_read(server_peer *peer, uint64_t seq) {
+    int32_t n = 0;
+    while (n < peer->n_unread && peer->unread[n] <= seq)
+        n++;
+    peer->n_unread -= n;
+    memmove(peer->unread, peer->unread + n, (size_t)peer->n_unread * sizeof *peer->unread);
+}
+
+/* --- Chunks ----------------------------------------------------------------------------------- */
 
 static void server_wnack(ifl_server *s, server_peer *peer, int64_t version, const char *why) {
     ifl_message m = ifl_message_make(IFL_WIRE_WNACK);
@@ -98,8 +129,9 @@ void transport_server_serve_chunks(ifl_server *s, server_peer *peer) {
 void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,
                                      int64_t now) {
     if (m->type == IFL_WIRE_CREDIT) {
+        /* A later one says what it has read, and before 1.5 nothing. */
+        if (!peer->weights_open || peer->minor < 5) transport_server_announce(peer);
         peer->weights_open = true;
-        transport_server_send_manifest(s, peer);
     } else if (m->type == IFL_WIRE_WGET && peer->weights_open) {
         if (peer->weights_out.n + peer->n_wanted + m->wget.n_chunks > WANTED_MAX) {
             transport_server_expel(s, peer, IFL_WIRE_E_LIMIT, m->seq,

@@ -142,8 +142,14 @@ ifl_status ifl_client_poll_weights(ifl_client *c, int64_t wait_ms, ifl_client_ev
                                    ifl_error *err) {
     (void)err;
     ifl_status st = client_pop(&c->weight_events, wait_ms, event);
+    if (st != IFL_OK) return st;
+    if (event->kind == IFL_CLIENT_MESSAGE && event->message.type == IFL_WIRE_WANN) {
+        pthread_mutex_lock(&c->lock);
+        c->announcement_read = c->connected;
+        pthread_mutex_unlock(&c->lock);
+    }
     /* The thread may have stopped reading because the queue was full. */
-    if (st == IFL_OK) transport_wake(c->wake_fd);
+    transport_wake(c->wake_fd);
     return st;
 }
 

@@ -37,7 +37,7 @@ struct ifl_client {
     bool guarded; /* with keys: own and learner_key */
     ifl_key_pair own;
     char key_name[IFL_KEY_NAME_MAX], learner_key[IFL_KEY_TEXT_MAX];
-    char key_folder[200]; /* for texts: cut where it is longer */
+    char key_folder[200];                    /* for texts: cut where it is longer */
     void *zmq, *control, *weights, *monitor; /* of control's handshakes */
     int wake_fd;
     pthread_t thread;
@@ -63,12 +63,13 @@ struct ifl_client {
     int32_t n_broken_off;      /* handshakes that ended without a reason, in a row */
     transport_probe probe;     /* of who breaks them off ... */
     int32_t probe_at;          /* ... from so many on */
-    bool has_keys;             /* it has said that it has keys; the next one it breaks off is final */
+    bool has_keys; /* it has said that it has keys; the next one it breaks off is final */
     char unauthorised[IFL_WIRE_TEXT_MAX]; /* why the last handshake failed; "" = it didn't */
 
     pthread_mutex_t lock;
     bool stop, connected;
-    char reset_text[128]; /* not "": the application wants another session, because of this */
+    bool announcement_read; /* the application has taken one; the learner is to hear of it */
+    char reset_text[128];   /* not "": the application wants another session, because of this */
     uint64_t session;
     uint64_t progress;
     int32_t phase, n_queued;

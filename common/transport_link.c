@@ -13,10 +13,11 @@
 #define HELLO_FIRST_NS 500000000 /* until HELLO is said again; doubles up to ... */
 #define HELLO_LAST_NS 8000000000
 #define STEADY_NS 5000000000 /* a session of this length counts as a good one */
-#define WEIGHTS_SILENCES 2   /* heartbeat limits that the weight plane may be silent for with news due */
-#define BROKEN_OFF_MAX 3     /* handshakes without a reason, until keys are suspected */
-#define PROBE_FROM 2         /* ... until the other side is asked whether it has any */
-#define TICK_MS 50           /* longest sleep while connecting */
+#define WEIGHTS_SILENCES                                                                           \
+    2 /* heartbeat limits that the weight plane may be silent for with news due */
+#define BROKEN_OFF_MAX 3 /* handshakes without a reason, until keys are suspected */
+#define PROBE_FROM 2     /* ... until the other side is asked whether it has any */
+#define TICK_MS 50       /* longest sleep while connecting */
 
 /* --- Events ----------------------------------------------------------------------------------- */
 
@@ -115,7 +116,7 @@ static void client_connect(ifl_client *c, int64_t now) {
 static void client_forget_session(ifl_client *c) {
     client_close_sockets(c, 0);
     pthread_mutex_lock(&c->lock);
-    c->connected = false;
+    c->connected = c->announcement_read = false;
     c->reset_text[0] = '\0';
     c->session = 0;
     transport_out_clear(&c->out);
@@ -189,11 +190,12 @@ static void client_probe(ifl_client *c, int64_t now) {
 }
 
 static void client_wrong_key_text(const ifl_client *c, char text[IFL_WIRE_TEXT_MAX]) {
-    snprintf(text, IFL_WIRE_TEXT_MAX,
-             "the learner at %.150s has keys and cannot read this actor's handshake: %s/learner.public "
-             "(%s) is not its key; copy learner.public anew from its host (`inflight keys list "
-             "FOLDER` shows it there)",
-             c->endpoint, c->key_folder, c->learner_key);
+    snprintf(
+        text, IFL_WIRE_TEXT_MAX,
+        "the learner at %.150s has keys and cannot read this actor's handshake: %s/learner.public "
+        "(%s) is not its key; copy learner.public anew from its host (`inflight keys list "
+        "FOLDER` shows it there)",
+        c->endpoint, c->key_folder, c->learner_key);
 }
 
 /* Why handshakes have failed. */
@@ -335,8 +337,17 @@ static bool client_flush(ifl_client *c, int64_t now) {
         c->weights_open = client_send_now(c, c->weights, &c->weight_counters, &m);
         blocked |= !c->weights_open;
     }
+    bool asks = c->weights_out.head != NULL;
     if (c->weights_open && !client_flush_list(c, c->weights, &c->weight_counters, &c->weights_out))
         blocked = true;
+    /* That the announcement has been read is in every header; the learner waits for one. */
+    if (c->announcement_read && c->welcome.minor >= 5 && !asks && !blocked) {
+        ifl_message m = ifl_message_make(IFL_WIRE_CREDIT);
+        m.credit.n_bytes = (int64_t)c->welcome.chunk_window * IFL_WIRE_PAYLOAD_MAX;
+        asks = client_send_now(c, c->weights, &c->weight_counters, &m);
+        blocked = !asks;
+    }
+    if (asks && !blocked) c->announcement_read = false;
     pthread_mutex_unlock(&c->lock);
     return blocked;
 }
@@ -524,8 +535,8 @@ static bool client_receive(ifl_client *c, bool on_weights) {
         client_lose(c, text, now);
     } else {
         counters->seq_in = h.seq;
-        /* Each link for itself: a frame whose length was damaged on the way swallows what follows on
-         * its link, and the other one goes on as if nothing were. */
+        /* Each link for itself: a frame whose length was damaged on the way swallows what follows
+         * on its link, and the other one goes on as if nothing were. */
         if (on_weights)
             c->weights_seen_ns = now;
         else

@@ -41,6 +41,19 @@ static bool server_flush_list(ifl_server *s, void *socket, server_peer *peer,
     return true;
 }
 
+/* Ahead of chunks that wait: they may be of a version that it then gives up. False: as above. */
+static bool server_flush_announcement(ifl_server *s, server_peer *peer, bool *blocked) {
+    transport_out *out = transport_server_announcement(s, peer);
+    if (!out) return true;
+    ifl_status st = transport_send(s->weights, peer->identity, peer->session, &peer->weights, out,
+                                   &s->stats.bytes_out);
+    if (st == IFL_AGAIN) *blocked = true;
+    if (st != IFL_OK) return st == IFL_AGAIN;
+    s->stats.messages_out++;
+    transport_server_announced(peer);
+    return true;
+}
+
 /* Everything that waits, control before weights; heartbeats. Returns how long the poll may last,
  * ms. */
 static int server_flush(ifl_server *s) {
@@ -49,7 +62,7 @@ static int server_flush(ifl_server *s) {
     if (s->announce) {
         s->announce = false;
         for (int32_t i = 0; i < s->n_peers; i++)
-            if (s->peers[i]->weights_open) transport_server_send_manifest(s, s->peers[i]);
+            if (s->peers[i]->weights_open) transport_server_announce(s->peers[i]);
     }
     if (s->chunks_ready) {
         s->chunks_ready = false;
@@ -77,7 +90,8 @@ static int server_flush(ifl_server *s) {
     }
     for (int32_t i = s->n_peers - 1; i >= 0; i--) {
         server_peer *peer = s->peers[i];
-        if (!server_flush_list(s, s->weights, peer, &peer->weights, &peer->weights_out, &blocked))
+        if (!server_flush_announcement(s, peer, &blocked) ||
+            !server_flush_list(s, s->weights, peer, &peer->weights, &peer->weights_out, &blocked))
             transport_server_expel(s, peer, IFL_WIRE_E_FENCED, 0, "its link for weights is gone");
     }
     int tick = s->options.heartbeat_ms / 4;

@@ -8,6 +8,7 @@
 
 #define OFFENDERS_MAX 256
 #define WANTED_MAX 256 /* chunks that one peer has asked for and not been given */
+#define UNREAD_MAX 2   /* announcements under way to one peer: one is read, the next one comes */
 
 typedef struct server_wanted {
     int64_t version, base;
@@ -45,6 +46,10 @@ typedef struct server_peer {
     char close_text[IFL_WIRE_TEXT_MAX]; /* ... because of this */
     transport_counters control, weights;
     transport_out_list out, weights_out;
+    bool announce_due;           /* there is a version that it has not been told of ... */
+    transport_out *announcement; /* ... which waits for the socket; NULL: is not written yet */
+    uint64_t unread[UNREAD_MAX]; /* numbers of the announcements that it may not have read yet */
+    int32_t n_unread;
     server_wanted wanted[WANTED_MAX]; /* a ring, in the order asked: patches may have to be made */
     int32_t wanted_first, n_wanted;
 } server_peer;
@@ -156,7 +161,15 @@ bool transport_server_receive(ifl_server *s, bool on_weights);
 
 /* Weights. */
 int64_t transport_server_newest_version(ifl_server *s); /* -1 = none */
-void transport_server_send_manifest(ifl_server *s, server_peer *peer);
+/* There is a new version for a peer. What it was to be told of an older one is not sent any more.
+ */
+void transport_server_announce(server_peer *peer);
+/* What goes ahead of all else on a peer's weight plane: the newest version's manifest, if it has
+ * not been sent and the peer has read enough of those before; NULL: nothing. Stays the peer's. */
+transport_out *transport_server_announcement(ifl_server *s, server_peer *peer);
+void transport_server_announced(server_peer *peer); /* it has been sent, as number seq_out */
+/* The peer has received all messages of the weight plane up to `seq`. */
+void transport_server_weights_read(server_peer *peer, uint64_t seq);
 void transport_server_serve_chunks(ifl_server *s,
                                    server_peer *peer); /* what is ready of `wanted` */
 void transport_server_weight_message(ifl_server *s, server_peer *peer, const ifl_message *m,

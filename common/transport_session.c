@@ -76,6 +76,7 @@ server_peer *transport_server_find_session(ifl_server *s, uint64_t session) {
 void transport_server_peer_free(server_peer *peer) {
     transport_out_clear(&peer->out);
     transport_out_clear(&peer->weights_out);
+    transport_out_free(peer->announcement);
     transport_debt_clear(&peer->unacked);
     transport_debt_clear(&peer->unanswered);
     free(peer);
@@ -438,7 +439,10 @@ static server_peer *server_session(ifl_server *s, const transport_in *in, const 
         return NULL;
     }
     c->seq_in = h->seq;
-    if (!on_weights) transport_debt_acked(peer, h->ack);
+    if (on_weights)
+        transport_server_weights_read(peer, h->ack);
+    else
+        transport_debt_acked(peer, h->ack);
     return peer;
 }
 

@@ -15,7 +15,7 @@
 #define IFL_WIRE_MAJOR 1
 /* 1: HELLO names the parts of the numerics profile. 2: chunks come as patches of a base. 3: begun
  * trajectories travel. 4: sessions for weights alone (relays); WELCOME grants bytes. */
-#define IFL_WIRE_MINOR 4
+#define IFL_WIRE_MINOR 5
 #define IFL_WIRE_HEADER_BYTES 64
 #define IFL_WIRE_META_MAX (64 * 1024)
 #define IFL_WIRE_PAYLOAD_MAX (16 * 1024 * 1024)

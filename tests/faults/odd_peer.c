@@ -24,7 +24,7 @@ typedef struct odd_link {
     void *zmq, *socket;
     const odd_facts *facts;
     uint8_t identity[IFL_WIRE_IDENTITY_BYTES];
-    uint64_t session, seq;
+    uint64_t session, seq, seen; /* numbers sent and received last */
     ifl_wire_welcome welcome;
 } odd_link;
 
@@ -77,7 +77,8 @@ typedef struct odd_frames_of {
     ifl_wire_frames frames;
 } odd_frames_of;
 
-static bool frames_make(odd_frames_of *out, const ifl_message *m, uint64_t session, uint64_t seq) {
+static bool frames_make(odd_frames_of *out, const ifl_message *m, uint64_t session, uint64_t seq,
+                        uint64_t ack) {
     if (ifl_wire_encode(m, &out->frames, NULL) != IFL_OK) return false;
     ifl_wire_header header = {.major = IFL_WIRE_MAJOR,
                               .minor = IFL_WIRE_MINOR,
@@ -87,6 +88,7 @@ static bool frames_make(odd_frames_of *out, const ifl_message *m, uint64_t sessi
                               .n_payload = out->frames.n_payload,
                               .session = session,
                               .seq = seq,
+                              .ack = ack,
                               .policy = out->frames.policy};
     ifl_wire_header_encode(&header, out->frames.meta, out->header);
     return true;
@@ -102,7 +104,7 @@ static void frames_send(odd_link *l, const odd_frames_of *f) {
 static bool message_send(odd_link *l, const ifl_message *m) {
     odd_frames_of f = {0};
     bool outside = m->type == IFL_WIRE_HELLO;
-    bool made = frames_make(&f, m, outside ? 0 : l->session, outside ? 0 : ++l->seq);
+    bool made = frames_make(&f, m, outside ? 0 : l->session, outside ? 0 : ++l->seq, l->seen);
     if (made) frames_send(l, &f);
     ifl_wire_frames_clear(&f.frames);
     return made;
@@ -129,11 +131,12 @@ static bool message_take(odd_link *l, int64_t wait_ms, ifl_message *m, zmq_msg_t
                 zmq_msg_close(&part);
         }
         ifl_wire_header h;
-        bool got = n >= 2 &&
-                   ifl_wire_header_decode(&h, zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]),
-                                          zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]),
-                                          NULL) == IFL_OK &&
-                   (data || h.type != IFL_WIRE_WCHUNK) &&
+        bool sound =
+            n >= 2 && ifl_wire_header_decode(&h, zmq_msg_data(&parts[0]), zmq_msg_size(&parts[0]),
+                                             zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]),
+                                             NULL) == IFL_OK;
+        if (sound && h.seq > l->seen) l->seen = h.seq;
+        bool got = sound && (data || h.type != IFL_WIRE_WCHUNK) &&
                    ifl_wire_decode(m, &h, zmq_msg_data(&parts[1]), zmq_msg_size(&parts[1]),
                                    n == 3 ? zmq_msg_data(&parts[2]) : NULL,
                                    n == 3 ? zmq_msg_size(&parts[2]) : 0, NULL) == IFL_OK;
@@ -339,7 +342,7 @@ static bool crowd_welcomed(crowd *c, int i) {
     if (!message_await(link, IFL_WIRE_WELCOME, IFL_WIRE_WELCOME, crowd_left_ms(c), &answer))
         return false;
     link->session = plane->session = answer.session;
-    link->seq = plane->seq = 0;
+    link->seq = plane->seq = plane->seen = 0;
     ifl_message credit = ifl_message_make(IFL_WIRE_CREDIT);
     credit.credit.n_bytes = IFL_WIRE_PAYLOAD_MAX;
     message_send(plane, &credit);
@@ -474,7 +477,7 @@ static void frames_say(odd_link *l, int which, uint64_t seed, int round) {
     odd_frames_of f = {0};
     uint8_t noise[200];
     ifl_rng_key key = {seed, (uint64_t)round, IFL_RNG_TEST};
-    if (!frames_make(&f, &ping, 77, 1)) return;
+    if (!frames_make(&f, &ping, 77, 1, 0)) return;
     for (size_t i = 0; i < sizeof noise; i++)
         noise[i] = (uint8_t)ifl_rng_below(&key, i, 0, 256);
     void *s = l->socket;
@@ -618,7 +621,7 @@ bool odd_replay(const odd_facts *facts, int which, char why[ODD_TEXT_MAX]) {
         }
         goto done;
     }
-    if (!frames_make(&old, &ping, l.session, 1)) goto done;
+    if (!frames_make(&old, &ping, l.session, 1, 0)) goto done;
     frames_send(&l, &old);
     l.seq = 1;
     if (!message_await(&l, IFL_WIRE_PONG, IFL_WIRE_PONG, ANSWER_MS, &answer)) {

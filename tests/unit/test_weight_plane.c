@@ -561,6 +561,65 @@ static void test_what_a_slow_actor_fetches_outlives_what_a_fast_one_has(void **s
     plane_close(&p);
 }
 
+/* Announcements taken by `slow` until none comes for a while; their versions. */
+static int32_t slow_announced(ifl_client *slow, int64_t *versions, int32_t max) {
+    int32_t n = 0;
+    int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+    ifl_client_event event;
+    while (ifl_client_poll_weights(slow, 300, &event, NULL) == IFL_OK) {
+        assert_true(ifl_clock_ns() < until);
+        bool is = event.kind == IFL_CLIENT_MESSAGE && event.message.type == IFL_WIRE_WANN;
+        if (is && n < max) versions[n] = event.message.wann.manifest->version;
+        n += is;
+        ifl_client_event_clear(&event);
+    }
+    return n;
+}
+
+static void slow_wait_messages(ifl_client *slow, int64_t n) {
+    ifl_client_stats stats;
+    int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+    do {
+        assert_true(ifl_clock_ns() < until);
+        ifl_sleep_ms(2);
+        ifl_client_stats_get(slow, &stats);
+    } while (stats.messages_in < n);
+}
+
+/* Who is slower than versions are made is told of two, and then of the newest: nothing queues. */
+static void test_peer_that_does_not_read_has_two_announcements_then_the_newest(void **state) {
+    (void)state;
+    plane p;
+    plane_open_at_1(&p);
+    ifl_error err = {0};
+    ifl_client *slow = slow_open(&p);
+    slow_wait_messages(slow, 2); /* WELCOME and version 1 */
+    for (int v = 2; v <= 12; v++) {
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2], NULL, NULL, &err), IFL_OK);
+        /* A peer that reads is told of each. */
+        int64_t until = ifl_clock_ns() + WAIT_MS * (int64_t)1000000;
+        while (ifl_weight_receiver_announced(p.receiver) < v) {
+            assert_true(ifl_clock_ns() < until);
+            ifl_sleep_ms(1);
+        }
+    }
+    int64_t versions[4] = {0};
+    assert_int_equal(slow_announced(slow, versions, 4), 3);
+    assert_int_equal(versions[0], 1);
+    assert_int_equal(versions[1], 2);
+    assert_int_equal(versions[2], 12);
+    /* It reads now: whatever comes it is told of, one by one. */
+    for (int v = 13; v <= 16; v++) {
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[2], NULL, NULL, &err), IFL_OK);
+        assert_int_equal(slow_announced(slow, versions, 4), 1);
+        assert_int_equal(versions[0], v);
+    }
+    ifl_client_free(slow);
+    plane_close(&p);
+}
+
 /* A fetch of version 2 gets nearly everything, and then 2 is gone: an actor that began before it is
  * still at version 1. What it has written must not show in what comes next. */
 static void test_abandoned_fetch_leaves_no_trace(void **state) {
@@ -681,6 +740,7 @@ int main(void) {
         cmocka_unit_test(test_damaged_patch_is_asked_again_as_a_patch),
         cmocka_unit_test(test_patch_of_another_base_is_replaced_dense),
         cmocka_unit_test(test_what_a_slow_actor_fetches_outlives_what_a_fast_one_has),
+        cmocka_unit_test(test_peer_that_does_not_read_has_two_announcements_then_the_newest),
         cmocka_unit_test(test_abandoned_fetch_leaves_no_trace),
         cmocka_unit_test(test_base_beyond_the_kept_patches_is_served_dense),
         cmocka_unit_test(test_throughput_is_measured),
