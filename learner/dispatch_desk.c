@@ -173,6 +173,7 @@ static desk_peer *desk_freest_peer(ifl_dispatch *d, int32_t need, int64_t versio
     desk_peer *best = NULL;
     for (int32_t i = 0; i < d->n_peers; i++) {
         desk_peer *p = &d->peers[i];
+        if (p->full_at == d->turn) continue;
         if (p->capacity <= 0 || (version >= 0 && p->version_done != version) ||
             desk_in_use(d, p) < version_min)
             continue;
@@ -294,10 +295,12 @@ static ifl_status desk_lease_table(ifl_dispatch *d, ifl_groups *groups, uint8_t 
         ifl_status st = desk_send_begun(d, peer, group, n, &send_error);
         if (st == IFL_OK) st = ifl_server_send(d->server, peer->peer, &message, &send_error);
         if (st == IFL_PEER || st == IFL_FULL) {
-            /* Its LOST event is on the way, or its queue will empty: the work goes back. Not as
-             * a failed attempt, or a link that is full for a moment would use all of them up. */
+            /* Its LOST event is on the way, or its queue will empty: the work goes back, for
+             * others in this turn. Not as a failed attempt, or a link that is full for a moment
+             * would use all of them up. */
             ifl_groups_unassign(groups, lease_id);
-            return IFL_OK;
+            peer->full_at = d->turn;
+            continue;
         }
         if (st != IFL_OK) {
             *err = send_error;
@@ -394,6 +397,7 @@ void desk_direct(ifl_dispatch *d) {
 
 static ifl_status desk_lease(ifl_dispatch *d, ifl_error *err) {
     if (!d->leasing) return IFL_OK;
+    d->turn++;
     if (d->in_flight > 0 && !d->redo) {
         /* With a bound on age: what is under way in all fits into as many steps (the capacity rule
          * of AReaL, arXiv 2505.24298). */

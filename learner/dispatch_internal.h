@@ -26,6 +26,7 @@ typedef struct desk_peer {
     int32_t minor;                  /* of the protocol that it speaks at most */
     int32_t n_handed_back, n_begun; /* answers that it gave up in order; those with a beginning */
     int64_t tokens_begun;
+    uint64_t full_at;  /* the turn in which its queue had no room for a lease */
     int32_t n_refused; /* answers to leases of its own that broke the rules */
     double joined_s;
     double tokens_per_s, step_ms_p50, pages_used;
@@ -68,6 +69,7 @@ struct ifl_dispatch {
     ifl_status failed; /* first fatal error of the desk's thread */
     ifl_error failure;
     bool leasing;
+    uint64_t turn; /* of leasing, from 1 on */
     ifl_groups *train, *eval;
     uint64_t next_serial, first_lease, next_lease;
     bool directed; /* lock-step modes: the desk says when a version is taken into use */

@@ -50,7 +50,9 @@ static ifl_client *join(desk *k, const char *name) {
 
 static const ifl_hash profile = {11, 12};
 
-static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *mismatch) {
+/* Of `so` the address and the vocabulary are set here. */
+static void desk_open_on(desk *k, ifl_mode mode, int64_t version, const char *mismatch,
+                         ifl_server_options so) {
     ifl_error err = {0};
     memset(k, 0, sizeof *k);
     snprintf(k->folder, sizeof k->folder, "/tmp/inflight-test-XXXXXX");
@@ -62,6 +64,7 @@ static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *
     k->config.run.async_k = mode == IFL_MODE_PIPELINE ? 0 : 4;
     k->config.rollout.group_size = GROUP_SIZE;
     k->config.rollout.prompts_per_step = 1;
+    k->config.learner.groups_in_flight = 40; /* that the table has room for */
     k->config.data.n_train = 1;
     k->config.data.train[0] = (ifl_source_config){.ratio = 1, .digits = 1, .steps_max = 4};
     snprintf(k->config.data.train[0].generator, sizeof k->config.data.train[0].generator, "ladder");
@@ -72,8 +75,8 @@ static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *
     const ifl_rollout_log_options log = {0};
     must(ifl_rollout_log_open(&k->log, k->logs, &log, &err), &err);
     must(ifl_rollout_log_run_started(k->log, 1, 0, 0, &err), &err);
-    ifl_server_options so = {
-        .bind = "tcp://127.0.0.1:*", .heartbeat_ms = 250, .heartbeat_misses = 12, .vocab_size = 32};
+    so.bind = "tcp://127.0.0.1:*";
+    so.vocab_size = 32;
     must(ifl_server_create(&k->server, &so, &err), &err);
     ifl_dispatch_options o = {
         .config = &k->config, .server = k->server, .train = k->train, .log = k->log};
@@ -82,6 +85,11 @@ static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *
     must(ifl_dispatch_create(&k->dispatch, &o, &err), &err);
     ifl_dispatch_set_version(k->dispatch, version);
     k->client = join(k, "a");
+}
+
+static void desk_open_with(desk *k, ifl_mode mode, int64_t version, const char *mismatch) {
+    desk_open_on(k, mode, version, mismatch,
+                 (ifl_server_options){.heartbeat_ms = 250, .heartbeat_misses = 12});
 }
 
 static void desk_open(desk *k, ifl_mode mode, int64_t version) {
@@ -462,6 +470,37 @@ static void test_the_third_answer_that_contradicts_its_lease_ends_the_session(vo
     assert_true(ifl_rollout_balance_holds(&b));
 }
 
+/* One that has room for everything and does not say that it has received anything: others get what
+ * its queue has no room for. */
+static void test_a_peer_with_a_full_queue_stops_nobody_elses_leases(void **state) {
+    (void)state;
+    desk k;
+    ifl_client_event e;
+    ifl_server_options so = {.heartbeat_ms = 60000,
+                             .heartbeat_misses = 3,
+                             .send_bytes_max = 1000,
+                             .unacked_bytes_max = 1};
+    desk_open_on(&k, IFL_MODE_PIPELINE, 0, "refuse", so);
+    want(&k, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    ifl_client *other = join(&k, "b");
+    want_of(other, IFL_CLIENT_CONNECTED, -1, &e);
+    ifl_client_event_clear(&e);
+    /* Credit is the last word of both for a minute, and says that they have had PONG. */
+    ifl_sleep_ms(300);
+    give_credit(&k, 1000);
+    give_credit_of(other, GROUP_SIZE);
+    ifl_sleep_ms(300);
+    ifl_dispatch_set_in_flight(k.dispatch, 40);
+    want_of(other, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    assert_int_equal(e.message.lease.attempt, 0);
+    ifl_client_event_clear(&e);
+    want(&k, IFL_CLIENT_MESSAGE, IFL_WIRE_LEASE, &e);
+    ifl_client_event_clear(&e);
+    ifl_client_free(other);
+    desk_close(&k);
+}
+
 static void test_nothing_is_acknowledged_or_leased_while_the_disk_is_full(void **state) {
     (void)state;
     desk k;
@@ -599,6 +638,7 @@ int main(void) {
         cmocka_unit_test(test_members_given_up_are_dropped_in_the_log_and_not_lost),
         cmocka_unit_test(test_nobody_waits_for_a_session_that_takes_no_work),
         cmocka_unit_test(test_the_third_answer_that_contradicts_its_lease_ends_the_session),
+        cmocka_unit_test(test_a_peer_with_a_full_queue_stops_nobody_elses_leases),
         cmocka_unit_test(test_nothing_is_acknowledged_or_leased_while_the_disk_is_full),
         cmocka_unit_test(test_nothing_is_acknowledged_after_a_failed_sync),
         cmocka_unit_test(test_a_bad_answer_to_no_lease_of_its_own_changes_nothing),
