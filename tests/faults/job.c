@@ -194,10 +194,46 @@ static pid_t spawn(job *j, char *const *argv, const char *log, const char *arm, 
     _exit(70);
 }
 
+static int relay_port(const job *j, int relay) {
+    return j->port + 30 + 2 * relay;
+}
+
+/* Relays stand beside the proxy: what happens to them is theirs. */
+static bool relay_start(job *j, job_process *p) {
+    char learner[64], bind[64];
+    snprintf(learner, sizeof learner, "tcp://127.0.0.1:%d", j->port);
+    snprintf(bind, sizeof bind, "tcp://127.0.0.1:%d", relay_port(j, (int)(p - j->relays)));
+    char *const argv[] = {(char *)(uintptr_t)j->binary,
+                          "relay",
+                          "--config",
+                          "job.yaml",
+                          "--name",
+                          p->name,
+                          "--learner",
+                          learner,
+                          "--bind",
+                          bind,
+                          "transport.relay_mib=64",
+                          NULL};
+    char record[JOB_PATH_MAX + 64];
+    snprintf(record, sizeof record, "%s/record/%s", j->folder, p->name);
+    p->started_ns = ifl_clock_ns();
+    p->log_from = file_size(p->log);
+    p->pid = spawn(j, argv, p->log, p->arm, record, -1);
+    p->n_starts++;
+    p->may_end = true;
+    return p->pid > 0;
+}
+
 bool process_start(job *j, job_process *p) {
-    char connect[64], name[64], record[JOB_PATH_MAX + 64], run[JOB_PATH_MAX + 32];
+    char connect[64], name[64], record[JOB_PATH_MAX + 64], run[JOB_PATH_MAX + 32], relays[256];
+    for (int i = 0; i < JOB_RELAYS; i++)
+        if (p == &j->relays[i]) return relay_start(j, p);
     int actor = (int)(p - j->actors);
     bool learner = p == &j->learner;
+    const char *key = j->guarded ? "crew=" : ""; /* that all of the job have */
+    snprintf(relays, sizeof relays, "transport.relays=%stcp://127.0.0.1:%d,%stcp://127.0.0.1:%d",
+             key, relay_port(j, 0), key, relay_port(j, 1));
     snprintf(run, sizeof run, "%s/runs/" RUN_NAME, j->folder);
     snprintf(record, sizeof record, "%s/record/%s", j->folder, learner ? "learner" : p->name);
     snprintf(connect, sizeof connect, "tcp://127.0.0.1:%d", j->port + 10 + 2 * actor);
@@ -214,8 +250,10 @@ bool process_start(job *j, job_process *p) {
                               name,
                               "--connect",
                               connect,
-                              p->keys ? "--keys" : NULL,
-                              (char *)(uintptr_t)p->keys,
+                              p->relayed ? relays
+                              : p->keys  ? "--keys"
+                                         : NULL,
+                              p->relayed ? NULL : (char *)(uintptr_t)p->keys,
                               NULL};
     p->started_ns = ifl_clock_ns();
     p->log_from = file_size(p->log);
@@ -256,6 +294,8 @@ static job_process *process_of(job *j, pid_t pid) {
     if (j->learner.pid == pid) return &j->learner;
     for (int i = 0; i <= JOB_EXTRA; i++)
         if (j->actors[i].pid == pid) return &j->actors[i];
+    for (int i = 0; i < JOB_RELAYS; i++)
+        if (j->relays[i].pid == pid) return &j->relays[i];
     return NULL;
 }
 
@@ -469,6 +509,8 @@ bool job_recover(job *j, double *took_s) {
     job_process *all[JOB_ACTORS + 2] = {&j->learner};
     for (int i = 0; i <= JOB_EXTRA; i++)
         all[i + 1] = &j->actors[i];
+    for (int i = 0; i < JOB_RELAYS; i++) /* the row is over */
+        process_kill(j, &j->relays[i], SIGKILL);
     for (int i = 0; i < JOB_ACTORS + 2; i++) {
         process_kill(j, all[i], SIGCONT);
         process_arm(j, all[i], "");
@@ -507,6 +549,11 @@ bool job_start(job *j) {
         process_init(j, &j->actors[i], name, "");
         j->actors[i].wanted = i != JOB_EXTRA;
     }
+    for (int i = 0; i < JOB_RELAYS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "relay-%d", i + 1);
+        process_init(j, &j->relays[i], name, "");
+    }
     j->learner.wanted = true;
     j->facts.port = j->port;
     if (!proxy_start(j)) return false;
@@ -522,6 +569,8 @@ static bool are_over(job *j, void *context) {
     if (j->learner.pid > 0) return false;
     for (int i = 0; i <= JOB_EXTRA; i++)
         if (j->actors[i].pid > 0) return false;
+    for (int i = 0; i < JOB_RELAYS; i++)
+        if (j->relays[i].pid > 0) return false;
     return true;
 }
 
@@ -534,6 +583,8 @@ void job_kill(job *j) {
         j->actors[i].may_end = true;
         process_kill(j, &j->actors[i], SIGKILL);
     }
+    for (int i = 0; i < JOB_RELAYS; i++)
+        process_kill(j, &j->relays[i], SIGKILL);
     job_await(j, 5000, are_over, NULL);
     if (j->proxy > 0) {
         pid_t pid = j->proxy;

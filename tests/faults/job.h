@@ -13,6 +13,7 @@
 
 #define JOB_ACTORS 3         /* that work all the time ... */
 #define JOB_EXTRA JOB_ACTORS /* ... and the place of one that comes and goes */
+#define JOB_RELAYS 2         /* that a row starts and ends again */
 #define JOB_PATH_MAX 1024
 #define JOB_TEXT_MAX 512
 /* Heartbeats are five times as fast as the fault table's: a second of its time is 200 ms. */
@@ -32,6 +33,7 @@ typedef struct job_process {
     int64_t log_from; /* where in the log the running process began */
     char base[128];   /* fail points that are armed all the time */
     const char *keys; /* folder of its own; NULL = the job's, where it has keys */
+    bool relayed;     /* an actor: asks the relays for weights before the learner */
     int64_t started_ns;
 } job_process;
 
@@ -43,7 +45,7 @@ typedef struct job {
     int number, port;
     bool strict; /* lock-step, or bounded staleness: an actor that is late with a version has no
                     work */
-    job_process learner, actors[JOB_ACTORS + 1];
+    job_process learner, actors[JOB_ACTORS + 1], relays[JOB_RELAYS];
     pid_t proxy;
     int proxy_in; /* its standard input */
     odd_facts facts;

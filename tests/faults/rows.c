@@ -29,6 +29,7 @@ const fault_row fault_rows[] = {
     {29, "replayed frames", false, row_29},
     {30, "strangers and port scans", false, row_30},
     {31, "actor lies", false, row_31},
+    {32, "relay dies, or alters bytes", false, row_32},
     {33, "slow actor", false, row_33},
     {34, "slow learner", true, row_34},
     {35, "disk full", true, row_35},

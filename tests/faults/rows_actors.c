@@ -281,7 +281,7 @@ bool row_9(job *j) { /* 100 join at once */
     return all_stayed(j, mark) && grew_little(j, rss);
 }
 
-static bool has_swapped_twice(job *j, void *context) {
+bool has_swapped_twice(job *j, void *context) {
     const job_process *x = context;
     records r = records_of(j, x, x->pid);
     uint64_t first = UINT64_MAX;

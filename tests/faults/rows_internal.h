@@ -20,7 +20,11 @@ bool row_37(job *j), row_38(job *j);
 /* rows_links.c */
 bool row_20(job *j), row_21(job *j), row_22(job *j), row_23(job *j), row_25(job *j);
 bool row_26(job *j), row_27(job *j), row_29(job *j), row_30(job *j), row_31(job *j);
+/* rows_relays.c */
+bool row_32(job *j);
 
+/* A comer that has taken a second version into use. */
+bool has_swapped_twice(job *j, void *actor);
 /* An actor that comes (`point` armed), has answers acknowledged, and goes in order. *pid: its. */
 bool visitor(job *j, const char *point, pid_t *pid);
 
