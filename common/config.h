@@ -198,6 +198,7 @@ typedef struct ifl_config {
         int32_t trajectory_mib;   /* of one actor, sent and not answered */
         int32_t chunk_kib;
         int32_t patch_versions;   /* kept as patches; 0 = dense always */
+        int32_t patch_percent;    /* of a dense version: what they may take together */
     } transport;
 
     struct { /* kl: to a reference policy */

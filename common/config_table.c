@@ -257,6 +257,8 @@ const ifl_config_row ifl_config_rows[] = {
           "size of a chunk of weights"),
     INT32("transport.patch_versions", transport.patch_versions, 0, 64, "16", "versions",
           "how far back new weights are sent as a patch of the old; 0: always all of them"),
+    INT32("transport.patch_percent", transport.patch_percent, 1, 1000, "75", "percent",
+          "of all weights: memory for those patches; beyond it the oldest go"),
 
     DOUBLE("archive.versions_gib", archive.versions_gib, 0, 65536, "8", "GiB",
            "policy versions kept on disk for inflight replay, as patches; the oldest go; 0 = none"),

@@ -423,7 +423,7 @@ static ifl_status learner_open_network(learner *l, ifl_error *err) {
     ifl_info("listening on %s", ifl_server_endpoint(l->server));
     IFL_TRY(ifl_publisher_create(&l->publisher, l->model, l->server,
                                  (int64_t)c->transport.chunk_kib * 1024,
-                                 c->transport.patch_versions, err));
+                                 c->transport.patch_versions, c->transport.patch_percent, err));
     if (l->archive) ifl_publisher_set_archive(l->publisher, l->archive);
     ifl_dispatch_options dispatch = {
         .config = c,
@@ -556,7 +556,8 @@ ifl_learner_plan ifl_learner_memory(const ifl_config *config, const ifl_model *m
         .optimizer = ifl_optimizer_bytes(model),
         .trainer = ifl_stepper_bytes(config, model, n_threads),
         .versions = ring > version ? ring : 2 * version, /* the newest stays while one is made */
-        .publisher = ifl_publisher_bytes(model),
+        .publisher = ifl_publisher_bytes(model, config->transport.patch_versions,
+                                         config->transport.patch_percent),
         .audit = config->parity.audit > 0 || config->parity.audit_swapped > 0
                      ? ifl_workspace_bytes(model, 256, n_threads) +
                            ifl_kv_store_bytes(model, model->config.max_positions, 1)

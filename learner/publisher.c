@@ -127,7 +127,7 @@ static void edition_free(edition *e) {
 #define PATCH_SHARE_MAX 0.6
 
 typedef struct patch_chunk {
-    uint8_t *bytes; /* as it is sent; NULL: dense */
+    uint8_t *bytes; /* as it is sent; NULL: dense, or of a version that is served no more */
     size_t n_bytes;
     int32_t codec;
     ifl_hash hash;
@@ -135,8 +135,8 @@ typedef struct patch_chunk {
     size_t n_packed;
 } patch_chunk;
 
-/* Of single steps' patches together, and of merged ones: a quarter of a dense version each. */
-#define PATCH_BYTES_MAX(model) ((model)->n_elements / 2)
+/* Of merged ones together: a quarter of a dense version. */
+#define MERGED_BYTES_MAX(model) ((model)->n_elements / 2)
 
 /* All chunks of one version against a base. Frames that libzmq still holds count too. */
 typedef struct patch_set {
@@ -160,6 +160,19 @@ static void patch_set_unref(patch_set *set) {
 static void patch_set_released(void *data, void *hint) {
     (void)data;
     patch_set_unref(hint);
+}
+
+/* Of a step whose version is served no more only what merging takes is kept. Without effect while
+ * frames or a merge under way hold it. */
+static void patch_set_slim(patch_set *set) {
+    if (atomic_load(&set->refs) > 1) return;
+    for (int32_t i = 0; i < set->n_chunks; i++) {
+        patch_chunk *c = &set->chunks[i];
+        if (!c->bytes) continue;
+        free(c->bytes);
+        c->bytes = NULL;
+        set->n_coded -= (int64_t)c->n_bytes;
+    }
 }
 
 static patch_set *patch_set_create(int64_t base, int64_t version, int32_t n_chunks) {
@@ -255,6 +268,7 @@ struct ifl_publisher {
     edition *editions[IFL_EDITIONS_MAX + 1]; /* oldest first; only the thread changes the list */
     int32_t n_editions;
     int32_t n_patches_max;
+    int64_t patch_bytes_max;               /* of `steps` together */
     patch_set *steps[IFL_PATCHES_MAX + 1]; /* each against the one before it; oldest first */
     int32_t n_steps;
     patch_set *merged[MERGED_MAX]; /* NULL: free */
@@ -524,19 +538,9 @@ done:
     return st;
 }
 
-/* Keeps a new step's patch, and lets go of the oldest ones and of merged ones that nobody can ask
- * for any more. Caller holds the lock. */
+/* Keeps a new step's patch. Caller holds the lock. */
 static void publisher_keep_patch(ifl_publisher *p, patch_set *set, double seconds) {
     p->steps[p->n_steps++] = set;
-    int64_t n_bytes = 0, limit = PATCH_BYTES_MAX(p->model);
-    for (int32_t i = 0; i < p->n_steps; i++)
-        n_bytes += p->steps[i]->n_coded;
-    while (p->n_steps > p->n_patches_max || (p->n_steps > 1 && n_bytes > limit)) {
-        n_bytes -= p->steps[0]->n_coded;
-        patch_set_unref(p->steps[0]);
-        p->n_steps--;
-        memmove(p->steps, p->steps + 1, (size_t)p->n_steps * sizeof *p->steps);
-    }
     p->stats.patch_version = set->version;
     p->stats.patch_base = set->base;
     p->stats.patch_bytes = set->n_bytes;
@@ -544,6 +548,27 @@ static void publisher_keep_patch(ifl_publisher *p, patch_set *set, double second
     p->stats.patch_chunks = set->n_differing;
     p->stats.patch_dense = set->n_dense;
     p->stats.patch_s = seconds;
+}
+
+/* Lets go of what nobody can ask for any more, and of the oldest steps beyond their bounds; the
+ * newest step always stays. Caller holds the lock. */
+static void publisher_trim_patches(ifl_publisher *p) {
+    int64_t n_bytes = 0;
+    for (int32_t i = 0; i < p->n_steps; i++) {
+        bool served = false;
+        for (int32_t k = 0; k < p->n_editions; k++)
+            served = served || p->editions[k]->manifest->version == p->steps[i]->version;
+        if (!served) patch_set_slim(p->steps[i]);
+        n_bytes += p->steps[i]->n_coded;
+    }
+    while (p->n_steps > p->n_patches_max || (p->n_steps > 1 && n_bytes > p->patch_bytes_max)) {
+        n_bytes -= p->steps[0]->n_coded;
+        patch_set_unref(p->steps[0]);
+        p->n_steps--;
+        memmove(p->steps, p->steps + 1, (size_t)p->n_steps * sizeof *p->steps);
+    }
+    p->stats.steps_kept = p->n_steps;
+    p->stats.steps_bytes = n_bytes;
 }
 
 /* Steps add up, so this needs no version in between. A chunk that went dense in one of them goes
@@ -560,7 +585,7 @@ static ifl_status publisher_merge(patch_set **parts, int32_t n_parts, const ifl_
         bool dense = false;
         for (int32_t k = 0; k < n_parts && !dense; k++) {
             const patch_chunk *c = &parts[k]->chunks[i];
-            dense = c->bytes == NULL;
+            dense = c->packed == NULL;
             if (dense) break;
             ifl_patch *to = k == 0 ? sum : &scratch.b;
             IFL_TRY_GOTO(st,
@@ -601,7 +626,7 @@ static void publisher_keep_merged(ifl_publisher *p, patch_set *set) {
             n_bytes += p->merged[i]->n_coded;
             if (oldest < 0 || p->merged[i]->asked_ns < p->merged[oldest]->asked_ns) oldest = i;
         }
-        if (oldest < 0 || (place >= 0 && n_bytes <= PATCH_BYTES_MAX(p->model))) break;
+        if (oldest < 0 || (place >= 0 && n_bytes <= MERGED_BYTES_MAX(p->model))) break;
         patch_set_unref(p->merged[oldest]);
         p->merged[oldest] = NULL;
     }
@@ -717,6 +742,7 @@ static void publisher_do(ifl_publisher *p) {
         if (set) publisher_keep_patch(p, set, patch_s);
         p->editions[p->n_editions++] = e;
         publisher_retire(p);
+        publisher_trim_patches(p);
         p->version_announced = job.version;
         p->stats.announced++;
     } else {
@@ -756,6 +782,7 @@ static void *publisher_run(void *context) {
             struct timespec deadline = publisher_deadline(1000);
             pthread_cond_timedwait(&p->changed, &p->lock, &deadline);
             publisher_retire(p);
+            publisher_trim_patches(p);
         }
     }
     pthread_mutex_unlock(&p->lock);
@@ -764,12 +791,20 @@ static void *publisher_run(void *context) {
 
 /* --- Life ------------------------------------------------------------------------------------- */
 
+static int64_t publisher_patch_bytes(const ifl_model *model, int32_t percent) {
+    return model->n_elements / 50 * (percent ? percent : IFL_PATCHES_PERCENT);
+}
+
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
-                                int64_t chunk_bytes, int32_t n_patches, ifl_error *err) {
+                                int64_t chunk_bytes, int32_t n_patches, int32_t patch_percent,
+                                ifl_error *err) {
     *out = NULL;
     if (n_patches < 0 || n_patches > IFL_PATCHES_MAX)
         return ifl_fail(err, IFL_USAGE, "patches of %d versions, wanted 0 to %d", n_patches,
                         IFL_PATCHES_MAX);
+    if (patch_percent < 0 || patch_percent > IFL_PATCHES_PERCENT_MAX)
+        return ifl_fail(err, IFL_USAGE, "patches of %d %% of a dense version, wanted 0 to %d",
+                        patch_percent, IFL_PATCHES_PERCENT_MAX);
     if (!chunk_bytes) chunk_bytes = CHUNK_BYTES_DEFAULT;
     if (chunk_bytes < CHUNK_BYTES_MIN || chunk_bytes > CHUNK_BYTES_MAX)
         return ifl_fail(err, IFL_USAGE, "chunks of %lld bytes, wanted %d to %d",
@@ -788,6 +823,7 @@ ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl
     p->version_accepted = p->version_announced = p->version_failed = -1;
     p->stats.patch_version = p->stats.patch_base = -1;
     p->n_patches_max = n_patches;
+    p->patch_bytes_max = publisher_patch_bytes(model, patch_percent);
     for (int32_t i = 0; i < MERGED_MAX; i++)
         p->wanted_base[i] = -1;
     pthread_mutex_init(&p->lock, NULL);
@@ -906,8 +942,9 @@ void ifl_publisher_stats_get(ifl_publisher *p, ifl_publisher_stats *out) {
     pthread_mutex_unlock(&p->lock);
 }
 
-int64_t ifl_publisher_bytes(const ifl_model *model) {
-    return (IFL_EDITIONS_MAX + 1) * model->n_elements * 2 + 2 * PATCH_BYTES_MAX(model);
+int64_t ifl_publisher_bytes(const ifl_model *model, int32_t n_patches, int32_t patch_percent) {
+    int64_t patches = publisher_patch_bytes(model, patch_percent) + MERGED_BYTES_MAX(model);
+    return (IFL_EDITIONS_MAX + 1) * model->n_elements * 2 + (n_patches > 0 ? patches : 0);
 }
 
 void ifl_publisher_test_corrupt(ifl_publisher *p, int32_t chunk, int32_t times) {

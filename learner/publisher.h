@@ -19,15 +19,19 @@
 
 #define IFL_EDITIONS_MAX 2 /* complete ones; beside them one under construction */
 #define IFL_PATCHES_MAX 64 /* versions back that patches may be kept for */
+#define IFL_PATCHES_PERCENT 75
+#define IFL_PATCHES_PERCENT_MAX 1000
 
 typedef struct ifl_publisher ifl_publisher;
 
 /* Attaches itself to `server` as its weight source; borrows server and model. chunk_bytes: raw
  * bytes per chunk (0 = 4 MiB; 4 KiB .. 15 MiB, rounded down to even). n_patches: of how many
  * versions patches are kept (0 .. IFL_PATCHES_MAX; 0: everything goes dense), as long as they take
- * less than a quarter of a dense version. */
+ * no more than patch_percent of a dense version (0 = IFL_PATCHES_PERCENT); those merged from
+ * several take a quarter of one beside that. */
 ifl_status ifl_publisher_create(ifl_publisher **out, const ifl_model *model, ifl_server *server,
-                                int64_t chunk_bytes, int32_t n_patches, ifl_error *err);
+                                int64_t chunk_bytes, int32_t n_patches, int32_t patch_percent,
+                                ifl_error *err);
 /* Every version announced from now on is put there too, by the publisher's thread, after the
  * announcement. Borrowed until ifl_publisher_free. A version that cannot be written is warned about
  * once, and from then on nothing is. */
@@ -74,11 +78,13 @@ typedef struct ifl_publisher_stats {
     int32_t patch_chunks, patch_dense;     /* chunks that differ; of which shorter dense */
     double patch_s;                        /* comparing and coding */
     int64_t n_merged;                      /* patches made from several */
+    int32_t steps_kept;                    /* versions back that one can be merged for */
+    int64_t steps_bytes;                   /* that their patches take in memory */
 } ifl_publisher_stats;
 void ifl_publisher_stats_get(ifl_publisher *publisher, ifl_publisher_stats *out);
 
 /* Most memory it can take for this model. */
-int64_t ifl_publisher_bytes(const ifl_model *model);
+int64_t ifl_publisher_bytes(const ifl_model *model, int32_t n_patches, int32_t patch_percent);
 
 /* Test hook: the next `times` servings of chunk `chunk`, dense or patch, have one bit flipped. */
 void ifl_publisher_test_corrupt(ifl_publisher *publisher, int32_t chunk, int32_t times);

@@ -291,7 +291,9 @@ static ifl_status swap_open(swap_bench *b, const ifl_loaded_model *m, ifl_error 
                              .kv_mode = a->config->actor.kv};
     ifl_memory_plan plan = {0};
     ifl_memory_plan_add(&plan, "weights", 4 * ifl_weights_bytes(m->model));
-    ifl_memory_plan_add(&plan, "publisher", ifl_publisher_bytes(m->model));
+    ifl_memory_plan_add(&plan, "publisher",
+                        ifl_publisher_bytes(m->model, a->config->transport.patch_versions,
+                                            a->config->transport.patch_percent));
     ifl_memory_plan_add(&plan, "engine with KV cache",
                         ifl_engine_bytes(m->model, &eo, ifl_thread_pool_size(b->pool)));
     IFL_TRY(ifl_memory_plan_check(&plan, a->config->memory.limit_gib, stderr, err));
@@ -314,9 +316,9 @@ static ifl_status swap_open(swap_bench *b, const ifl_loaded_model *m, ifl_error 
                              .profile = m->model->profile};
     memset(so.run_uuid, '0', sizeof so.run_uuid - 1);
     IFL_TRY(ifl_server_create(&b->server, &so, err));
-    IFL_TRY(ifl_publisher_create(&b->publisher, m->model, b->server,
-                                 (int64_t)a->config->transport.chunk_kib * 1024,
-                                 a->config->transport.patch_versions, err));
+    IFL_TRY(ifl_publisher_create(
+        &b->publisher, m->model, b->server, (int64_t)a->config->transport.chunk_kib * 1024,
+        a->config->transport.patch_versions, a->config->transport.patch_percent, err));
     ifl_client_options co = {.connect = b->endpoint.text,
                              .name = "bench",
                              .build = "inflight",

@@ -65,7 +65,7 @@ static void stage_learner(stage *s, uint64_t epoch, bool directed) {
                              .vocab_size = VOCAB};
     snprintf(so.run_uuid, sizeof so.run_uuid, "00112233445566778899aabbccddeeff");
     must(ifl_server_create(&s->server, &so, &err), &err);
-    must(ifl_publisher_create(&s->publisher, s->model, s->server, 0, 16, &err), &err);
+    must(ifl_publisher_create(&s->publisher, s->model, s->server, 0, 16, 0, &err), &err);
 }
 
 static void stage_publish(stage *s, int64_t version, int weights) {

@@ -62,7 +62,7 @@ static void farm_learner(farm *f, const char *bind, uint64_t epoch) {
     so.profile = f->model->profile;
     so.vocab_size = f->model->config.vocab_size;
     must(ifl_server_create(&f->server, &so, &err), &err);
-    must(ifl_publisher_create(&f->publisher, f->model, f->server, CHUNK_BYTES, 16, &err), &err);
+    must(ifl_publisher_create(&f->publisher, f->model, f->server, CHUNK_BYTES, 16, 0, &err), &err);
 }
 
 static void farm_open(farm *f, bool tcp, int32_t heartbeat_ms) {
@@ -445,7 +445,7 @@ static void test_restarted_learner_counts_through_a_relay(void **state) {
     ifl_publisher_free(f.publisher);
     /* Another process in its place: sessions end without a BYE, the next ones are of its epoch. */
     ifl_server_set_run(f.server, "0123456789abcdef0123456789abcdef", 2);
-    must(ifl_publisher_create(&f.publisher, f.model, f.server, CHUNK_BYTES, 16, &err), &err);
+    must(ifl_publisher_create(&f.publisher, f.model, f.server, CHUNK_BYTES, 16, 0, &err), &err);
     f.version = 1;
     publish(&f, 3);
     a->current = NULL;

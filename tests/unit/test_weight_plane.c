@@ -15,6 +15,7 @@
 #include "actor/weight_receiver.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/rng.h"
 #include "kernels/random_model.h"
 #include "learner/publisher.h"
 
@@ -43,7 +44,7 @@ static ifl_server *make_server(const ifl_model *model, const char *bind, uint64_
     return server;
 }
 
-static void plane_open(plane *p) {
+static void plane_open_with(plane *p, int32_t patch_percent) {
     memset(p, 0, sizeof *p);
     ifl_error err = {0};
     ifl_model_config config;
@@ -56,8 +57,9 @@ static void plane_open(plane *p) {
     for (int i = 0; i < 2; i++)
         assert_int_equal(ifl_weights_create(&p->shadow[i], p->model, &err), IFL_OK);
     p->server = make_server(p->model, "tcp://127.0.0.1:*", 1);
-    assert_int_equal(
-        ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, &err), IFL_OK);
+    assert_int_equal(ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16,
+                                          patch_percent, &err),
+                     IFL_OK);
     ifl_client_options co = {
         .connect = ifl_server_endpoint(p->server), .name = "actor-1", .held_version = -1};
     co.fingerprint = p->model->fingerprint;
@@ -65,6 +67,10 @@ static void plane_open(plane *p) {
     assert_int_equal(ifl_client_create(&p->client, &co, &err), IFL_OK);
     assert_int_equal(ifl_weight_receiver_create(&p->receiver, p->model, p->client, NULL, &err),
                      IFL_OK);
+}
+
+static void plane_open(plane *p) {
+    plane_open_with(p, 0);
 }
 
 static void plane_close(plane *p) {
@@ -295,7 +301,7 @@ static void replace_learner(plane *p) {
     ifl_server_free(p->server);
     p->server = make_server(p->model, endpoint, 2);
     assert_int_equal(
-        ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, NULL), IFL_OK);
+        ifl_publisher_create(&p->publisher, p->model, p->server, CHUNK_BYTES, 16, 0, NULL), IFL_OK);
 }
 
 static void test_restarted_learner_counts_even_with_an_older_version(void **state) {
@@ -657,6 +663,88 @@ static void test_abandoned_fetch_leaves_no_trace(void **state) {
     plane_close(&p);
 }
 
+/* versions[to] = versions[from] with one weight in `one_in`, drawn, moved by a step. */
+static void change_drawn(plane *p, int to, int from, uint64_t one_in, uint64_t draw) {
+    size_t n = (size_t)p->model->n_elements;
+    uint16_t *flat = malloc(n * 2);
+    ifl_rng_key key = {draw, 0, IFL_RNG_TEST};
+    ifl_weights_get(p->versions[from], 0, (int64_t)n, flat);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t drawn = ifl_rng_below(&key, i, 0, 2 * one_in);
+        if (drawn >= 2) continue;
+        flat[i] = ifl_bf16_at_place(ifl_bf16_place(flat[i]) + (drawn ? 1 : -1));
+    }
+    ifl_weights_put(p->versions[to], 0, (int64_t)n, flat);
+    free(flat);
+}
+
+/* 16 versions that an actor at version 1 has missed, each with one weight in `one_in` changed. */
+typedef struct missed {
+    double percent; /* of dense: the last one alone */
+    double held;    /* all that is kept for merging */
+    int32_t kept;
+    int64_t fetched; /* bytes */
+    int64_t patched; /* chunks */
+} missed;
+
+static missed miss_16(uint64_t one_in, int32_t patch_percent) {
+    plane p;
+    ifl_error err = {0};
+    plane_open_with(&p, patch_percent);
+    assert_int_equal(ifl_weight_receiver_offer_buffer(p.receiver, p.shadow[0], NULL, NULL), IFL_OK);
+    publish(&p, 1);
+    assert_ptr_equal(wait_weights(&p), p.shadow[0]);
+    int from = 1;
+    for (int v = 2; v <= 17; v++) {
+        int to = 2 + v % 2;
+        change_drawn(&p, to, from, one_in, (uint64_t)v);
+        assert_int_equal(
+            ifl_publisher_publish(p.publisher, v, v - 1, p.versions[to], NULL, NULL, &err), IFL_OK);
+        from = to;
+    }
+    while (ifl_weight_receiver_announced(p.receiver) < 17)
+        ifl_sleep_ms(2);
+    offer_with_base(&p);
+    ifl_weights *w = wait_weights(&p);
+    assert_int_equal(w->version, 17);
+    assert_same_weights(w, p.versions[from]);
+    ifl_weight_receiver_stats stats = receiver_stats(&p);
+    ifl_publisher_stats published;
+    ifl_publisher_stats_get(p.publisher, &published);
+    double dense = 2.0 * (double)p.model->n_elements;
+    missed m = {.percent = 100.0 * (double)published.patch_bytes / dense,
+                .held = 100.0 * (double)published.steps_bytes / dense,
+                .kept = published.steps_kept,
+                .fetched = stats.version_bytes_last,
+                .patched = stats.version_patched_last};
+    if (m.patched) assert_int_equal(m.patched, n_chunks(&p));
+    print_message("1 weight in %d: a patch is %.2f %% of dense, %d kept take %.1f %%, one of all "
+                  "is %.1f %%\n",
+                  (int)one_in, m.percent, m.kept, m.held, 100.0 * (double)m.fetched / dense);
+    plane_close(&p);
+    return m;
+}
+
+/* At patches of up to 2 % of dense, what optimizer steps of a usual rate come to. */
+static void test_sixteen_missed_versions_come_as_one_patch(void **state) {
+    (void)state;
+    static const uint64_t rates[] = {100, 40, 28};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        missed m = miss_16(rates[i], 0);
+        assert_int_equal(m.kept, 16);
+        assert_true(m.patched > 0);
+        assert_true(m.held <= IFL_PATCHES_PERCENT);
+    }
+}
+
+static void test_patches_take_no_more_than_they_may(void **state) {
+    (void)state;
+    missed m = miss_16(40, 20);
+    assert_in_range(m.kept, 2, 15);
+    assert_true(m.held <= 20.0);
+    assert_int_equal(m.patched, 0);
+}
+
 static void test_base_beyond_the_kept_patches_is_served_dense(void **state) {
     (void)state;
     plane p;
@@ -700,7 +788,7 @@ static void test_throughput_is_measured(void **state) {
     char path[64];
     snprintf(path, sizeof path, "ipc://@ifl-test-%d", (int)getpid());
     p.server = make_server(p.model, path, 1);
-    assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, 0, 16, &err), IFL_OK);
+    assert_int_equal(ifl_publisher_create(&p.publisher, p.model, p.server, 0, 16, 0, &err), IFL_OK);
     ifl_client_options co = {.connect = path, .name = "a", .held_version = -1};
     co.fingerprint = p.model->fingerprint;
     co.profile = p.model->profile;
@@ -742,6 +830,8 @@ int main(void) {
         cmocka_unit_test(test_what_a_slow_actor_fetches_outlives_what_a_fast_one_has),
         cmocka_unit_test(test_peer_that_does_not_read_has_two_announcements_then_the_newest),
         cmocka_unit_test(test_abandoned_fetch_leaves_no_trace),
+        cmocka_unit_test(test_sixteen_missed_versions_come_as_one_patch),
+        cmocka_unit_test(test_patches_take_no_more_than_they_may),
         cmocka_unit_test(test_base_beyond_the_kept_patches_is_served_dense),
         cmocka_unit_test(test_throughput_is_measured),
     };
