@@ -90,6 +90,13 @@ ifl_status ifl_dispatch_create(ifl_dispatch **out, const ifl_dispatch_options *o
                      desk_open_train(d, o->reopen[i], o->reopen_picks ? &o->reopen_picks[i] : NULL,
                                      o->reopen_version, err),
                      done);
+    int32_t ahead = desk_pin_ahead(d, o->reopen_version, NULL);
+    if (ahead > 0)
+        ifl_warn(
+            "%d groups were open at the checkpoint; run.mode and rollout.prompts_per_step (%d) "
+            "now have room for %d ahead: %d wait for later versions, and no new ones are "
+            "opened until their turn has come",
+            o->n_reopen, o->config->rollout.prompts_per_step, o->n_reopen - ahead, ahead);
     d->vocab_size = o->vocab_size;
     if (o->redo) IFL_TRY_GOTO(st, desk_redo_begin(d, o->redo, o->rollouts, err), done);
     if (pthread_create(&d->thread, NULL, desk_thread, d) != 0) {
@@ -145,6 +152,7 @@ static ifl_status desk_open_more(ifl_dispatch *d, int32_t n, int64_t version, if
     ifl_status st = IFL_OK;
     for (int32_t i = 0; i < n && st == IFL_OK; i++)
         st = desk_open_train(d, d->next_serial++, NULL, version, err);
+    if (version >= 0) desk_pin_ahead(d, version, NULL);
     if (st == IFL_OK) st = desk_redo_attach(d, err);
     d->leasing = true;
     return st;
@@ -302,6 +310,8 @@ static bool desk_take_in_order(ifl_dispatch *d, void *how, ifl_group **out, ifl_
                                ifl_status *st) {
     (void)err, (void)st;
     const take_in_order *o = how;
+    /* With dynamic sampling a step takes more than was expected. */
+    if (!d->redo) desk_pin_now(d, o->n);
     return ifl_groups_take(d->train, o->n, o->order, out);
 }
 

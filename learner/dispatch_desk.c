@@ -72,6 +72,59 @@ ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick
     return adaptive ? ifl_rollout_log_drawn(d->log, serial, drawn.source, drawn.item, err) : IFL_OK;
 }
 
+/* The next group that no step has taken, with the lowest serial from *serial on; *serial moves on.
+ */
+static ifl_group *desk_next_waiting(ifl_dispatch *d, uint64_t *serial) {
+    ifl_group *group;
+    while ((group = ifl_groups_next(d->train, *serial)) != NULL) {
+        *serial = group->task_serial + 1;
+        if (!group->taken) return group;
+    }
+    return NULL;
+}
+
+static int64_t group_oldest_stored(const ifl_group *group) {
+    int64_t oldest = INT64_MAX;
+    for (int32_t i = 0; i < group->n_members; i++) {
+        const ifl_member *m = &group->members[i];
+        if (m->state != IFL_MEMBER_STORED) continue;
+        int64_t version = ifl_trajectory_version_oldest(m->traj);
+        if (version < oldest) oldest = version;
+    }
+    return oldest;
+}
+
+int32_t desk_pin_ahead(ifl_dispatch *d, int64_t version, int64_t *lag) {
+    const ifl_config *c = d->config;
+    int64_t n = c->rollout.prompts_per_step, place = 0;
+    int64_t k = c->run.mode == IFL_MODE_SYNC ? 0 : c->run.async_k;
+    int32_t over = 0;
+    uint64_t serial = 0;
+    if (lag) *lag = 0;
+    if (!d->directed) return 0;
+    for (ifl_group *g; (g = desk_next_waiting(d, &serial)) != NULL; place++) {
+        desk_work *work = g->user;
+        int64_t newest = version + place / n; /* when the step begins that takes it */
+        int64_t oldest = group_oldest_stored(g);
+        if (lag && oldest <= newest && newest - oldest > *lag) *lag = newest - oldest;
+        if (newest - k <= version) continue;
+        over++;
+        /* Not what an actor is about to answer: it would contradict its lease. */
+        if (newest - k <= work->required_version || g->n_leased > 0) continue;
+        work->required_version = newest - k;
+        ifl_groups_forget_begun(g);
+    }
+    return over;
+}
+
+void desk_pin_now(ifl_dispatch *d, int32_t n) {
+    uint64_t serial = 0;
+    for (ifl_group *g; d->directed && n > 0 && (g = desk_next_waiting(d, &serial)) != NULL; n--) {
+        desk_work *work = g->user;
+        if (work->required_version > d->version) work->required_version = d->version;
+    }
+}
+
 int32_t desk_not_taken(ifl_dispatch *d) {
     /* Taken groups are being trained; they no longer wait for anything here. */
     int32_t n = 0, open = ifl_groups_n_open(d->train);

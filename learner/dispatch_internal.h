@@ -119,6 +119,13 @@ ifl_status desk_open_train(ifl_dispatch *d, uint64_t serial, const ifl_task_pick
 void desk_work_free(desk_work *work); /* NULL is fine */
 /* Open groups that no step has taken. */
 int32_t desk_not_taken(ifl_dispatch *d);
+/* Lock-step modes, `version` being the newest: of the groups that wait, those that no step of the
+ * next k + 1 takes (a run was resumed with smaller batches, or another k) are to be made by later
+ * versions, as if they were opened when their turn comes. Returns how many groups that are; *lag:
+ * the largest lag at which answers will be trained that they have already; NULL: not asked for. */
+int32_t desk_pin_ahead(ifl_dispatch *d, int64_t version, int64_t *lag);
+/* The next n groups are about to be taken: none may wait for a version that comes after that. */
+void desk_pin_now(ifl_dispatch *d, int32_t n);
 /* The groups that are under way or complete and not taken, each with the lowest version that a
  * token of it has or may yet get; returns how many. Room for all open groups. */
 int32_t desk_ages(ifl_dispatch *d, ifl_stale_group *ages, ifl_group **groups);

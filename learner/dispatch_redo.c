@@ -12,6 +12,14 @@
 #include "learner/dispatch_internal.h"
 
 static ifl_status redo_end(ifl_dispatch *d, ifl_error *err) {
+    int64_t k = d->config->run.mode == IFL_MODE_SYNC ? 0 : d->config->run.async_k, lag;
+    desk_pin_ahead(d, d->version > d->redo_verified ? d->version : d->redo_verified, &lag);
+    if (d->directed && lag > k)
+        ifl_warn(
+            "of the answers that were stored before, some are trained at a lag of up to %lld "
+            "versions, above the %lld of run.mode: it, or rollout.prompts_per_step, was larger "
+            "when they were made",
+            (long long)lag, (long long)k);
     ifl_rollout_reader_close(d->redo_reader);
     d->redo_reader = NULL;
     d->redo = NULL;
@@ -193,6 +201,8 @@ ifl_status desk_redo_take(ifl_dispatch *d, int64_t step, int32_t n, ifl_group **
         out[i] = ifl_groups_find(d->train, take->serials[i]);
         bool whole = out[i] && !out[i]->taken && out[i]->n_pending + out[i]->n_leased == 0;
         if (!whole && out[i] && !out[i]->taken && d->directed) {
+            desk_work *work = out[i]->user;
+            if (work->required_version > d->version) work->required_version = d->version;
             *wait = true; /* for what has been leased meanwhile */
             return IFL_OK;
         }

@@ -149,8 +149,20 @@ static ifl_status step_unjudged(int64_t step, ifl_group **groups, int32_t n_grou
         first && first->reason[0] ? first->reason : "the actors' logs say why");
 }
 
-static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err) {
+/* Lock-step modes: the groups of the next k + 1 steps are open; one batch more, unless a run that
+ * was resumed with smaller batches or a smaller k has too many already. What is done again opens
+ * what was opened then. */
+static ifl_status learner_open_next(learner *l, int64_t step, ifl_error *err) {
     int32_t n = l->config->rollout.prompts_per_step;
+    int64_t ahead = step + 1 + l->async_k;
+    if (ifl_dispatch_redoing(l->dispatch))
+        return ahead <= l->config->run.steps ? ifl_dispatch_open_batch(l->dispatch, n, step, err)
+                                             : IFL_OK;
+    if (ahead > l->config->run.steps) ahead = l->config->run.steps;
+    return ifl_dispatch_open_up_to(l->dispatch, (int32_t)(ahead - step) * n, step, err);
+}
+
+static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err) {
     int64_t step = l->step + 1;
     double begin = ifl_clock_s(), wait_s = 0.0;
     ifl_fail_point(IFL_FAIL_STEP_BEGIN);
@@ -170,8 +182,7 @@ static ifl_status learner_step(learner *l, learner_batch *batch, ifl_error *err)
     if (l->async_k > 0) /* an actor must not skip a version that a later batch is pinned to */
         IFL_TRY(ifl_dispatch_wait_applied(l->dispatch, l->step, IDLE_S, err));
     IFL_TRY(learner_publish(l, step, err));
-    if (l->async_k >= 0 && step + 1 + l->async_k <= l->config->run.steps)
-        IFL_TRY(ifl_dispatch_open_batch(l->dispatch, n, step, err));
+    if (l->async_k >= 0) IFL_TRY(learner_open_next(l, step, err));
     double publish_s = ifl_clock_s() - publish_begin;
     IFL_TRY(learner_audit(l, batch->groups, batch->n, err));
     IFL_TRY(learner_bias(l, step, err));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Killed and resumed in the lock-step modes where the log's answers name other versions than a resumed run asks for: with
-# another k, and after actors were lost in mid-batch, so that its work was pinned to a newer version. And with a damaged log:
-# that costs the books and what came before the damage, and not the run.
+# another k or smaller batches, and after actors were lost in mid-batch, so that its work was pinned to a newer version. And
+# with a damaged log: that costs the books and what came before the damage, and not the run.
 . "$(dirname "$0")/lib.sh"
 small_config
 quiet=(eval.before=false eval.after=false parity.audit=0)
@@ -26,6 +26,24 @@ for change in async:1/async:4 sync/async:2 async:4/sync; do
     has "$name.err.txt" "stored answers are back from the log"
     same_again "$name"
     echo "$change: $(sed -n 's/.*learner | \(.*are back.*\)/\1/p' "$name.err.txt")"
+done
+
+# Fewer groups a step, or another mode, than when the checkpoint's groups were opened: what is stored of them is trained, and
+# said to be older than the mode allows; all else keeps to the mode.
+for change in rollout.prompts_per_step=3 run.mode=sync; do
+    name=less-${change%%=*}
+    train_start "$name" "${quiet[@]}" run.mode=async:2 run.steps=40
+    until_true 60 "step 12" has_row "runs/$name" 12
+    kill -TERM "$trainer"
+    wait "$trainer" || true
+    train "$name" "${quiet[@]}" run.mode=async:2 run.steps=40 "$change" run.resume=true
+    books "runs/$name"
+    most=2
+    [ "$change" = run.mode=sync ] && most=0
+    lag=$(column "runs/$name" stats/max_lag | tail -n 12 | sort -n | tail -n 1)
+    holds "$lag <= $most" "lag at the end of $name"
+    has "$name.err.txt" "groups were open at the checkpoint; run.mode and rollout.prompts_per_step"
+    has "$name.err.txt" "some are trained at a lag of up to"
 done
 
 # All actors are lost, twice, with a version published in between.
