@@ -26,7 +26,8 @@ other=("${quiet[@]}" learner.learning_rate=9e-4 checkpoint.every_steps=10)
 train_start a run.resume=true "${other[@]}"
 until_true 60 "step 25 again" sh -c "tail -n +$((rows + 1)) runs/a/metrics.jsonl | grep -q '\"step\":25,'"
 kill_all
-has a.err.txt "cannot be done again: version 1 has other weights than then"
+# The first one that was published: one that is overtaken at once never is.
+grep -q "cannot be done again: version [1-9] has other weights than then" a.err.txt || fail "nothing differs: $(tail -n 3 a.err.txt)"
 lag=$(tail -n +$((rows + 1)) runs/a/metrics.jsonl >later.jsonl && mkdir -p later && mv later.jsonl later/metrics.jsonl &&
     column later stats/max_lag | sort -n | tail -n 1)
 holds "$lag <= $usual + 2" "lag after giving up, and of a run that was never interrupted"
