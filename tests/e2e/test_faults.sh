@@ -9,15 +9,15 @@ INFLIGHT_FAILPOINT="log.sinc=kill" expect 64 "$inflight" rollouts nothing
 has err.txt "log.sinc"
 has err.txt "known: log.append log.write log.sync"
 
-"$tools/run_faults" --inflight "$inflight" --proxy "$tools/chaos_proxy" --seed "${SEED:-1}" --count "${COUNT:-68}" \
-    --per-job 17 --jobs 3 --hang-ms 10000 --out faults >faults.txt 2>&1 || [ $? = 75 ] || {
+"$tools/run_faults" --inflight "$inflight" --proxy "$tools/chaos_proxy" --seed "${SEED:-1}" --count "${COUNT:-70}" \
+    --per-job 18 --jobs 3 --hang-ms 10000 --out faults >faults.txt 2>&1 || [ $? = 75 ] || {
     cat faults.txt >&2
     tail -n 20 faults/job-*/*.log >&2
     fail "faults: $(tail -n 1 faults.txt)"
 }
 has faults.txt "no violation"
 # Twice; once where one of them did not take place, on a host that is busy elsewhere.
-holds "$(grep -cE '^ +[0-9]+  .* ([12])            \1      0 ' faults.txt) == 34 || ${COUNT:-68} != 68" "each row twice"
+holds "$(grep -cE '^ +[0-9]+  .* ([12])            \1      0 ' faults.txt) == 35 || ${COUNT:-70} != 70" "each row twice"
 cat faults.txt
 
 # Row 30 on links with keys: foreign ones, one taken off the list, another learner's, none.
