@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/recorder.h"
+#include "rewards/programs.h"
 #include "rewards/reward.h"
 
 #define REWARD_QUEUE_MAX 4096
@@ -794,7 +795,9 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
         .queue_max = REWARD_QUEUE_MAX,
         .checkers = c->reward.checkers,
         .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
+        .require = ifl_sandbox_tier_parse(c->reward.sandbox_require),
     };
+    IFL_TRY_GOTO(st, ifl_programs_start_config(c, err), done);
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&a->rewards, &rewards, err), done);
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&pool, c->actor.threads, err), done);
     for (int i = 0; i < 2; i++)

@@ -123,6 +123,9 @@ const ifl_config_row ifl_config_rows[] = {
            "checkers; 1 = never"),
     INT32("reward.errors_window", reward.errors_window, 1, 65536, "64", "answers",
           "what errors_max_share is a share of"),
+    CHOICE("reward.sandbox_require", reward.sandbox_require, "ns", "ns|cgroup",
+           "the least isolation for programs of the policy's: namespaces | with a delegated cgroup "
+           "too; a run whose checkers run programs is refused below it"),
     {"reward.checkers", IFL_CONFIG_JSON, AT(reward.checkers), SIZE(reward.checkers), 0, 0, "{}", "",
      "",
      "checkers of your own by name: built-ins with options, sums, products, plug-ins; "

@@ -305,7 +305,15 @@ bool ifl_reward_status_parse(const char *name, ifl_reward_status *out) {
     return false;
 }
 
+static const char *const tier_names[IFL_TIER_COUNT] = {"none", "rlimit", "landlock", "ns",
+                                                       "cgroup"};
+
 const char *ifl_sandbox_tier_name(ifl_sandbox_tier tier) {
-    static const char *const names[IFL_TIER_COUNT] = {"none", "rlimit", "landlock", "ns", "cgroup"};
-    return (unsigned)tier < IFL_TIER_COUNT ? names[tier] : "unknown";
+    return (unsigned)tier < IFL_TIER_COUNT ? tier_names[tier] : "unknown";
+}
+
+ifl_sandbox_tier ifl_sandbox_tier_parse(const char *name) {
+    for (int i = 0; i < IFL_TIER_COUNT; i++)
+        if (strcmp(tier_names[i], name) == 0) return (ifl_sandbox_tier)i;
+    return IFL_TIER_NONE;
 }

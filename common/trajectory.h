@@ -204,5 +204,6 @@ const char *ifl_reward_status_name(ifl_reward_status status);
 /* False for a name that is none. */
 bool ifl_reward_status_parse(const char *name, ifl_reward_status *out);
 const char *ifl_sandbox_tier_name(ifl_sandbox_tier tier);
+ifl_sandbox_tier ifl_sandbox_tier_parse(const char *name); /* NONE for a name that is none */
 
 #endif

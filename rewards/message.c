@@ -126,9 +126,10 @@ ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_rew
     return IFL_OK;
 }
 
-ifl_status ifl_reward_setup_encode(int32_t timeout_ms, const char *checkers, uint8_t **frame,
-                                   size_t *n_frame, ifl_error *err) {
-    size_t n_text = checkers ? strlen(checkers) : 0, n = 4 + 4 + 4 + n_text + 1;
+ifl_status ifl_reward_setup_encode(int32_t timeout_ms, ifl_sandbox_tier require,
+                                   const char *checkers, uint8_t **frame, size_t *n_frame,
+                                   ifl_error *err) {
+    size_t n_text = checkers ? strlen(checkers) : 0, n = 4 + 4 + 4 + 4 + n_text + 1;
     *frame = NULL;
     if (n > IFL_REWARD_FRAME_MAX)
         return ifl_fail(err, IFL_LIMIT, "reward.checkers has %zu bytes", n_text);
@@ -138,18 +139,21 @@ ifl_status ifl_reward_setup_encode(int32_t timeout_ms, const char *checkers, uin
     *n_frame = n;
     p = put_u32(p, (uint32_t)(n - 4));
     p = put_u32(p, (uint32_t)timeout_ms);
+    p = put_u32(p, (uint32_t)require);
     put_text(p, checkers, n_text);
     return IFL_OK;
 }
 
 ifl_status ifl_reward_setup_decode(const uint8_t *body, size_t n_body, int32_t *timeout_ms,
-                                   const char **checkers, ifl_error *err) {
+                                   ifl_sandbox_tier *require, const char **checkers,
+                                   ifl_error *err) {
     reader r = {body, n_body, false};
     size_t n;
-    uint32_t ms = get_u32(&r);
+    uint32_t ms = get_u32(&r), tier = get_u32(&r);
     *checkers = get_text(&r, IFL_REWARD_FRAME_MAX, &n);
     *timeout_ms = (int32_t)ms;
-    if (r.failed || r.n != 0 || ms < 1 || ms > IFL_REWARD_TIMEOUT_MS_MAX)
+    *require = (ifl_sandbox_tier)tier;
+    if (r.failed || r.n != 0 || ms < 1 || ms > IFL_REWARD_TIMEOUT_MS_MAX || tier >= IFL_TIER_COUNT)
         return ifl_fail(err, IFL_FORMAT, "a worker's setup of %zu bytes is malformed", n_body);
     return IFL_OK;
 }

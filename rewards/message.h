@@ -8,19 +8,22 @@
 #define IFL_REWARD_FRAME_MAX (5u << 20) /* four texts of at most 1 MiB, and change */
 #define IFL_REWARD_REPLY_MAX 4096u
 #define IFL_REWARD_REASON_MAX 1024 /* NUL included */
-#define IFL_REWARD_HELLO "inflight reward worker 3"
+#define IFL_REWARD_HELLO "inflight reward worker 4"
 
 /* What a reply says about its worker. */
 #define IFL_REPLY_LAST 1u    /* it is not fit for another request: end it with its whole group */
 #define IFL_REPLY_NOT_RUN 2u /* and has not begun this one, which another worker may have */
 
-/* What a worker is told after its hello: its time limit and the checkers' specification. It replies
- * as to a request with id 0: OK, or any other status and the reason why it cannot work. Owned. */
-ifl_status ifl_reward_setup_encode(int32_t timeout_ms, const char *checkers, uint8_t **frame,
-                                   size_t *n_frame, ifl_error *err);
+/* What a worker is told after its hello: its time limit, the least sandbox (NONE: the default) and
+ * the checkers' specification. It replies as to a request with id 0: OK, or any other status and
+ * the reason why it cannot work. Owned. */
+ifl_status ifl_reward_setup_encode(int32_t timeout_ms, ifl_sandbox_tier require,
+                                   const char *checkers, uint8_t **frame, size_t *n_frame,
+                                   ifl_error *err);
 /* `checkers` points into `body`. */
 ifl_status ifl_reward_setup_decode(const uint8_t *body, size_t n_body, int32_t *timeout_ms,
-                                   const char **checkers, ifl_error *err);
+                                   ifl_sandbox_tier *require, const char **checkers,
+                                   ifl_error *err);
 
 /* A request as a frame, length included. Owned (free()). Returns IFL_LIMIT for a text over
  * IFL_ANSWER_BYTES_MAX. */

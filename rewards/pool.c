@@ -483,8 +483,8 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
     pool->slots = calloc((size_t)options->n_workers, sizeof *pool->slots);
     pool->polls = calloc((size_t)options->n_workers, sizeof *pool->polls);
     if (!pool->program || !pool->slots || !pool->polls ||
-        ifl_reward_setup_encode(options->timeout_ms, options->checkers, &pool->setup,
-                                &pool->n_setup, err) != IFL_OK)
+        ifl_reward_setup_encode(options->timeout_ms, options->require, options->checkers,
+                                &pool->setup, &pool->n_setup, err) != IFL_OK)
         goto no_memory;
     for (int32_t i = 0; i < options->n_workers; i++)
         pool->slots[i].fd = -1;

@@ -65,10 +65,11 @@ typedef struct ifl_reward_pool ifl_reward_pool;
 typedef struct ifl_reward_pool_options {
     int32_t n_workers;
     int32_t timeout_ms;
-    int32_t queue_max;    /* requests waiting; more is IFL_FULL */
-    const char *program;  /* executed with "reward-worker"; NULL: /proc/self/exe */
-    const char *checkers; /* reward.checkers (rewards/spec.h); NULL: built-ins alone */
-    int32_t retries;      /* of a request that ended as CHECKER_ERROR or UNAVAILABLE */
+    int32_t queue_max;        /* requests waiting; more is IFL_FULL */
+    const char *program;      /* executed with "reward-worker"; NULL: /proc/self/exe */
+    const char *checkers;     /* reward.checkers (rewards/spec.h); NULL: built-ins alone */
+    int32_t retries;          /* of a request that ended as CHECKER_ERROR or UNAVAILABLE */
+    ifl_sandbox_tier require; /* the least for a policy's programs; NONE: IFL_TIER_NS */
 } ifl_reward_pool_options;
 
 /* Starts the workers and waits until each has said hello and made its checkers ready: a program

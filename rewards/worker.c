@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "rewards/checkers.h"
+#include "rewards/code/code.h"
 #include "rewards/host.h"
 
 #define WORKER_MEMORY_BYTES                                                                        \
@@ -73,14 +74,16 @@ static bool worker_isolate(int *in_fd, int *out_fd) {
 static bool worker_set_up(int in_fd, int out_fd, ifl_reward_host **host) {
     uint8_t head[4], *body = NULL, reply[IFL_REWARD_REPLY_MAX];
     int32_t timeout_ms;
+    ifl_sandbox_tier require;
     const char *checkers;
     ifl_error err = {0};
     if (!read_all(in_fd, head, sizeof head)) return true; /* a pool that went away at once */
     uint32_t n = ifl_reward_frame_length(head);
     bool fine = n <= IFL_REWARD_FRAME_MAX && (body = malloc(n ? n : 1)) &&
                 read_all(in_fd, body, n) &&
-                ifl_reward_setup_decode(body, n, &timeout_ms, &checkers, NULL) == IFL_OK;
+                ifl_reward_setup_decode(body, n, &timeout_ms, &require, &checkers, NULL) == IFL_OK;
     if (fine) {
+        ifl_code_setup(&(ifl_sandbox_options){.require = require});
         ifl_status st = ifl_reward_host_create(host, checkers, timeout_ms, &err);
         bool theirs = st == IFL_USAGE || st == IFL_FORMAT || st == IFL_NOTFOUND;
         ifl_reward reward = {.status = st == IFL_OK ? IFL_REWARD_OK

@@ -17,6 +17,7 @@
 #include "deploy/cli/options.h"
 #include "learner/eval_figures.h"
 #include "learner/eval_results.h"
+#include "rewards/programs.h"
 #include "rewards/spec.h"
 
 typedef struct eval_arguments {
@@ -291,6 +292,20 @@ static ifl_status eval_add_task(evaluation *e, int32_t i, ifl_error *err) {
                                 task->id, task->line, err);
 }
 
+/* Programs need a sandbox: better said now than answer by answer. */
+static ifl_status eval_programs(const evaluation *e, ifl_error *err) {
+    ifl_spec *spec;
+    bool runs = false;
+    IFL_TRY(ifl_spec_parse(&spec, e->config->reward.checkers, err));
+    for (int32_t i = 0; i < e->n_tasks && !runs; i++) {
+        char checker[64];
+        ifl_config_checker(e->config, e->tasks[i].checker, e->tasks[i].data_source, checker);
+        runs = ifl_checker_runs_programs(spec, checker);
+    }
+    ifl_spec_free(spec);
+    return runs ? ifl_programs_start(e->config, NULL, err) : IFL_OK;
+}
+
 static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *err) {
     const eval_arguments *mine = user;
     const ifl_config *c = options->config;
@@ -342,8 +357,10 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
         .queue_max = (e.n_tasks + 1) * (e.n_samples + 1),
         .checkers = c->reward.checkers,
         .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
+        .require = ifl_sandbox_tier_parse(c->reward.sandbox_require),
     };
     if (pool.queue_max > IFL_REWARD_QUEUE_MAX) pool.queue_max = IFL_REWARD_QUEUE_MAX;
+    IFL_TRY_GOTO(st, eval_programs(&e, err), done);
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&e.pool, &pool, err), done);
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&threads, c->actor.threads, err), done);
     ifl_engine_options engine = {

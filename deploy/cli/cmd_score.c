@@ -10,6 +10,7 @@
 #include "deploy/cli/commands.h"
 #include "deploy/cli/options.h"
 #include "deploy/cli/score_input.h"
+#include "rewards/programs.h"
 #include "rewards/spec.h"
 
 #define IN_FLIGHT_PER_WORKER 4
@@ -31,6 +32,9 @@ typedef struct score_result {
 } score_result;
 
 typedef struct score_run {
+    const ifl_config *config;
+    ifl_spec *spec;
+    bool programs; /* are run, and the sandbox for them has been found fit */
     ifl_reward_pool *pool;
     FILE *out;
     score_result *window; /* ring, [n_window] by running number */
@@ -49,6 +53,7 @@ enum {
     KEY_OUT = 'o',
     KEY_WORKERS = 'w',
     KEY_TIMEOUT = 1,
+    KEY_REQUIRE = 2,
     KEY_META = 'm',
     KEY_LIST = 'l',
     KEY_PAIR = 'p'
@@ -65,11 +70,15 @@ static const struct argp_option score_options[] = {
     {"meta", KEY_META, "JSON", 0, "with --pair: the task's meta", 0},
     {"workers", KEY_WORKERS, "N", 0, "reward.workers: checker processes (default 2)", 0},
     {"timeout-ms", KEY_TIMEOUT, "N", 0, "reward.timeout_ms: per answer (default 10000)", 0},
+    {"sandbox-require", KEY_REQUIRE, "TIER", 0,
+     "reward.sandbox_require: least isolation of programs, ns or cgroup (default ns)", 0},
     {"list", KEY_LIST, NULL, 0, "list the checkers and stop", 0},
     {0}};
 
-static const ifl_option_key score_keys[] = {
-    {KEY_WORKERS, "reward.workers", NULL}, {KEY_TIMEOUT, "reward.timeout_ms", NULL}, {0}};
+static const ifl_option_key score_keys[] = {{KEY_WORKERS, "reward.workers", NULL},
+                                            {KEY_TIMEOUT, "reward.timeout_ms", NULL},
+                                            {KEY_REQUIRE, "reward.sandbox_require", NULL},
+                                            {0}};
 
 static ifl_status score_option(int key, const char *arg, void *user, ifl_error *err) {
     score_args *a = user;
@@ -234,6 +243,10 @@ static ifl_status run_collect(score_run *run, ifl_error *err) {
 
 static ifl_status run_submit(score_run *run, const char *task_id, ifl_reward_request *request,
                              ifl_error *err) {
+    if (!run->programs && ifl_checker_runs_programs(run->spec, request->checker)) {
+        IFL_TRY(ifl_programs_start(run->config, NULL, err));
+        run->programs = true;
+    }
     score_result *r = &run->window[run->n_submitted % run->n_window];
     request->id = run->n_submitted;
     r->id = request->id;
@@ -323,6 +336,7 @@ static ifl_status run_pair(score_run *run, const score_args *a, ifl_error *err) 
 
 static ifl_status score(const score_args *a, ifl_error *err) {
     score_run run = {.out = stdout,
+                     .config = a->config,
                      .n_window = (uint64_t)a->config->reward.workers * IN_FLIGHT_PER_WORKER};
     ifl_reward_pool_options options = {
         .n_workers = a->config->reward.workers,
@@ -330,11 +344,13 @@ static ifl_status score(const score_args *a, ifl_error *err) {
         .queue_max = (int32_t)run.n_window,
         .checkers = a->config->reward.checkers,
         .retries = strcmp(a->config->reward.on_error, "retry") == 0 ? a->config->reward.retries : 0,
+        .require = ifl_sandbox_tier_parse(a->config->reward.sandbox_require),
     };
     ifl_status st;
     run.terminal = isatty(STDERR_FILENO) && (a->out || !isatty(STDOUT_FILENO));
     run.window = ifl_alloc(run.n_window, sizeof *run.window);
     if (!run.window) return ifl_fail(err, IFL_NOMEM, "score: no memory for its window");
+    IFL_TRY_GOTO(st, ifl_spec_parse(&run.spec, a->config->reward.checkers, err), done);
     IFL_TRY_GOTO(st, ifl_reward_pool_create(&run.pool, &options, err), done);
     if (a->out && !(run.out = fopen(a->out, "w"))) {
         run.out = stdout;
@@ -350,6 +366,7 @@ done:
     if (run.out != stdout && fclose(run.out) != 0 && st == IFL_OK)
         st = ifl_fail(err, IFL_IO, "%s: %m", a->out);
     ifl_reward_pool_free(run.pool);
+    ifl_spec_free(run.spec);
     for (uint64_t i = 0; i < run.n_window; i++) {
         free(run.window[i].task_id);
         free(run.window[i].reason);

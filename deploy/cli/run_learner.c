@@ -15,6 +15,7 @@
 #include "deploy/cli/signals.h"
 #include "learner/checkpoint.h"
 #include "learner/learner.h"
+#include "rewards/programs.h"
 #include "rewards/spec.h"
 
 enum { KEY_BIND = 'b', KEY_KEYS = 'k' };
@@ -46,10 +47,35 @@ static ifl_status learner_plan(const ifl_config *config, const ifl_loaded_model 
     return ifl_memory_plan_check(&items, config->memory.limit_gib, stderr, err);
 }
 
+#define TASKS_LOOKED_AT 64 /* for the checkers that they name themselves */
+
+/* Whether a set's tasks, or the first of many, have programs run. */
+static ifl_status set_runs_programs(const ifl_config *config, ifl_task_set *set, bool *runs,
+                                    ifl_error *err) {
+    int64_t n = ifl_task_set_size(set);
+    ifl_spec *spec;
+    ifl_status st = IFL_OK;
+    IFL_TRY(ifl_spec_parse(&spec, config->reward.checkers, err));
+    if (n <= 0 || n > TASKS_LOOKED_AT) n = TASKS_LOOKED_AT;
+    for (int64_t i = 0; i < n && !*runs && st == IFL_OK; i++) {
+        ifl_task task = {0};
+        char checker[64];
+        st = ifl_task_set_get(set, (uint64_t)i, &task, err);
+        if (st == IFL_OK) {
+            ifl_config_checker(config, task.checker, task.data_source, checker);
+            *runs = ifl_checker_runs_programs(spec, checker);
+        }
+        ifl_task_clear(&task);
+    }
+    ifl_spec_free(spec);
+    return st;
+}
+
 /* What a user mistypes is found before there is a run folder: the same name must be free for the
  * next try. */
 static ifl_status inputs_check(const ifl_config *config, const char *endpoint, const char *keys,
-                               const ifl_tokenizer *tokenizer, ifl_error *err) {
+                               const ifl_tokenizer *tokenizer, bool local_actors, ifl_error *err) {
+    bool programs = false;
     static const char *const purposes[] = {"train", "eval"};
     IFL_TRY(ifl_endpoint_check(endpoint, *keys || config->transport.insecure, err));
     if (*keys) {
@@ -62,15 +88,15 @@ static ifl_status inputs_check(const ifl_config *config, const char *endpoint, c
     }
     for (int i = 0; i < 2; i++) {
         ifl_task_set *set = NULL;
-        ifl_task task = {0};
         if (i == 1 && config->data.n_eval == 0) break;
         ifl_status st = ifl_task_set_open(&set, config, purposes[i], tokenizer, err);
-        if (st == IFL_OK) st = ifl_task_set_get(set, 0, &task, err);
-        ifl_task_clear(&task);
+        if (st == IFL_OK) st = set_runs_programs(config, set, &programs, err);
         ifl_task_set_close(set);
         IFL_TRY(st);
     }
-    return IFL_OK;
+    if (!local_actors) return IFL_OK; /* theirs is the host that counts */
+    return programs ? ifl_programs_start(config, NULL, err)
+                    : ifl_programs_start_config(config, err);
 }
 
 /* kl.reference, which must be the same model with other numbers. */
@@ -103,7 +129,9 @@ static ifl_status checkers_check(const ifl_config *config, bool local_actors, if
     ifl_reward_pool_options options = {.n_workers = 1,
                                        .timeout_ms = config->reward.timeout_ms,
                                        .queue_max = 1,
-                                       .checkers = config->reward.checkers};
+                                       .checkers = config->reward.checkers,
+                                       .require =
+                                           ifl_sandbox_tier_parse(config->reward.sandbox_require)};
     ifl_reward_pool *pool = NULL;
     IFL_TRY(ifl_reward_pool_create(&pool, &options, err));
     ifl_reward_pool_free(pool);
@@ -144,7 +172,8 @@ ifl_status ifl_run_learner(const ifl_options *options, bool local_actors, ifl_er
         endpoint = own.text;
         keys = ""; /* nobody else can open that folder */
     }
-    IFL_TRY_GOTO(st, inputs_check(config, endpoint, keys, loaded.tokenizer, err), done);
+    IFL_TRY_GOTO(st, inputs_check(config, endpoint, keys, loaded.tokenizer, local_actors, err),
+                 done);
     if (local_actors && *keys)
         IFL_TRY_GOTO(st, ifl_local_keys_create(&own, keys, local_key, err), done);
     IFL_TRY_GOTO(st, ifl_run_dir_create(&run, config, err), done);

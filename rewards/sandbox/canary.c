@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "rewards/sandbox/sandbox_impl.h"
+
 #define CANARY_PROCESSES 8
 #define CANARY_MEMORY (128u << 20) /* this program with its libraries has a third of it mapped */
 #define CANARY_PIECE (1u << 20)
@@ -129,21 +131,23 @@ int canary_inside(canary_kind kind) {
     }
 }
 
-ifl_status canary_run_all(ifl_sandbox *sandbox, ifl_error *err) {
+ifl_status canary_run_all(ifl_sandbox *sandbox, bool cgroup, ifl_error *err) {
     static const struct {
         const char *name;
         ifl_run_end wanted;
+        bool cgroup;
     } rows[CANARY_COUNT] = {
         [CANARY_WRITE_OUTSIDE] = {"write outside", IFL_RUN_EXITED},
         [CANARY_READ_OUTSIDE] = {"read outside", IFL_RUN_EXITED},
         [CANARY_CONNECT] = {"connect", IFL_RUN_EXITED},
-        [CANARY_FORK_OVER_LIMIT] = {"fork over the limit", IFL_RUN_EXITED},
+        [CANARY_FORK_OVER_LIMIT] = {"fork over the limit", IFL_RUN_EXITED, true},
         [CANARY_KILL_PARENT] = {"kill the parent", IFL_RUN_EXITED},
-        [CANARY_SURVIVE_TIMEOUT] = {"survive the time-out", IFL_RUN_WALL},
-        [CANARY_MEMORY_SUM] = {"memory in sum", IFL_RUN_MEMORY},
+        [CANARY_SURVIVE_TIMEOUT] = {"survive the time-out", IFL_RUN_WALL, true},
+        [CANARY_MEMORY_SUM] = {"memory in sum", IFL_RUN_MEMORY, true},
         [CANARY_NESTED_USER] = {"nested user namespace", IFL_RUN_VIOLATION},
     };
     for (int kind = 1; kind < CANARY_COUNT; kind++) {
+        if (cgroup && !rows[kind].cgroup) continue;
         ifl_sandbox_spec spec = {.canary = kind, .limits = ifl_sandbox_limits_default()};
         spec.limits.processes = CANARY_PROCESSES;
         spec.limits.memory_bytes = CANARY_MEMORY;
@@ -160,9 +164,11 @@ ifl_status canary_run_all(ifl_sandbox *sandbox, ifl_error *err) {
         if (end != rows[kind].wanted || (end == IFL_RUN_EXITED && code != 0))
             return ifl_fail(err, IFL_UNSUPPORTED,
                             "rewards: the sandbox does not hold on this host: start-up test '%s' "
-                            "ended as '%s' with %d, wanted '%s' with 0; use a remote checker",
+                            "ended as '%s' with %d, wanted '%s' with 0%s; use a remote checker",
                             rows[kind].name, ifl_run_end_name(end), code,
-                            ifl_run_end_name(rows[kind].wanted));
+                            ifl_run_end_name(rows[kind].wanted),
+                            cgroup ? " by its cgroup alone" : "");
+        sandbox->n_canaries++;
     }
     return IFL_OK;
 }

@@ -21,7 +21,8 @@ typedef enum {
 /* Inside: 0 when contained (or it never returns), else the number of the way that was open. */
 int canary_inside(canary_kind kind);
 
-/* Outside: runs all of them. IFL_UNSUPPORTED names the first that was not contained. */
-ifl_status canary_run_all(ifl_sandbox *sandbox, ifl_error *err);
+/* Outside: runs all of them, or those that a cgroup must hold by itself. IFL_UNSUPPORTED names the
+ * first that was not contained. */
+ifl_status canary_run_all(ifl_sandbox *sandbox, bool cgroup, ifl_error *err);
 
 #endif

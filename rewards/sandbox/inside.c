@@ -107,21 +107,22 @@ static bool limit(int which, uint64_t value) {
 }
 
 /* Inside the user namespace: RLIMIT_NPROC counts per user and namespace, so neighbours don't. */
-static bool limits_set(const ifl_sandbox_limits *limits, bool canary) {
+static bool limits_set(const ifl_sandbox_limits *limits, bool canary, bool cgroup) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     bool address_space = !canary; /* a canary is this program, and sanitizers map terabytes */
 #else
     bool address_space = true;
-    (void)canary;
 #endif
     uint64_t cpu_s = (uint64_t)(limits->cpu_ms + 999) / 1000 + 1;
     return limit(RLIMIT_CORE, 0) && limit(RLIMIT_CPU, cpu_s) &&
            (!address_space || limit(RLIMIT_AS, limits->memory_bytes)) &&
            limit(RLIMIT_FSIZE, limits->disk_bytes) &&
            limit(RLIMIT_NOFILE, (uint64_t)limits->open_files) &&
-           limit(RLIMIT_NPROC, (uint64_t)limits->processes + 1) && /* the init is one */
-           limit(RLIMIT_MEMLOCK, 0) && limit(RLIMIT_MSGQUEUE, 0) && limit(RLIMIT_SIGPENDING, 256) &&
-           limit(RLIMIT_NICE, 0) && limit(RLIMIT_RTPRIO, 0);
+           ((canary && cgroup) || /* which has to hold by itself */
+            limit(RLIMIT_NPROC, (uint64_t)limits->processes + 1)) && /* the init is one */
+           limit(RLIMIT_MEMLOCK, 0) &&
+           limit(RLIMIT_MSGQUEUE, 0) && limit(RLIMIT_SIGPENDING, 256) && limit(RLIMIT_NICE, 0) &&
+           limit(RLIMIT_RTPRIO, 0);
 }
 
 static bool capabilities_drop(void) {
@@ -157,8 +158,9 @@ static _Noreturn void program_run(const launch_request *request, char *argv[], c
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(022);
     setsid();
-    if (channels_set(request->extra) && limits_set(&request->limits, request->canary) &&
-        capabilities_drop() && !launch_filter()) {
+    if (channels_set(request->extra) &&
+        limits_set(&request->limits, request->canary, request->cgroup) && capabilities_drop() &&
+        !launch_filter()) {
         if (request->canary) {
             syscall(SYS_close_range, FD_BASE, ~0u, 0);
             _exit(canary_inside((canary_kind)request->canary));

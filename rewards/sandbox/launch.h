@@ -8,13 +8,14 @@
 #include "rewards/sandbox/sandbox.h"
 
 #define LAUNCH_MAGIC 0x69666c73u
-#define LAUNCH_STAGE_MAX 192
+#define LAUNCH_STAGE_MAX 256
 #define LAUNCH_WORK "/work"
 
 /* First message, host to launcher. */
 typedef struct launch_setup {
     uint32_t magic;
     uint32_t uid_first, n_uids;
+    uint32_t require; /* ifl_sandbox_tier */
     char show[IFL_SANDBOX_SHOW_MAX][256];
 } launch_setup;
 
@@ -22,7 +23,8 @@ typedef struct launch_setup {
 typedef struct launch_hello {
     uint32_t magic;
     int32_t code;
-    char stage[LAUNCH_STAGE_MAX];
+    bool cgroup;                  /* runs can have one */
+    char stage[LAUNCH_STAGE_MAX]; /* code 0: why not */
 } launch_hello;
 
 /* With descriptors: FD_SPEC (memory: strings and files), FD_STATUS (its end of the run's own
@@ -35,6 +37,7 @@ typedef struct launch_request {
     uint64_t n_spec;
     int32_t canary;
     bool extra;
+    bool cgroup; /* a canary's limits are then the cgroup's alone */
     ifl_sandbox_limits limits;
 } launch_request;
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "rewards/sandbox/cgroup.h"
 #include "rewards/sandbox/launch.h"
 #include "rewards/sandbox/usage.h"
 
@@ -32,12 +33,16 @@
 typedef struct run {
     pid_t pid; /* its init, in our namespace; 0: a free place */
     int status_fd, pid_fd;
+    int cgroup_fd; /* -1: none */
+    uint32_t cgroup_id;
     ifl_sandbox_limits limits;
-    bool killed;
+    bool canary, killed;
 } run;
 
 typedef struct launcher {
     int control, signals, proc;
+    int node_fd; /* of the launcher's cgroup; -1: none */
+    uint32_t n_cgroups;
     run runs[IFL_SANDBOX_RUNS_MAX];
     int n_runs;
 } launcher;
@@ -54,16 +59,23 @@ static void report(int fd, report_kind kind, int code, const char *stage,
     (void)!send(fd, &r, sizeof r, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* A canary tells whether the cgroup does it alone. */
 static void run_kill(run *r) {
-    if (!r->killed) syscall(SYS_pidfd_send_signal, r->pid_fd, SIGKILL, NULL, 0);
+    if (r->killed) return;
+    bool done = r->cgroup_fd >= 0 && cgroup_run_kill(r->cgroup_fd);
+    if (!done && r->canary && r->cgroup_fd >= 0)
+        report(r->status_fd, REPORT_FAILED, errno, "cgroup.kill", NULL);
+    if (!done || !r->canary) syscall(SYS_pidfd_send_signal, r->pid_fd, SIGKILL, NULL, 0);
     r->killed = true;
 }
 
 /* A new user namespace for each: limits on processes count in there. */
-static pid_t init_clone(int *pid_fd) {
+static pid_t init_clone(int *pid_fd, int cgroup_fd) {
     struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET |
-                                       CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD,
+                                       CLONE_NEWIPC | CLONE_NEWUTS | CLONE_PIDFD |
+                                       (cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0),
                               .pidfd = (uint64_t)(uintptr_t)pid_fd,
+                              .cgroup = cgroup_fd >= 0 ? (uint64_t)cgroup_fd : 0,
                               .exit_signal = SIGCHLD};
     return (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
@@ -71,7 +83,16 @@ static pid_t init_clone(int *pid_fd) {
 static bool run_start(launcher *l, run *r, const launch_request *request, const int fds[FD_COUNT]) {
     int go[2], code = 0;
     if (pipe2(go, O_CLOEXEC)) return false;
-    pid_t pid = init_clone(&r->pid_fd);
+    r->cgroup_fd = -1;
+    if (request->cgroup) {
+        r->cgroup_fd = cgroup_run_make(l->node_fd, r->cgroup_id = l->n_cgroups++, &request->limits);
+        if (r->cgroup_fd < 0) {
+            close(go[0]);
+            close(go[1]);
+            return false;
+        }
+    }
+    pid_t pid = init_clone(&r->pid_fd, r->cgroup_fd);
     if (pid == 0) {
         close(go[1]);
         launch_inside(request, fds, go[0]);
@@ -85,6 +106,7 @@ static bool run_start(launcher *l, run *r, const launch_request *request, const 
         code = errno;
         r->pid = pid;
         r->limits = request->limits;
+        r->canary = request->canary != 0;
         r->killed = false;
         r->status_fd = fds[FD_STATUS];
         l->n_runs++;
@@ -92,6 +114,9 @@ static bool run_start(launcher *l, run *r, const launch_request *request, const 
             report(r->status_fd, REPORT_FAILED, code, "mapping the user", NULL);
             run_kill(r);
         }
+    } else if (r->cgroup_fd >= 0) {
+        close(r->cgroup_fd);
+        cgroup_run_remove(l->node_fd, r->cgroup_id);
     }
     close(go[1]);
     errno = code;
@@ -135,6 +160,16 @@ static bool request_take(launcher *l) {
     return fine;
 }
 
+/* What its cgroup knows about a run that is over, and its end. */
+static void run_account(launcher *l, run *r, struct rusage *used) {
+    cgroup_use use = cgroup_run_use(r->cgroup_fd);
+    if (use.out_of_memory) report(r->status_fd, REPORT_MEMORY, 0, "", NULL);
+    used->ru_utime = (struct timeval){use.cpu_us / 1000000, use.cpu_us % 1000000};
+    used->ru_stime = (struct timeval){0};
+    close(r->cgroup_fd);
+    cgroup_run_remove(l->node_fd, r->cgroup_id); /* else with the launcher's own */
+}
+
 static void children_reap(launcher *l) {
     struct signalfd_siginfo info;
     while (read(l->signals, &info, sizeof info) == (ssize_t)sizeof info) {
@@ -147,6 +182,7 @@ static void children_reap(launcher *l) {
         for (int i = 0; i < IFL_SANDBOX_RUNS_MAX; i++) {
             run *r = &l->runs[i];
             if (r->pid != pid) continue;
+            if (r->cgroup_fd >= 0) run_account(l, r, &used);
             report(r->status_fd, REPORT_GONE, 0, "", &used);
             close(r->status_fd);
             close(r->pid_fd);
@@ -156,13 +192,27 @@ static void children_reap(launcher *l) {
     }
 }
 
+/* The kernel holds the sum with the work folder's files; this is without them, and CPU time. */
+static void run_watch_cgroup(run *r) {
+    if (r->canary) return;
+    cgroup_use use = cgroup_run_use(r->cgroup_fd);
+    bool late = use.cpu_us > (int64_t)r->limits.cpu_ms * 1000;
+    if (!late && use.memory_bytes <= r->limits.memory_bytes) return;
+    report(r->status_fd, late ? REPORT_CPU : REPORT_MEMORY, 0, "", NULL);
+    run_kill(r);
+}
+
 /* What no limit of the kernel sums up without a cgroup: memory and CPU time of a run's tree. */
 static void runs_watch(launcher *l) {
-    usage_table table;
-    usage_scan(l->proc, &table);
+    usage_table table = {.n = -1};
     for (int i = 0; i < IFL_SANDBOX_RUNS_MAX; i++) {
         run *r = &l->runs[i];
         if (!r->pid || r->killed) continue;
+        if (r->cgroup_fd >= 0) {
+            run_watch_cgroup(r);
+            continue;
+        }
+        if (table.n < 0) usage_scan(l->proc, &table);
         usage_sum sum = usage_of(&table, r->pid);
         if (sum.cpu_us > (int64_t)r->limits.cpu_ms * 1000) {
             report(r->status_fd, REPORT_CPU, 0, "", NULL);
@@ -222,10 +272,12 @@ static uid_t uid_take(const launch_setup *setup) {
     return 0;
 }
 
-static bool user_drop(const launch_setup *setup, char stage[LAUNCH_STAGE_MAX]) {
+/* Who we shall be; 0 in *uid: who we are. */
+static bool user_choose(const launch_setup *setup, uid_t *uid, char stage[LAUNCH_STAGE_MAX]) {
+    *uid = 0;
     if (geteuid() != 0 && getuid() != 0) return true;
-    uid_t uid = uid_take(setup);
-    if (!uid) {
+    *uid = uid_take(setup);
+    if (!*uid) {
         snprintf(stage, LAUNCH_STAGE_MAX,
                  "finding a spare user: all of %u .. %u are taken or have accounts",
                  setup->n_uids ? setup->uid_first : UID_FIRST,
@@ -233,6 +285,11 @@ static bool user_drop(const launch_setup *setup, char stage[LAUNCH_STAGE_MAX]) {
         errno = EBUSY;
         return false;
     }
+    return true;
+}
+
+static bool user_drop(uid_t uid, char stage[LAUNCH_STAGE_MAX]) {
+    if (!uid) return true;
     if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)) {
         snprintf(stage, LAUNCH_STAGE_MAX, "changing from root to the spare user %u", (unsigned)uid);
         return false;
@@ -250,7 +307,7 @@ static int sysctl_read(const char *path) {
 }
 
 /* Into namespaces of our own; the pid namespace is the next child's. */
-static bool namespaces_enter(char stage[LAUNCH_STAGE_MAX]) {
+static bool namespaces_enter(bool cgroup, char stage[LAUNCH_STAGE_MAX]) {
     uid_t uid = geteuid();
     gid_t gid = getegid();
     const char *what = "unshare of a user namespace";
@@ -264,8 +321,10 @@ static bool namespaces_enter(char stage[LAUNCH_STAGE_MAX]) {
     }
     if (fine) {
         what = "unshare of namespaces";
+        /* From a cgroup namespace the runs' leaves, beside ours, could not be reached; nor do runs
+         * see a file that names one. */
         fine = unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
-                       CLONE_NEWCGROUP) == 0;
+                       (cgroup ? 0 : CLONE_NEWCGROUP)) == 0;
     }
     if (fine) return true;
     int code = errno;
@@ -281,33 +340,67 @@ static bool namespaces_enter(char stage[LAUNCH_STAGE_MAX]) {
     return false;
 }
 
-static int hello(int fd, int code, const char *stage) {
-    launch_hello h = {.magic = LAUNCH_MAGIC, .code = code};
+static int hello(int fd, int code, bool cgroup, const char *stage) {
+    launch_hello h = {.magic = LAUNCH_MAGIC, .code = code, .cgroup = cgroup};
     snprintf(h.stage, sizeof h.stage, "%s", stage);
     (void)!send(fd, &h, sizeof h, MSG_NOSIGNAL);
     return code ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int first_process(int fd, const launch_setup *setup) {
+static int first_process(int fd, const launch_setup *setup, int node_fd, const char *why) {
     char stage[LAUNCH_STAGE_MAX] = "";
-    launcher l = {.control = fd};
+    launcher l = {.control = fd, .node_fd = node_fd};
     sigset_t child;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* of the one that waits outside, which has no threads */
-    if (launch_root(setup, &l.proc, stage)) return hello(fd, errno, stage);
+    if (launch_root(setup, &l.proc, stage)) return hello(fd, errno, false, stage);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child, NULL);
     l.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (l.signals < 0) return hello(fd, errno, "signalfd");
-    hello(fd, 0, "");
+    if (l.signals < 0) return hello(fd, errno, false, "signalfd");
+    hello(fd, 0, node_fd >= 0, why);
     loop(&l);
     return EXIT_SUCCESS; /* and with it everything in the namespace */
 }
 
+/* Waits for `pid`'s end and hands it on. */
+static _Noreturn void wait_out(pid_t pid, cgroup_node *node) {
+    int status;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (node) cgroup_node_remove(node);
+    /* not by return: what runs at exit would look for a /proc that is gone */
+    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
+}
+
+/* Makes a cgroup and leaves a process behind that takes it away when we have ended, and that keeps
+ * the rights for it. It survives a kill of our owner's process group. False: no cgroup, `why`. */
+static bool cgroup_begin(int control, const launch_setup *setup, uid_t uid, cgroup_node *node,
+                         char why[CGROUP_WHY_MAX]) {
+    bool move = setup->require == IFL_TIER_CGROUP;
+    if (!cgroup_node_make(node, uid, move, why)) return false;
+    pid_t above = getpid(), pid = setpgid(0, 0) == 0 ? fork() : -1;
+    if (pid > 0) {
+        close(control);
+        wait_out(pid, node);
+    }
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != above) _exit(EXIT_FAILURE);
+        if (cgroup_node_enter(node)) return true;
+    }
+    snprintf(why, CGROUP_WHY_MAX, "entering cgroup %.120s: %s", node->path, strerror(errno));
+    if (pid < 0) cgroup_node_remove(node);
+    node->fd = -1; /* a child leaves it to its parent */
+    return false;
+}
+
 int ifl_sandbox_launch_main(int fd) {
-    char stage[LAUNCH_STAGE_MAX] = "";
+    char stage[LAUNCH_STAGE_MAX] = "", why[CGROUP_WHY_MAX] = "";
     launch_setup setup;
     struct rlimit files;
+    uid_t uid;
+    cgroup_node node = {.fd = -1};
     int control = fcntl(fd, F_DUPFD_CLOEXEC, 10);
     if (control < 0) return EXIT_FAILURE;
     int nowhere = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -322,14 +415,14 @@ int ifl_sandbox_launch_main(int fd) {
         setrlimit(RLIMIT_NOFILE, &files);
     }
     signal(SIGPIPE, SIG_IGN);
-    if (!user_drop(&setup, stage) || !namespaces_enter(stage)) return hello(control, errno, stage);
+    if (!user_choose(&setup, &uid, stage)) return hello(control, errno, false, stage);
+    bool cgroup = cgroup_begin(control, &setup, uid, &node, why);
+    if (!user_drop(uid, stage) || !namespaces_enter(cgroup, stage))
+        return hello(control, errno, false, stage);
+    if (cgroup) prctl(PR_SET_PDEATHSIG, SIGKILL); /* the change of user has cleared it */
     pid_t pid = fork();
-    if (pid < 0) return hello(control, errno, "fork into the pid namespace");
-    if (pid == 0) _exit(first_process(control, &setup));
+    if (pid < 0) return hello(control, errno, false, "fork into the pid namespace");
+    if (pid == 0) _exit(first_process(control, &setup, node.fd, why));
     close(control); /* so that its end is seen */
-    int status;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    /* not by return: what runs at exit would look for a /proc that is gone */
-    _exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
+    wait_out(pid, NULL);
 }

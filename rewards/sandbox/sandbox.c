@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -18,6 +19,7 @@
 #include "rewards/spawn.h"
 
 #define HELLO_MS_MAX 20000 /* from exec to hello, on a loaded machine */
+#define END_MS_MAX 5000    /* from the end of its socket to a launcher's own, with its cgroup */
 
 const char *ifl_run_end_name(ifl_run_end end) {
     static const char *const names[] = {"exited", "signaled", "wall",      "cpu",
@@ -51,20 +53,27 @@ static ifl_status hello_wait(ifl_sandbox *s, ifl_error *err) {
     ssize_t n = recv(s->control, &h, sizeof h, 0);
     if (n != (ssize_t)sizeof h || h.magic != LAUNCH_MAGIC)
         return ifl_fail(err, IFL_PEER, "sandbox: the launcher is none of ours or ended at once");
-    if (h.code == 0) return IFL_OK;
     h.stage[sizeof h.stage - 1] = '\0';
-    return ifl_fail(
-        err, IFL_UNSUPPORTED,
-        "rewards: sandbox tier 'ns' is required but cannot be had here (%s: %s). Allow user "
-        "namespaces (an AppArmor profile for this binary, kernel.unprivileged_userns_clone=1, a "
-        "container run with --security-opt seccomp=unconfined and systempaths=unconfined), or use "
-        "a remote checker",
-        h.stage, strerror(h.code));
+    if (h.code != 0)
+        return ifl_fail(
+            err, IFL_UNSUPPORTED,
+            "rewards: sandbox tier 'ns' is required but cannot be had here (%s: %s). Allow user "
+            "namespaces (an AppArmor profile for this binary, kernel.unprivileged_userns_clone=1, "
+            "a container run with --security-opt seccomp=unconfined and systempaths=unconfined), "
+            "or use a remote checker",
+            h.stage, strerror(h.code));
+    s->tidy = h.cgroup;
+    s->tier = h.cgroup ? IFL_TIER_CGROUP : IFL_TIER_NS; /* until it is measured */
+    snprintf(s->above, sizeof s->above, "%s", h.stage);
+    return IFL_OK;
 }
 
 static ifl_status launcher_start(ifl_sandbox *s, const ifl_sandbox_options *o, ifl_error *err) {
     int pair[2];
-    launch_setup setup = {.magic = LAUNCH_MAGIC, .uid_first = o->uid_first, .n_uids = o->n_uids};
+    launch_setup setup = {.magic = LAUNCH_MAGIC,
+                          .uid_first = o->uid_first,
+                          .n_uids = o->n_uids,
+                          .require = (uint32_t)o->require};
     for (int i = 0; i < IFL_SANDBOX_SHOW_MAX && o->show[i]; i++) {
         int n = snprintf(setup.show[i], sizeof setup.show[i], "%s", o->show[i]);
         if (n >= (int)sizeof setup.show[i] || o->show[i][0] != '/' || strstr(o->show[i], ".."))
@@ -93,6 +102,29 @@ void sandbox_break(ifl_sandbox *s) {
     if (!atomic_exchange(&s->broken, true)) kill(s->pid, SIGKILL);
 }
 
+/* Namespaces first, by themselves; then what a cgroup adds to them, or why it doesn't. */
+static ifl_status tier_measure(ifl_sandbox *s, const ifl_sandbox_options *options, ifl_error *err) {
+    bool cgroup = s->tier == IFL_TIER_CGROUP;
+    s->tier = IFL_TIER_NS;
+    if (!options->skip_canaries) IFL_TRY(canary_run_all(s, false, err));
+    if (cgroup && !options->skip_canaries) {
+        ifl_error why = {0};
+        s->tier = IFL_TIER_CGROUP;
+        ifl_status st = canary_run_all(s, true, &why);
+        if (st != IFL_OK) {
+            s->tier = IFL_TIER_NS;
+            snprintf(s->above, sizeof s->above, "%s", why.text);
+        }
+    }
+    if (options->require != IFL_TIER_CGROUP || s->tier == IFL_TIER_CGROUP) return IFL_OK;
+    return ifl_fail(err, IFL_UNSUPPORTED,
+                    "rewards: sandbox tier 'cgroup' is required but only 'ns' can be had here "
+                    "(%.250s). Start the run in a delegated cgroup v2 (systemd-run --user --scope "
+                    "-p Delegate=yes inflight ..., or root with a writable one), or set "
+                    "reward.sandbox_require=ns",
+                    s->above);
+}
+
 ifl_status ifl_sandbox_create(ifl_sandbox **out, const ifl_sandbox_options *options,
                               ifl_error *err) {
     *out = NULL;
@@ -100,12 +132,11 @@ ifl_status ifl_sandbox_create(ifl_sandbox **out, const ifl_sandbox_options *opti
     if (!s) return ifl_fail(err, IFL_NOMEM, "sandbox: no memory");
     s->control = -1;
     ifl_status st = launcher_start(s, options, err);
-    if (st == IFL_OK && !options->skip_canaries) st = canary_run_all(s, err);
+    if (st == IFL_OK) st = tier_measure(s, options, err);
     if (st != IFL_OK) {
         ifl_sandbox_free(s);
         return st;
     }
-    s->tier = IFL_TIER_NS;
     *out = s;
     return IFL_OK;
 }
@@ -113,7 +144,14 @@ ifl_status ifl_sandbox_create(ifl_sandbox **out, const ifl_sandbox_options *opti
 void ifl_sandbox_free(ifl_sandbox *s) {
     if (!s) return;
     if (s->control >= 0) close(s->control);
-    if (s->pid > 0) {
+    bool gone = s->pid <= 0;
+    /* With a cgroup, one outside waits for the end in order to take that away. */
+    int64_t until_ns = ifl_clock_ns() + END_MS_MAX * (int64_t)1000000;
+    while (s->tidy && !gone && ifl_clock_ns() < until_ns) {
+        gone = waitpid(s->pid, NULL, WNOHANG) == s->pid;
+        if (!gone) nanosleep(&(struct timespec){0, 500000}, NULL);
+    }
+    if (!gone) {
         kill(s->pid, SIGKILL); /* takes the first process inside along, and that all others */
         while (waitpid(s->pid, NULL, 0) < 0 && errno == EINTR) {
         }
@@ -123,6 +161,14 @@ void ifl_sandbox_free(ifl_sandbox *s) {
 
 ifl_sandbox_tier ifl_sandbox_measured(const ifl_sandbox *s) {
     return s->tier;
+}
+
+int32_t ifl_sandbox_canaries(const ifl_sandbox *s) {
+    return s->n_canaries;
+}
+
+const char *ifl_sandbox_above(const ifl_sandbox *s) {
+    return s->tier == IFL_TIER_CGROUP ? "" : s->above;
 }
 
 static bool name_is_plain(const char *name) {
@@ -145,14 +191,15 @@ static bool put(FILE *f, const void *bytes, size_t n) {
     return n == 0 || fwrite(bytes, 1, n, f) == n;
 }
 
-static ifl_status spec_check(const ifl_sandbox_spec *spec, launch_request *request,
-                             ifl_error *err) {
+static ifl_status spec_check(const ifl_sandbox_spec *spec, ifl_sandbox_tier tier,
+                             launch_request *request, ifl_error *err) {
     const ifl_sandbox_limits *l = &spec->limits;
     uint64_t n = 0;
     *request = (launch_request){.magic = LAUNCH_MAGIC,
                                 .n_files = (uint32_t)spec->n_files,
                                 .canary = spec->canary,
                                 .extra = spec->extra_fd > 0,
+                                .cgroup = tier == IFL_TIER_CGROUP,
                                 .limits = *l};
     while (request->n_argv < IFL_SANDBOX_ARGS_MAX && spec->argv[request->n_argv])
         n += strlen(spec->argv[request->n_argv++]) + 1;
@@ -251,7 +298,7 @@ ifl_status ifl_sandbox_start(ifl_sandbox *s, const ifl_sandbox_spec *spec, ifl_s
     launch_request request;
     int pairs[5][2] = {{-1, -1}, {-1, -1}, {-1, -1}, {-1, -1}, {-1, -1}}, memory = -1;
     *out = NULL;
-    IFL_TRY(spec_check(spec, &request, err));
+    IFL_TRY(spec_check(spec, s->tier, &request, err));
     if (atomic_load(&s->broken)) return ifl_fail(err, IFL_PEER, "sandbox: the launcher is gone");
     ifl_sandbox_run *run = calloc(1, sizeof *run);
     if (!run) return ifl_fail(err, IFL_NOMEM, "sandbox: no memory");

@@ -28,19 +28,23 @@ typedef struct ifl_sandbox_options {
                                                /lib ...), same path inside; NULL ends the list */
     uint32_t uid_first, n_uids; /* started as root: one of these is taken, none that has an account;
                                    n_uids 0: 65200 .. 65455 */
+    ifl_sandbox_tier require;   /* the least; NONE: IFL_TIER_NS */
     bool skip_canaries;         /* for tests of the canaries themselves */
 } ifl_sandbox_options;
 
 typedef struct ifl_sandbox ifl_sandbox;
 
-/* Starts the launcher and runs the canaries. IFL_UNSUPPORTED when this host cannot isolate: the
- * text names cause and cure. Any thread may use the sandbox; runs don't wait for each other. */
+/* Starts the launcher and runs the canaries. IFL_UNSUPPORTED when this host cannot isolate as well
+ * as required: the text names cause and cure. Any thread may use the sandbox; runs don't wait for
+ * each other. */
 ifl_status ifl_sandbox_create(ifl_sandbox **out, const ifl_sandbox_options *options,
                               ifl_error *err);
 void ifl_sandbox_free(ifl_sandbox *sandbox); /* kills what runs; NULL is fine */
-/* What was measured. NS: namespaces, a system call filter and limits; nothing weaker is built, and
- * no cgroups. */
+/* What was measured. NS: namespaces, a system call filter and limits; nothing weaker is built.
+ * CGROUP: and every run has a cgroup with the sums of memory, processes and CPU time. */
 ifl_sandbox_tier ifl_sandbox_measured(const ifl_sandbox *sandbox);
+int32_t ifl_sandbox_canaries(const ifl_sandbox *sandbox);  /* how many were contained */
+const char *ifl_sandbox_above(const ifl_sandbox *sandbox); /* why not CGROUP; "" if it is */
 
 typedef struct ifl_sandbox_file {
     const char *name; /* in the work folder; letters, digits, '.', '_', '-' */

@@ -10,6 +10,9 @@ struct ifl_sandbox {
     int control;
     pid_t pid;
     ifl_sandbox_tier tier;
+    int32_t n_canaries;
+    char above[IFL_ERROR_TEXT_MAX];
+    bool tidy;          /* the launcher has a cgroup to take away */
     atomic_bool broken; /* the launcher is gone or doesn't answer */
 };
 

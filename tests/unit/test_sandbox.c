@@ -114,9 +114,8 @@ static void test_ends_are_told_apart(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ifl_sandbox_spec spec = shell(cases[i].command);
-        spec.limits.cpu_ms = 200;
+        spec.limits.cpu_ms = cases[i].end == IFL_RUN_CPU ? 200 : 60000;
         spec.limits.wall_ms = cases[i].end == IFL_RUN_WALL ? 300 : 60000;
-        if (cases[i].end == IFL_RUN_OUTPUT) spec.limits.cpu_ms = 60000;
         ifl_sandbox_result r = run(&spec);
         if (r.end != cases[i].end || r.code != cases[i].code)
             fail_msg("'%s' ended as %s %d, wanted %s %d", cases[i].command, ifl_run_end_name(r.end),
@@ -238,6 +237,68 @@ static void test_a_launcher_that_dies_is_noticed(void **state) {
     ifl_sandbox_free(s);
 }
 
+/* Cgroups of launchers, wherever they are; how many, and one of them. */
+static int cgroups_find(char first[512]) {
+    int n = 0;
+    char line[512];
+    FILE *f = popen("find /sys/fs/cgroup -type d -name 'inflight-[0-9]*' 2>/dev/null", "r");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f))
+        if (n++ == 0) snprintf(first, 512, "%.*s", (int)strcspn(line, "\n"), line);
+    pclose(f);
+    return n;
+}
+
+static int runs_count(const char *node) {
+    char command[600], text[32] = "";
+    snprintf(command, sizeof command, "find %s -type d -name 'run-*' | wc -l", node);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    assert_non_null(fgets(text, sizeof text, f));
+    pclose(f);
+    return atoi(text);
+}
+
+/* Where the host lends cgroups, only. */
+static void test_cgroups_limit_and_leave_nothing(void **state) {
+    (void)state;
+    char node[512] = "", other[512];
+    if (ifl_sandbox_measured(sandbox) != IFL_TIER_CGROUP) skip();
+    assert_int_equal(cgroups_find(node), 1); /* ours */
+    ifl_sandbox_spec spec = shell("for i in 1 2 3; do sleep 0.01 & done; wait; echo done");
+    for (int i = 0; i < 5; i++) {
+        ifl_sandbox_result r = run(&spec);
+        assert_string_equal(r.out.bytes, "done\n");
+        assert_true(r.cpu_us > 0);
+        ifl_sandbox_result_clear(&r);
+    }
+    assert_int_equal(runs_count(node), 0);
+    /* one process over the sum of memory and files, within its own address space */
+    spec = shell("head -c 50000000 /dev/zero > a; head -c 50000000 /dev/zero | tail -c 49000000 | "
+                 "tail -c 48000000 | tail -c 47000000 | wc -c");
+    spec.limits.memory_bytes = 96u << 20;
+    ifl_sandbox_result r = run(&spec);
+    assert_int_equal(r.end, IFL_RUN_MEMORY);
+    ifl_sandbox_result_clear(&r);
+    assert_int_equal(runs_count(node), 0);
+    /* the next start takes away what one that was killed has left; a living one's stays */
+    ifl_sandbox *s = NULL;
+    ifl_error err = {0};
+    ifl_sandbox_options options = {.program = IFL_BINARY};
+    assert_int_equal(ifl_sandbox_create(&s, &options, &err), IFL_OK);
+    assert_int_equal(cgroups_find(other), 2);
+    assert_int_equal(kill(s->pid, SIGKILL), 0);
+    s->tidy = false;
+    ifl_sandbox_free(s);
+    assert_int_equal(cgroups_find(other), 2);
+    usleep(200000); /* until its processes are gone */
+    assert_int_equal(ifl_sandbox_create(&s, &options, &err), IFL_OK);
+    assert_int_equal(cgroups_find(other), 2);
+    ifl_sandbox_free(s);
+    assert_int_equal(cgroups_find(other), 1);
+    assert_string_equal(other, node);
+}
+
 static void test_creation_says_what_is_wrong(void **state) {
     (void)state;
     ifl_sandbox *s;
@@ -266,6 +327,7 @@ int main(void) {
         cmocka_unit_test(test_threads_share_a_sandbox),
         cmocka_unit_test(test_two_runs_can_be_joined),
         cmocka_unit_test(test_a_launcher_that_dies_is_noticed),
+        cmocka_unit_test(test_cgroups_limit_and_leave_nothing),
         cmocka_unit_test(test_creation_says_what_is_wrong),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
