@@ -240,7 +240,7 @@ ifl_status code_reward(const ifl_code_result *r, const ifl_code_options *options
     out->tier = process_sandbox ? (uint8_t)ifl_sandbox_measured(process_sandbox) : IFL_TIER_NONE;
     out->tests_passed = r->passed;
     out->tests_total = r->total;
-    float share = r->total > 0 ? (float)r->passed / (float)r->total : 0.0f;
+    float share = r->total > 0 ? (float)(((double)r->passed + r->part) / r->total) : 0.0f;
     bool all = r->verdict == IFL_CODE_OK && r->total > 0 && r->passed == r->total;
     out->reward = options->fraction ? share : all ? 1.0f : 0.0f;
     return IFL_OK;

@@ -53,6 +53,7 @@ typedef struct ifl_code_options {
 typedef struct ifl_code_result {
     ifl_code_verdict verdict;
     int32_t passed, total;
+    double part; /* of tests that were not passed: what a task's own checker gave them */
 } ifl_code_result;
 
 /* What this process's sandbox is made with; before the first check (else: the defaults). Borrowed.
@@ -106,6 +107,23 @@ ifl_status code_reward(const ifl_code_result *result, const ifl_code_options *op
 /* compare.c: what a program printed against what was wanted. */
 typedef enum { IFL_COMPARE_TOKENS, IFL_COMPARE_EXACT, IFL_COMPARE_FLOAT } ifl_compare;
 bool code_output_equal(ifl_slice got, ifl_slice want, ifl_compare how, double tolerance);
+
+/* judge.c: a task's own checker program, meta.checker_source in meta.checker_language. It is run
+ * like a candidate, in the sandbox, as `checker INPUT OUTPUT EXPECTED`. */
+typedef struct code_judge {
+    ifl_code_language language;
+    ifl_slice program; /* the text or `binary`; borrows from meta */
+    char *binary;      /* owned */
+    int64_t used_us;   /* so far */
+} code_judge;
+
+/* IFL_FORMAT: the task's fault, also when it doesn't compile. To be cleared even so. */
+ifl_status code_judge_make(const json_t *meta, code_judge *out, ifl_error *err);
+void code_judge_clear(code_judge *judge);
+/* Exit status 0: right, or what number 0 .. 1 it printed; 1 and 2: 0 points. All else is a failure:
+ * IFL_TIMEOUT past its time, IFL_FORMAT when it crashed. */
+ifl_status code_judge_ask(code_judge *judge, const ifl_code_options *options, ifl_slice input,
+                          ifl_slice output, ifl_slice expected, double *points, ifl_error *err);
 
 /* native.c: compiles C or C++ in the sandbox, once per text (the last IFL_CODE_BINARIES stay).
  * *binary is borrowed until the next call. A compiler's refusal, or its limits: a verdict other

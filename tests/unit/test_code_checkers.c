@@ -193,6 +193,107 @@ static void test_programs_by_their_output(void **state) {
             {SUM, "{\"language\": \"cpp\"}", PY("print(3)"), 0.0f, IFL_CODE_NO_ANSWER}});
 }
 
+#define PROGRAM(language, source)                                                                  \
+    "{\"compare\": \"program\", \"checker_language\": \"" language                                 \
+    "\", \"checker_source\": \"" source "\"}"
+/* Any two numbers with the sum that is asked for. */
+#define SUM_TO "{\"tests\": [{\"input\": \"10\"}, {\"input\": \"7\", \"output\": \"two numbers\"}]}"
+#define SUM_CHECKER                                                                                \
+    "import sys\\nwant = int(open(sys.argv[1]).read())\\ngot = "                                   \
+    "open(sys.argv[2]).read().split()\\nif "                                                       \
+    "len(got) != 2: sys.exit(2)\\nsys.exit(0 if sum(map(int, got)) == want else 1)\\n"
+#define SPLIT PY("n = int(input())\nprint(n - 3, 3)")
+
+static void test_a_tasks_own_checker_program(void **state) {
+    (void)state;
+    EXPECT(
+        "code_stdio",
+        {{SUM_TO, PROGRAM("python", SUM_CHECKER), SPLIT, 1.0f, IFL_CODE_OK},
+         {SUM_TO, PROGRAM("python", SUM_CHECKER), PY("print(5, 5)"), 0.0f, IFL_CODE_WRONG},
+         {SUM_TO, PROGRAM("python", SUM_CHECKER), PY("print(10)"), 0.0f, IFL_CODE_WRONG},
+         {SUM_TO, PROGRAM("python", SUM_CHECKER), PY("1 / 0"), 0.0f, IFL_CODE_RUNTIME_ERROR},
+         {SUM_TO, PROGRAM("python", SUM_CHECKER), PY("raise SystemExit(3)"), 0.0f,
+          IFL_CODE_RUNTIME_ERROR},
+         /* what was expected comes as the third file */
+         {"{\"tests\": [{\"output\": \"b a\"}]}",
+          PROGRAM("python", "import sys\\na, b = (sorted(open(n).read().split()) for n in "
+                            "sys.argv[2:4])\\nsys.exit(a != b)"),
+          PY("print('a b')"), 1.0f, IFL_CODE_OK},
+         {SUM_TO,
+          PROGRAM("c",
+                  "#include <stdio.h>\\nint main(int n, char **a) { int w, x, y; FILE *i = "
+                  "fopen(a[1], \\\"r\\\"), *o = fopen(a[2], \\\"r\\\"); if (n != 4 || !i || !o "
+                  "|| fscanf(i, \\\"%d\\\", &w) != 1) return 3; if (fscanf(o, \\\"%d %d\\\", &x, "
+                  "&y) != 2) return 2; puts(\\\"read two numbers\\\"); return x + y != w; }"),
+          SPLIT, 1.0f, IFL_CODE_OK},
+         {SUM_TO,
+          PROGRAM("cpp",
+                  "#include <fstream>\\nint main(int, char **a) { std::ifstream i(a[1]), "
+                  "o(a[2]); int w, x, y; i >> w; return o >> x >> y && x + y == w ? 0 : 1; }"),
+          PY("print(5, 5)"), 0.0f, IFL_CODE_WRONG},
+         /* a share instead of all or nothing */
+         {SUM_TO,
+          "{\"compare\": \"program\", \"score\": \"fraction\", \"checker_source\": "
+          "\"import sys\\nprint(1 if open(sys.argv[2]).read() == '10' else 0.5)\"}",
+          PY("print(10, end='')"), 1.0f, IFL_CODE_OK},
+         {SUM_TO,
+          "{\"compare\": \"program\", \"score\": \"fraction\", \"checker_source\": "
+          "\"import sys\\nprint(1 if open(sys.argv[2]).read() == '10' else 0.5)\"}",
+          PY("print(input(), end='')"), 0.75f, IFL_CODE_WRONG},
+         {SUM_TO, PROGRAM("python", "print(0.5)"), SPLIT, 0.0f, IFL_CODE_WRONG}});
+}
+
+/* None of it is the answer's fault. */
+static void test_a_checker_program_that_fails_is_no_verdict(void **state) {
+    (void)state;
+    EXPECT(
+        "code_stdio",
+        {{SUM_TO, PROGRAM("python", "raise ValueError(1)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "import os\\nos.kill(os.getpid(), 11)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "raise SystemExit(3)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "this is no Python"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "print(1.5)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "print('nan')"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "print('x' * 3000000)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "a = [0] * 10 ** 9"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", "import ctypes\\nctypes.CDLL(None).ptrace(0)"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("c", "int main(void) { return }"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("c", "#include <stdlib.h>\\nint main(void) { abort(); }"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("perl", "exit 0"), SPLIT, -1, 0},
+         {SUM_TO, PROGRAM("python", ""), SPLIT, -1, 0},
+         {SUM_TO, "{\"compare\": \"program\"}", SPLIT, -1, 0},
+         {SUM, "{\"checker_source\": \"exit()\"}", SPLIT, -1, 0}});
+    ifl_reward r =
+        check_timed("code_stdio", SUM_TO, PROGRAM("python", "while True: pass"), SPLIT, 0);
+    assert_int_equal(r.status, IFL_REWARD_CHECKER_ERROR);
+    assert_true(r.reward == 0.0f && strstr(reason, "checker program ended as"));
+    /* its slowness uses up the time, not the answer's */
+    r = check_timed("code_stdio", SUM_TO, PROGRAM("python", "import time\\ntime.sleep(2.5)"), SPLIT,
+                    4000);
+    assert_int_equal(r.status, IFL_REWARD_CHECKER_ERROR);
+    /* as the answer's is its own */
+    r = check_timed("code_stdio", SUM_TO, PROGRAM("python", SUM_CHECKER),
+                    PY("import time\ntime.sleep(2.5)\nn = int(input())\nprint(n, 0)"), 4000);
+    assert_int_equal(r.status, IFL_REWARD_TIME_LIMIT);
+}
+
+/* Neither sees the other: what one leaves behind, or what its checker is, is not there. */
+static void test_a_checker_program_is_out_of_reach(void **state) {
+    (void)state;
+    EXPECT("code_stdio",
+           {{SUM_TO, PROGRAM("python", SUM_CHECKER),
+             PY("import glob, os, sys\nopen('/work/checker.py', 'w').write('exit()')\n"
+                "open('/work/output', 'w').write('10 0')\nif os.fork() == 0:\n    os.setsid()\n    "
+                "import time\n    time.sleep(60)\nprint(len(glob.glob('/work/*')))"),
+             0.0f, IFL_CODE_WRONG},
+            {SUM_TO,
+             PROGRAM("python", "import os, sys\\nsys.exit(0 if sorted(os.listdir('/work')) == "
+                               "['checker.py', 'expected', 'input', 'output'] else 3)"),
+             PY("import os, sys\nassert os.listdir('/work') == ['solution.py']\n"
+                "assert len(sys.argv) == 1\nopen('/work/mark', 'w').write('x')"),
+             1.0f, IFL_CODE_OK}});
+}
+
 /* What a pool would kill, and mask, is cut off before and pays nothing. */
 static void test_all_tests_together_stay_within_the_time(void **state) {
     (void)state;
@@ -246,6 +347,9 @@ int main(void) {
         cmocka_unit_test(test_tests_without_sense_are_bad_tasks),
         cmocka_unit_test(test_functions_in_c_and_cpp),
         cmocka_unit_test(test_programs_by_their_output),
+        cmocka_unit_test(test_a_tasks_own_checker_program),
+        cmocka_unit_test(test_a_checker_program_that_fails_is_no_verdict),
+        cmocka_unit_test(test_a_checker_program_is_out_of_reach),
         cmocka_unit_test(test_all_tests_together_stay_within_the_time),
         cmocka_unit_test(test_without_a_sandbox_there_is_no_verdict),
     };
