@@ -27,6 +27,7 @@ void ifl_code_setup(const ifl_sandbox_options *options) {
 }
 
 void ifl_code_teardown(void) {
+    code_headers_forget();
     ifl_sandbox_free(process_sandbox);
     process_sandbox = NULL;
     code_compile_forget();
@@ -221,6 +222,7 @@ ifl_status code_execute(const ifl_sandbox_spec *spec, ifl_sandbox_result *result
         ifl_status st = ifl_sandbox_execute(sandbox, spec, result, err);
         bool again = st == IFL_OK ? was_starved(spec, result) : st == IFL_PEER;
         if (st == IFL_PEER) { /* the launcher was killed: by whom, it can't say */
+            code_headers_forget();
             ifl_sandbox_free(process_sandbox);
             process_sandbox = NULL;
         }

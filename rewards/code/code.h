@@ -132,6 +132,13 @@ ifl_status code_judge_ask(code_judge *judge, const ifl_code_options *options, if
 ifl_status code_compile(ifl_slice source, ifl_code_language language, ifl_slice *binary,
                         ifl_code_verdict *verdict, ifl_error *err);
 void code_compile_forget(void);
+#define CODE_CPP "g++ -std=c++17 -O2 -pipe -w"
+
+/* headers.c: whether <bits/stdc++.h> lies precompiled in the sandbox's kept folder for a source
+ * that includes it; the first that does starts that, beside the runs. */
+bool code_headers_ready(ifl_slice source);
+bool code_headers_wait(void);   /* until it is known, once started; for tests */
+void code_headers_forget(void); /* before the sandbox goes; waits for what is under way */
 void code_unit_forget(void);
 
 /* unit_native.c: code_unit in C and C++. */

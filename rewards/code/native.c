@@ -31,9 +31,11 @@ void code_compile_forget(void) {
 /* The compiler writes its output to the result channel: nothing else of its folder is seen. */
 static void spec_compile(ifl_sandbox_spec *spec, ifl_slice source, ifl_code_language language) {
     bool cpp = language == IFL_CODE_CPP;
+    static const char plain[] = CODE_CPP " -o prog prog.cc && cat prog >&3";
+    static const char quick[] = CODE_CPP " -I" IFL_SANDBOX_KEEP " -o prog prog.cc && cat prog >&3";
     *spec = (ifl_sandbox_spec){
         .argv = {"/bin/sh", "-c",
-                 cpp ? "g++ -std=c++17 -O2 -pipe -w -o prog prog.cc && cat prog >&3"
+                 cpp ? code_headers_ready(source) ? quick : plain
                      : "gcc -std=gnu17 -O2 -pipe -w -o prog prog.c -lm && cat prog >&3"},
         .limits = ifl_sandbox_limits_default(),
         .n_files = 1,

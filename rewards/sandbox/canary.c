@@ -97,8 +97,8 @@ static int try_memory(void) {
 }
 
 int canary_inside(canary_kind kind) {
-    static const char *const places[] = {"/canary",     "/usr/canary", "/etc/canary",
-                                         "/dev/canary", "/../canary",  NULL};
+    static const char *const places[] = {"/canary",    "/usr/canary",  "/etc/canary", "/dev/canary",
+                                         "/../canary", "/keep/canary", NULL};
     static const char *const secrets[] = {"/etc/passwd",
                                           "/etc/shadow",
                                           "/proc/1/environ",

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/mount.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,13 +63,17 @@ static bool write_all(int fd, const char *bytes, uint64_t n) {
     return true;
 }
 
-/* The folder of its own, in memory. */
+/* The folder of its own, in memory; the one that stays can be read. */
 static void work_make(const launch_request *request) {
     char options[128];
     snprintf(options, sizeof options, "size=%llu,nr_inodes=%d,mode=0700",
              (unsigned long long)request->limits.disk_bytes, request->limits.disk_files);
     if (mount("work", LAUNCH_WORK, "tmpfs", MS_NOSUID | MS_NODEV, options))
         give_up("mount of the work folder");
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    if (!request->keep &&
+        syscall(SYS_mount_setattr, AT_FDCWD, IFL_SANDBOX_KEEP, 0, &attr, sizeof attr))
+        give_up("read-only mount of the kept folder");
     if (chdir(LAUNCH_WORK)) give_up("chdir to the work folder");
 }
 

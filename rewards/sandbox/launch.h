@@ -37,6 +37,7 @@ typedef struct launch_request {
     uint64_t n_spec;
     int32_t canary;
     bool extra;
+    bool keep;   /* IFL_SANDBOX_KEEP stays writable */
     bool cgroup; /* a canary's limits are then the cgroup's alone */
     ifl_sandbox_limits limits;
 } launch_request;

@@ -93,6 +93,12 @@ static int root_fill(const launch_setup *setup, char stage[LAUNCH_STAGE_MAX]) {
         if (show(devices[i], true, stage)) return -1;
     for (int i = 0; i < IFL_SANDBOX_SHOW_MAX && setup->show[i][0]; i++)
         if (show(setup->show[i], false, stage)) return -1;
+    char options[64];
+    snprintf(options, sizeof options, "size=%llu,nr_inodes=16,mode=0755",
+             (unsigned long long)IFL_SANDBOX_KEEP_BYTES);
+    if (mkdir(IFL_SANDBOX_KEEP + 1, 0755) ||
+        mount("keep", IFL_SANDBOX_KEEP + 1, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options))
+        return fail(stage, "making", IFL_SANDBOX_KEEP);
     if (mkdir(LAUNCH_WORK + 1, 0755) || symlink(LAUNCH_WORK, "tmp") ||
         symlink(LAUNCH_WORK, "dev/shm"))
         return fail(stage, "making", LAUNCH_WORK);

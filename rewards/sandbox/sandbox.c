@@ -199,6 +199,7 @@ static ifl_status spec_check(const ifl_sandbox_spec *spec, ifl_sandbox_tier tier
                                 .n_files = (uint32_t)spec->n_files,
                                 .canary = spec->canary,
                                 .extra = spec->extra_fd > 0,
+                                .keep = spec->keep,
                                 .cgroup = tier == IFL_TIER_CGROUP,
                                 .limits = *l};
     while (request->n_argv < IFL_SANDBOX_ARGS_MAX && spec->argv[request->n_argv])

@@ -21,6 +21,8 @@
 #define IFL_SANDBOX_FILES_MAX 16
 #define IFL_SANDBOX_ARGS_MAX 64
 #define IFL_SANDBOX_OUTPUT_BYTES_MAX (64u << 20)
+#define IFL_SANDBOX_KEEP "/keep" /* in memory, from run to run; read-only but for ours */
+#define IFL_SANDBOX_KEEP_BYTES ((uint64_t)256 << 20)
 
 typedef struct ifl_sandbox_options {
     const char *program; /* executed with "sandbox-launch"; NULL: /proc/self/exe */
@@ -80,6 +82,7 @@ typedef struct ifl_sandbox_spec {
     /* Two programs may be joined: descriptors (borrowed, 0: none) that take the place of stdin and
      * of the result channel, and one that the program finds as descriptor 4. */
     int input_fd, result_fd, extra_fd;
+    bool keep;      /* IFL_SANDBOX_KEEP is writable: never with anything of a policy's */
     int32_t canary; /* canary.h; 0 runs argv */
 } ifl_sandbox_spec;
 

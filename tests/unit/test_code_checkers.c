@@ -294,6 +294,33 @@ static void test_a_checker_program_is_out_of_reach(void **state) {
              1.0f, IFL_CODE_OK}});
 }
 
+/* The kept folder's headers serve, nobody writes there, and a new sandbox makes them anew. */
+static void test_headers_are_compiled_once(void **state) {
+    (void)state;
+    static const char answer[] = "{\"tests\": [{\"input\": \"3 1 2\", \"output\": \"1 2 3\"}]}";
+#define SORTS(more)                                                                                \
+    "```cpp\n#include <bits/stdc++.h>\n" more                                                      \
+    "\nint main() { std::vector<int> v(3); for (int &x : v) "                                      \
+    "std::cin >> x; std::sort(v.begin(), v.end()); for (int x : v) std::cout << x << ' '; }\n```"
+    ifl_code_teardown();
+    for (int round = 0; round < 2; round++) {
+        EXPECT("code_stdio",
+               {{answer, "{\"language\": \"cpp\"}", SORTS("// first"), 1.0f, IFL_CODE_OK}});
+        assert_true(code_headers_wait());
+        EXPECT(
+            "code_stdio",
+            {{answer, "{\"language\": \"cpp\"}", SORTS("// second"), 1.0f, IFL_CODE_OK},
+             {answer, "{\"language\": \"cpp\"}", SORTS("#error no"), 0.0f, IFL_CODE_COMPILE_ERROR},
+             {"{\"tests\": [{\"output\": \"['stdc++.h.gch'] 30\"}]}", "",
+              PY("import os\ntry:\n    e = 0\n    open('/keep/bits/stdc++.h.gch', 'ab')\n"
+                 "except OSError as x:\n    e = x.errno\nprint(os.listdir('/keep/bits'), e)"),
+              1.0f, IFL_CODE_OK}});
+        ifl_slice used = {"#include <bits/stdc++.h>", 24}, unused = {"#include <map>", 14};
+        assert_true(code_headers_ready(used) && !code_headers_ready(unused));
+        ifl_code_teardown();
+    }
+}
+
 /* What a pool would kill, and mask, is cut off before and pays nothing. */
 static void test_all_tests_together_stay_within_the_time(void **state) {
     (void)state;
@@ -350,6 +377,7 @@ int main(void) {
         cmocka_unit_test(test_a_tasks_own_checker_program),
         cmocka_unit_test(test_a_checker_program_that_fails_is_no_verdict),
         cmocka_unit_test(test_a_checker_program_is_out_of_reach),
+        cmocka_unit_test(test_headers_are_compiled_once),
         cmocka_unit_test(test_all_tests_together_stay_within_the_time),
         cmocka_unit_test(test_without_a_sandbox_there_is_no_verdict),
     };
