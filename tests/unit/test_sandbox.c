@@ -284,10 +284,11 @@ static void test_cgroups_limit_and_leave_nothing(void **state) {
         ifl_sandbox_result_clear(&r);
     }
     assert_int_equal(runs_count(node), 0);
-    /* one process over the sum of memory and files, within its own address space */
-    spec = shell("head -c 50000000 /dev/zero > a; head -c 50000000 /dev/zero | tail -c 49000000 | "
-                 "tail -c 48000000 | tail -c 47000000 | wc -c");
+    /* each process far below its own limit, all together above that of the run */
+    spec = shell("for i in 1 2 3 4; do head -c 60000000 /dev/zero | tail -c 60000000 | (sleep 60; "
+                 "cat > /dev/null) & done; wait");
     spec.limits.memory_bytes = 96u << 20;
+    spec.limits.wall_ms = spec.limits.cpu_ms = 50000;
     ifl_sandbox_result r = run(&spec);
     assert_int_equal(r.end, IFL_RUN_MEMORY);
     ifl_sandbox_result_clear(&r);
