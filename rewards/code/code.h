@@ -135,7 +135,7 @@ void code_compile_forget(void);
 #define CODE_CPP "g++ -std=c++17 -O2 -pipe -w"
 
 /* headers.c: whether <bits/stdc++.h> lies precompiled in the sandbox's kept folder for a source
- * that includes it; the first that does starts that, beside the runs. */
+ * that includes it; the third that does starts that, beside the runs. */
 bool code_headers_ready(ifl_slice source);
 bool code_headers_wait(void);   /* until it is known, once started; for tests */
 void code_headers_forget(void); /* before the sandbox goes; waits for what is under way */

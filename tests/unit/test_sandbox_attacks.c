@@ -235,7 +235,10 @@ static void all_run(void) {
     assert_int_equal(n_wrong, 0);
     /* A worker, its launcher, that one's first process inside, with a cgroup one that waits to take
      * it away, and nothing else. */
-    assert_true(descendants_count() <= (tier == IFL_TIER_CGROUP ? 4 : 3) * n_workers);
+    int n_left_max = (tier == IFL_TIER_CGROUP ? 4 : 3) * n_workers;
+    for (int i = 0; i < 600 && descendants_count() > n_left_max; i++)
+        usleep(100000); /* headers for C++ may be being compiled, beside the answers */
+    assert_true(descendants_count() <= n_left_max);
     assert_true(tier == IFL_TIER_NS || tier == IFL_TIER_CGROUP);
     ifl_reward_pool_free(pool);
     assert_int_equal(descendants_count(), 0);
