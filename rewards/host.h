@@ -20,6 +20,8 @@ typedef struct ifl_plugin_kind {
     ifl_status (*create)(void **state, const ifl_spec_entry *entry, ifl_error *err);
     ifl_status (*check)(void *state, const ifl_plugin_call *call, ifl_reward *out, ifl_error *err);
     void (*destroy)(void *state); /* NULL is fine */
+    /* Whether the plug-in has said that the same request has the same verdict; NULL: never. */
+    bool (*is_pure)(const void *state);
 } ifl_plugin_kind;
 
 extern const ifl_plugin_kind ifl_plugin_process;

@@ -29,6 +29,10 @@ extern "C" {
 #define INFLIGHT_PLUGIN_ABI 1u
 #define INFLIGHT_PLUGIN_SYMBOL "inflight_plugin"
 
+/* Flag: the same request, but for its id and its deadline, has the same result. Verdicts may then be
+ * kept for an answer that comes again. */
+#define INFLIGHT_PLUGIN_PURE 1u
+
 /* Verdicts train. The second group says that nobody knows how good the answer is: such an answer is
  * left out or tried again, and never counts as a zero. */
 typedef enum {
@@ -73,7 +77,7 @@ typedef struct inflight_plugin_table {
     uint32_t abi_version;       /* INFLIGHT_PLUGIN_ABI */
     uint32_t size;              /* sizeof(inflight_plugin_table) */
     const char *name, *version; /* shown with every result, cut at 20 and 10 bytes */
-    uint64_t flags;             /* 0 */
+    uint64_t flags;             /* 0, or INFLIGHT_PLUGIN_PURE */
     /* May be NULL. Once, before the first check. `options` is a JSON object. Not 0: the worker does
      * not start, and says what was written to `error` (a NUL-terminated text). */
     int (*create)(const char *options, void **state, char *error, size_t n_error);

@@ -197,4 +197,4 @@ static ifl_status http_check(void *state, const ifl_plugin_call *call, ifl_rewar
     return st;
 }
 
-const ifl_plugin_kind ifl_plugin_http = {http_create, http_check, http_destroy};
+const ifl_plugin_kind ifl_plugin_http = {http_create, http_check, http_destroy, NULL};

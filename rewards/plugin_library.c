@@ -50,9 +50,9 @@ static ifl_status table_check(const library *l, const char *path, ifl_error *err
                         sizeof *t);
     if (!t->name || !*t->name || !t->version || !t->check)
         return ifl_fail(err, IFL_FORMAT, "%s: its table lacks a name, a version or check", path);
-    if (t->flags)
-        return ifl_fail(err, IFL_UNSUPPORTED, "%s: flags %llx, of which this host knows none", path,
-                        (unsigned long long)t->flags);
+    if (t->flags & ~(uint64_t)INFLIGHT_PLUGIN_PURE)
+        return ifl_fail(err, IFL_UNSUPPORTED, "%s: flags %llx, of which this host knows %x alone",
+                        path, (unsigned long long)t->flags, INFLIGHT_PLUGIN_PURE);
     return IFL_OK;
 }
 
@@ -144,4 +144,9 @@ static ifl_status library_check(void *state, const ifl_plugin_call *call, ifl_re
     return result_take(&result, out, err);
 }
 
-const ifl_plugin_kind ifl_plugin_library = {library_create, library_check, library_destroy};
+static bool library_is_pure(const void *state) {
+    return (((const library *)state)->table->flags & INFLIGHT_PLUGIN_PURE) != 0;
+}
+
+const ifl_plugin_kind ifl_plugin_library = {library_create, library_check, library_destroy,
+                                            library_is_pure};

@@ -64,10 +64,12 @@ ifl_status ifl_plugin_request_json(json_t **json, const ifl_plugin_call *call, u
     return IFL_OK;
 }
 
-ifl_status ifl_plugin_hello_read(const char *text, size_t n, char checker[64], ifl_error *err) {
+ifl_status ifl_plugin_hello_read(const char *text, size_t n, char checker[64], bool *pure,
+                                 ifl_error *err) {
     json_t *hello;
     int64_t protocol = 0;
-    const char *name = NULL, *version = NULL;
+    bool is_pure = false;
+    const char *name = NULL, *version = NULL, *error = NULL;
     IFL_TRY(ifl_json_parse_object(&hello, text, n, IFL_PLUGIN_LINE_MAX, "its hello", err));
     ifl_status st = ifl_json_int(hello, "protocol", 0, INT32_MAX, &protocol, err);
     if (st == IFL_OK && protocol != IFL_PLUGIN_PROTOCOL)
@@ -77,8 +79,12 @@ ifl_status ifl_plugin_hello_read(const char *text, size_t n, char checker[64], i
                       protocol, IFL_PLUGIN_PROTOCOL);
     if (st == IFL_OK) st = ifl_json_text(hello, "name", &name, err);
     if (st == IFL_OK) st = ifl_json_text(hello, "version", &version, err);
+    if (st == IFL_OK) st = ifl_json_bool(hello, "pure", &is_pure, err);
+    if (st == IFL_OK) st = ifl_json_text(hello, "error", &error, err);
     if (st == IFL_OK && (!name || !*name)) st = ifl_fail(err, IFL_FORMAT, "its hello has no name");
+    if (st == IFL_OK && error) st = ifl_fail(err, IFL_PEER, "it cannot work: %.400s", error);
     if (st == IFL_OK) snprintf(checker, 64, "%.20s/%.10s", name, version ? version : "0");
+    if (pure) *pure = is_pure;
     json_decref(hello);
     return st;
 }

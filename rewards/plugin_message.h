@@ -13,8 +13,10 @@
 ifl_status ifl_plugin_request_json(json_t **json, const ifl_plugin_call *call, uint64_t id,
                                    ifl_reward *out, ifl_error *err);
 
-/* {protocol, name, version?, capabilities?}: "name/version" into `checker` (64 bytes). */
-ifl_status ifl_plugin_hello_read(const char *text, size_t n, char checker[64], ifl_error *err);
+/* {protocol, name, version?, pure?, error?}: "name/version" into `checker` (64 bytes), `pure` (may
+ * be NULL) into *pure. An `error`, the plug-in's reason why it cannot work, is IFL_PEER. */
+ifl_status ifl_plugin_hello_read(const char *text, size_t n, char checker[64], bool *pure,
+                                 ifl_error *err);
 
 /* {id, status, reward?, components?, tests_passed?, tests_total?, info?}; `info` becomes the reason
  * in `err` of a status that is no verdict. IFL_FORMAT for whatever is none: another id, no JSON,

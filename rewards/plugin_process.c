@@ -27,6 +27,7 @@ typedef struct process {
     int to, from;
     uint64_t n_asked;
     char checker[64];
+    bool pure;
     size_t n_in;
     char in[IFL_PLUGIN_LINE_MAX];
 } process;
@@ -201,9 +202,10 @@ static ifl_status process_create(void **state, const ifl_spec_entry *entry, ifl_
     ifl_status st = process_spawn(p, err);
     if (st == IFL_OK) {
         st = process_exchange(p, NULL, 0, ifl_clock_ns() + entry->start_ms * MS_NS, &n, err);
-        if (st == IFL_OK) st = ifl_plugin_hello_read(p->in, n, p->checker, err);
+        const char *what = st == IFL_OK ? "" : " said no hello";
+        if (st == IFL_OK) st = ifl_plugin_hello_read(p->in, n, p->checker, &p->pure, err);
         if (st != IFL_OK && err) {
-            ifl_error_wrap(err, "'%.200s' said no hello", entry->command[0]);
+            ifl_error_wrap(err, "'%.200s'%s", entry->command[0], what);
             st = err->status = IFL_PEER;
         }
     }
@@ -274,4 +276,9 @@ static ifl_status process_check(void *state, const ifl_plugin_call *call, ifl_re
     return st;
 }
 
-const ifl_plugin_kind ifl_plugin_process = {process_create, process_check, process_destroy};
+static bool process_is_pure(const void *state) {
+    return ((const process *)state)->pure;
+}
+
+const ifl_plugin_kind ifl_plugin_process = {process_create, process_check, process_destroy,
+                                            process_is_pure};

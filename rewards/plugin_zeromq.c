@@ -25,7 +25,7 @@ typedef struct remote {
     ifl_key_pair own;
     char server_key[IFL_KEY_TEXT_MAX];
     void *zmq, *socket;
-    bool greeted;
+    bool greeted, pure;
     uint64_t session, n_asked;
     char checker[64];
 } remote;
@@ -196,7 +196,7 @@ static ifl_status remote_greet(remote *r, int64_t until_ns, ifl_error *err) {
     if (st != IFL_OK) return st;
     char *text = json_dumps(hello, JSON_COMPACT);
     json_int_t credits = json_integer_value(json_object_get(hello, "credits"));
-    st = text ? ifl_plugin_hello_read(text, strlen(text), r->checker, err)
+    st = text ? ifl_plugin_hello_read(text, strlen(text), r->checker, &r->pure, err)
               : ifl_fail(err, IFL_NOMEM, "no memory for a hello");
     if (st == IFL_OK && credits < 1)
         st = ifl_fail(err, IFL_AGAIN, "its hello grants no credits, wanted at least 1");
@@ -290,4 +290,9 @@ static ifl_status remote_check(void *state, const ifl_plugin_call *call, ifl_rew
     return st;
 }
 
-const ifl_plugin_kind ifl_plugin_zeromq = {remote_create, remote_check, remote_destroy};
+static bool remote_is_pure(const void *state) {
+    return ((const remote *)state)->pure;
+}
+
+const ifl_plugin_kind ifl_plugin_zeromq = {remote_create, remote_check, remote_destroy,
+                                           remote_is_pure};

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Scores answers to tasks of reasoning-gym's generators: a worker over JSON lines.
 
-The first line out is {"protocol": "inflight-reward-1", "name": ..., "version": ...}; then for each line
-in, {"id", "prompt", "completion", "gold", "meta", "deadline_ms"}, one line out, {"id", "status",
-"reward", "components", "info"}. It ends when its input does. Needs reasoning-gym of the version below
-(pip install), since another may make other tasks of the same seeds.
+    reward: {checkers: {procedural: {use: process, command: [python3, deploy/workers/reasoning_gym_worker.py]}}}
+
+It speaks the protocol of rewards/PLUGINS.md: a hello, then a line out for each line in. It ends when its
+input does. Needs reasoning-gym of the version below (pip install), since another may make other tasks of
+the same seeds; without it, its hello is the error that says so.
 
 meta: "generator", "seed", "index", "size" and "config" make the task again, and "question_sha256" and
 the gold prove that it is the same. "threshold" (1): scores below it pay nothing, since some scorers
@@ -20,6 +21,7 @@ import sys
 from collections import OrderedDict
 
 WANTED = "0.1.25"
+PROTOCOL = 1
 DATASETS_KEPT = 64
 LINE_BYTES_MAX = 16 << 20
 ANSWER_BYTES_MAX = 65536
@@ -36,17 +38,26 @@ class BadTask(Exception):
     pass
 
 
+class Unusable(Exception):
+    pass
+
+
 def library():
-    """reasoning_gym in the version wanted; SystemExit says what is missing."""
+    """reasoning_gym in the version wanted; Unusable says what is missing."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         found = version("reasoning-gym")
     except PackageNotFoundError:
-        sys.exit(f"reasoning-gym is not installed: pip install reasoning-gym=={WANTED}")
+        raise Unusable(f"reasoning-gym is not installed for {sys.executable}: pip install reasoning-gym=={WANTED}"
+                       ", or name a python that has it in the checker's command")
     if found != WANTED:
-        sys.exit(f"reasoning-gym {found} is installed, wanted {WANTED}: tasks would differ")
-    import reasoning_gym
+        raise Unusable(f"reasoning-gym {found} is installed, and would make other tasks: "
+                       f"pip install reasoning-gym=={WANTED}")
+    try:
+        import reasoning_gym
+    except ImportError as e:
+        raise Unusable(f"reasoning-gym cannot be loaded: {e}") from e
 
     return reasoning_gym
 
@@ -183,9 +194,13 @@ def main():
     # What a generator prints must not get among the answers.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
-    tasks = Tasks(library())
-    print(json.dumps({"protocol": "inflight-reward-1", "name": "procedural", "version": WANTED}),
-          file=out, flush=True)
+    hello = {"protocol": PROTOCOL, "name": "procedural", "version": WANTED, "pure": True}
+    try:
+        tasks = Tasks(library())
+    except Unusable as e:
+        print(json.dumps({**hello, "error": str(e)}), file=out, flush=True)
+        sys.exit(1)
+    print(json.dumps(hello), file=out, flush=True)
     while line := sys.stdin.buffer.readline(LINE_BYTES_MAX):
         if not line.endswith(b"\n"):
             sys.exit("a line that is too long or has no end")

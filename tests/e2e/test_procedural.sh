@@ -2,6 +2,7 @@
 # The worker for reasoning-gym's tasks and the script that makes them. Needs a python3 with reasoning-gym
 # of the worker's version; IFL_REASONING_GYM_PYTHON may name one.
 set -euo pipefail
+inflight=$1
 source_dir=$2
 python=${IFL_REASONING_GYM_PYTHON:-python3}
 if ! "$python" -c "import reasoning_gym" 2>/dev/null; then
@@ -32,7 +33,7 @@ python, worker, path = sys.argv[1:]
 tasks = [json.loads(line) for line in open(path)]
 process = subprocess.Popen([python, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 hello = json.loads(process.stdout.readline())
-assert hello["protocol"] == "inflight-reward-1" and hello["version"], hello
+assert hello["protocol"] == 1 and hello["version"] and "error" not in hello, hello
 n = 0
 
 
@@ -84,3 +85,85 @@ process.stdin.close()
 assert process.wait(10) == 0
 print(f"procedural: {n} answers as they should be")
 PYTHON
+
+# --- As a checker of the shipped configuration ------------------------------------------------------------------------
+# The command of the configuration, with this python and from any folder.
+full=$("$python" -c "import sys; print(sys.executable)")
+sed "s|\[python3, deploy/workers/|[$full, $source_dir/deploy/workers/|" \
+    "$source_dir/deploy/configs/reasoning-gym-gemma-270m.yaml" >procedural.yaml
+grep -qF "command: [$full," procedural.yaml || { echo "FAIL: the configuration has another command" >&2; exit 1; }
+score() { "$inflight" score --config procedural.yaml --timeout-ms 30000 "$@"; }
+make_tasks chain_sum gcd prime_factorization number_sorting letter_counting spell_backward --count 8 --seed 3 --to b/tasks.jsonl
+"$python" - b/tasks.jsonl <<'PYTHON'
+import json, sys
+
+tasks = [json.loads(line) for line in open(sys.argv[1])]
+assert len(tasks) == 48
+out, completions, wanted = [], [], []
+
+
+def add(task, completion, status, reward, **meta):
+    out.append({**task, "id": str(len(out)), "meta": {**task["meta"], **meta}})
+    completions.append({"completion": completion})
+    wanted.append([status, reward])
+
+
+for t in tasks:
+    add(t, t["answer"], "ok", 1.0)
+    add(t, f"<think>0</think> <answer>{t['answer']}</answer>", "ok", 1.0)
+    add(t, f"<answer>{t['answer']}</answer> or <answer>banana</answer>", "no_answer", 0.0)
+    add(t, "", "no_answer", 0.0)
+t = tasks[0]
+add(t, t["answer"], "bad_task", None, generator="no_such")
+add(t, t["answer"], "bad_task", None, generator="game_of_life_halting")
+add(t, t["answer"], "bad_task", None, index=7)
+add(t, t["answer"], "bad_task", None, seed=4)
+with open("tasks.jsonl", "w") as f:
+    f.writelines(json.dumps(r) + "\n" for r in out)
+with open("completions.jsonl", "w") as f:
+    f.writelines(json.dumps(r) + "\n" for r in completions)
+json.dump(wanted, open("wanted.json", "w"))
+PYTHON
+score --tasks tasks.jsonl --completions completions.jsonl --out out.jsonl 2>err.txt || { cat err.txt >&2; exit 1; }
+"$python" - <<'PYTHON'
+import json
+
+rows, wanted = [json.loads(line) for line in open("out.jsonl")], json.load(open("wanted.json"))
+assert len(rows) == len(wanted)
+for row, (status, reward) in zip(rows, wanted):
+    assert (row["status"], row["reward"]) == (status, reward), (row, status, reward)
+    assert row["checker"] == "procedural=procedural/0.1.25", row
+assert "game_of_life_halting is refused" in rows[-3]["reason"], rows[-3]
+print(f"procedural: {len(rows)} more through the pool")
+PYTHON
+
+# A scorer that raises is the checker's failure, never a zero: reasoning-gym in a version whose scorers all do.
+mkdir broken
+cat >broken/sitecustomize.py <<'PYTHON'
+import sys
+if "reasoning_gym_worker.py" in " ".join(sys.orig_argv):
+    import reasoning_gym.arithmetic.chain_sum as chain_sum
+    def score_answer(self, answer, entry): raise RuntimeError("out of order")
+    chain_sum.ChainSumDataset.score_answer = score_answer
+PYTHON
+sed "s|start_ms: 60000|start_ms: 60000, env: {PYTHONPATH: $work/broken}|" procedural.yaml >broken.yaml
+head -n 1 b/tasks.jsonl >one.jsonl
+echo '{"completion": "1"}' >one.completion
+status=0
+"$inflight" score --config broken.yaml --timeout-ms 30000 --tasks one.jsonl --completions one.completion >out.txt 2>err.txt || status=$?
+[[ $status == 69 ]] && grep -qF '"status":"checker_error","reward":null' out.txt && grep -qF 'RuntimeError: out of order' out.txt ||
+    { echo "FAIL: a scorer that raises: $status: $(cat out.txt err.txt)" >&2; exit 1; }
+
+# Without the package a run ends at its start, and says what to do.
+cat >bare.py <<PYTHON
+import importlib.metadata, runpy, sys
+def version(name): raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = version
+runpy.run_path("$source_dir/deploy/workers/reasoning_gym_worker.py", run_name="__main__")
+PYTHON
+sed "s|\[$full, [^]]*\]|[$full, $work/bare.py]|" procedural.yaml >bare.yaml
+status=0
+"$inflight" score --config bare.yaml --checker procedural --pair 1 1 >out.txt 2>err.txt || status=$?
+[[ $status == 69 ]] && grep -qF 'checker procedural' err.txt && grep -qF 'pip install reasoning-gym==0.1.25' err.txt ||
+    { echo "FAIL: without reasoning-gym: $status: $(cat out.txt err.txt)" >&2; exit 1; }
+echo "procedural: a scorer that raises and a missing package are told"

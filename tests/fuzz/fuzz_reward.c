@@ -127,7 +127,7 @@ static void take_json(fuzz_input in, bool is_answer) {
         FUZZ_CHECK(ifl_reward_is_verdict(reward.status) || err.text[0]);
     } else {
         FUZZ_CHECK(err.text[0]);
-        (void)ifl_plugin_hello_read(text, strlen(text), checker, &err);
+        (void)ifl_plugin_hello_read(text, strlen(text), checker, NULL, &err);
     }
     free(text);
 }
