@@ -7,7 +7,7 @@
 #include "common/tokenizer.h"
 
 /* A JSONL line: {id, data_source, prompt: text | messages | token ids, checker, answer, meta,
- * max_new_tokens?, weight?}; unknown keys are kept in `line`. Strings are owned. */
+ * max_new_tokens?, weight?, eval_only?}; unknown keys are kept in `line`. Strings are owned. */
 typedef struct ifl_task {
     char *id;
     char *data_source;
@@ -33,11 +33,12 @@ typedef struct ifl_task_set ifl_task_set;
  * not loaded whole; every line is validated at open, with path:line in errors; prompts longer than
  * data.prompt_tokens_max are left out with a warning. An eval set must be disjoint from the
  * training sources by hash of (prompt, answer): a shared task is IFL_MISMATCH and names both
- * places. Held-out tasks and their order don't depend on run.seed, so that runs with several seeds
- * measure on the same. `tokenizer` is borrowed; NULL gives tasks without token ids. A prompt
- * is few_shot, then the template around the task's text (`sums` brings four equations as its
- * few_shot unless another is given); data.chat_format other than none makes that the user's turn.
- * Messages and token ids take neither template nor few_shot.
+ * places. A file with an eval_only task is IFL_MISMATCH as a training source. Held-out tasks and
+ * their order don't depend on run.seed, so that runs with several seeds measure on the same.
+ * `tokenizer` is borrowed; NULL gives tasks without token ids. A prompt is few_shot, then the
+ * template around the task's text (`sums` brings four equations as its few_shot unless another is
+ * given); data.chat_format other than none makes that the user's turn. Messages and token ids take
+ * neither template nor few_shot.
  *
  * data.sampler, for training: `ratio` (the default) spreads the sources evenly by their ratios;
  * `uniform` goes through all tasks of all sources in one keyed permutation; `pass_rate` is `ratio`,

@@ -20,6 +20,7 @@ struct ifl_task_file {
     char *name;
     file_entry *entries;
     size_t n_entries, cap_entries;
+    int64_t eval_only_line; /* the first such; 0: none */
 };
 
 static char *text_copy(const char *text) {
@@ -126,6 +127,7 @@ static ifl_status line_parse_keys(ifl_task_line *out, const char *bytes, size_t 
     IFL_TRY(text_parse(out->root, "data_source", IFL_NAME_MAX - 1, name, &task->data_source, err));
     IFL_TRY(text_parse(out->root, "checker", 63, "", &task->checker, err));
     IFL_TRY(ifl_json_text(out->root, "completion", &out->completion, err));
+    IFL_TRY(ifl_json_bool(out->root, "eval_only", &out->eval_only, err));
     IFL_TRY(ifl_json_child(out->root, "meta", &meta, err));
     task->meta = meta ? json_dumps(meta, JSON_COMPACT) : text_copy("");
     if (task->meta && strlen(task->meta) > 65536)
@@ -187,6 +189,7 @@ static ifl_status file_add(ifl_task_file *file, uint64_t offset, size_t n_bytes,
     IFL_TRY(ifl_grow((void **)&file->entries, &file->cap_entries, file->n_entries + 1,
                      sizeof *file->entries, err));
     IFL_TRY(line_parse(&line, bytes, n_bytes, file->map.path, file->name, number, err));
+    if (line.eval_only && !file->eval_only_line) file->eval_only_line = number;
     ifl_status st = line_key(&line, &key, err);
     if (st == IFL_OK)
         file->entries[file->n_entries++] =
@@ -286,6 +289,10 @@ void ifl_task_file_close(ifl_task_file *file) {
 
 int64_t ifl_task_file_size(const ifl_task_file *file) {
     return (int64_t)file->n_entries;
+}
+
+int64_t ifl_task_file_eval_only_line(const ifl_task_file *file) {
+    return file->eval_only_line;
 }
 
 ifl_status ifl_task_file_read(const ifl_task_file *file, int64_t index, ifl_task_line *out,

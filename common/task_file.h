@@ -1,9 +1,10 @@
 /* Task lines in JSONL files. Every line is validated at open; reading one again costs one parse.
  *
  * A line is {prompt, id?, data_source?, checker?, answer?, meta?, completion?, max_new_tokens?,
- * weight?}: prompt is a text, a list of {role, content}, or a list of token ids; answer a text or
- * an integer; meta an object; completion (supervised examples) a text. Unknown keys are kept in
- * `line`. Without an id the task is called "<name>:<line number>". */
+ * weight?, eval_only?}: prompt is a text, a list of {role, content}, or a list of token ids; answer
+ * a text or an integer; meta an object; completion (supervised examples) a text; eval_only (true:
+ * of a benchmark, never to be trained on) a boolean. Unknown keys are kept in `line`. Without an id
+ * the task is called "<name>:<line number>". */
 #ifndef IFL_COMMON_TASK_FILE_H
 #define IFL_COMMON_TASK_FILE_H
 
@@ -27,6 +28,7 @@ typedef struct ifl_task_line {
     const json_t *messages; /* a list of {role, content}, both texts */
     const json_t *ids;      /* a list of integers in 0 .. 2^31 - 1 */
     const char *completion; /* NULL when there is none */
+    bool eval_only;
 } ifl_task_line;
 
 /* Opens and validates. `name` is the data_source of lines that name none (borrowed for the call);
@@ -37,6 +39,8 @@ ifl_status ifl_task_file_open(ifl_task_file **out, const char *path, const char 
 void ifl_task_file_close(ifl_task_file *file); /* NULL is fine */
 
 int64_t ifl_task_file_size(const ifl_task_file *file);
+/* The line number of the first task that says eval_only; 0 when there is none. */
+int64_t ifl_task_file_eval_only_line(const ifl_task_file *file);
 
 /* Reads task `index` again. IFL_MISMATCH when the file has changed since it was opened. */
 ifl_status ifl_task_file_read(const ifl_task_file *file, int64_t index, ifl_task_line *out,

@@ -243,6 +243,16 @@ static ifl_status file_choose(ifl_task_source *s, ifl_error *err) {
     return IFL_OK;
 }
 
+/* A benchmark's tasks must not be trained on, by mistake or by a copied line of a configuration. */
+static ifl_status file_check_purpose(const ifl_task_source *s, ifl_error *err) {
+    int64_t line = ifl_task_file_eval_only_line(s->file);
+    if (line == 0) return IFL_OK;
+    return ifl_fail(err, IFL_MISMATCH,
+                    "%s: %s:%" PRId64 ": this task is for evaluation only (eval_only) and must not "
+                    "be trained on; name the file under data.eval",
+                    s->where, s->config.path, line);
+}
+
 /* --- Generators
  * ---------------------------------------------------------------------------------------- */
 
@@ -387,6 +397,7 @@ ifl_status ifl_task_source_open(ifl_task_source *s, const ifl_config *config, co
     } else {
         st = ifl_task_file_open(&s->file, s->config.path, s->name, s->config.count, err);
         if (st != IFL_OK && err) ifl_error_wrap(err, "%s", s->where);
+        if (st == IFL_OK && strcmp(purpose, "eval") != 0) st = file_check_purpose(s, err);
         if (st == IFL_OK) st = file_choose(s, err);
     }
     if (st != IFL_OK) ifl_task_source_close(s);

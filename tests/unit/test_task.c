@@ -563,6 +563,30 @@ static void test_shared_tasks_are_refused_and_named(void **state) {
     free(c);
 }
 
+static void test_tasks_for_evaluation_are_not_trained_on(void **state) {
+    (void)state;
+    const char *held = file_make("held.jsonl", "{\"prompt\":\"a\",\"answer\":\"1\"}\n\n"
+                                               "{\"prompt\":\"b\",\"eval_only\":true}\n");
+    const char *open = file_make("open.jsonl", "{\"prompt\":\"a\",\"eval_only\":false}\n");
+    ifl_config *c = config_make();
+    source_add(c, "train", "", "", held);
+    expect_open_fails(c, "train", IFL_MISMATCH, "held.jsonl:3: this task is for evaluation only");
+    c->data.train[0].count = 1; /* the first line alone is not */
+    ifl_task_set_close(open_fine(c, "train", NULL));
+    free(c);
+    c = config_make();
+    source_add(c, "train", "", "", open);
+    source_add(c, "eval", "", "", held);
+    ifl_task_set_close(open_fine(c, "train", NULL));
+    ifl_task_set_close(open_fine(c, "eval", NULL));
+    free(c);
+    c = config_make();
+    source_add(c, "train", "", "",
+               file_make("odd.jsonl", "{\"prompt\":\"a\",\"eval_only\":\"yes\"}\n"));
+    expect_open_fails(c, "train", IFL_FORMAT, "eval_only");
+    free(c);
+}
+
 static void test_long_prompts_are_left_out(void **state) {
     (void)state;
     ifl_tokenizer *tok = characters("abc");
@@ -680,6 +704,7 @@ int main(void) {
         cmocka_unit_test(test_rates_come_back_and_with_them_the_draws),
         cmocka_unit_test(test_a_pick_beyond_its_source_is_refused),
         cmocka_unit_test(test_shared_tasks_are_refused_and_named),
+        cmocka_unit_test(test_tasks_for_evaluation_are_not_trained_on),
         cmocka_unit_test(test_long_prompts_are_left_out),
         cmocka_unit_test(test_messages_become_turns),
         cmocka_unit_test(test_file_examples),
