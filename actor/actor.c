@@ -492,6 +492,7 @@ static void actor_send_stats(actor *a) {
         {"sequences_swapped", (double)s.sequences_swapped},
         {"tokens_rebuilt", (double)s.tokens_rebuilt},
         {"preemptions", (double)s.preemptions},
+        {"rewards_cached", (double)ifl_reward_pool_stats_get(a->rewards).n_cached},
         {"tokens_per_s", (double)(s.tokens_decoded - a->stats_tokens) / span}, /* if full */
     };
     int32_t n = (int32_t)(sizeof entries / sizeof *entries);
@@ -794,6 +795,7 @@ ifl_status ifl_actor_run(const ifl_actor_options *options, ifl_error *err) {
         .timeout_ms = c->reward.timeout_ms,
         .queue_max = REWARD_QUEUE_MAX,
         .checkers = c->reward.checkers,
+        .cache_bytes = (int64_t)c->reward.cache_mib << 20,
         .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
         .require = ifl_sandbox_tier_parse(c->reward.sandbox_require),
     };

@@ -123,6 +123,7 @@ typedef struct ifl_config {
         double errors_max_share;  /* of failures among the last answers; beyond it the run ends */
         int32_t errors_window;    /* answers */
         char sandbox_require[16]; /* ns | cgroup: rewards/sandbox/sandbox.h */
+        int32_t cache_mib;        /* of verdicts kept, per actor; 0 = none */
         char checkers[IFL_CHECKERS_BYTES_MAX]; /* JSON; rewards/spec.h says what it holds */
         char route[4096];         /* JSON: {data source: checker}; ifl_config_checker looks it up */
     } reward;

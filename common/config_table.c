@@ -126,6 +126,8 @@ const ifl_config_row ifl_config_rows[] = {
     CHOICE("reward.sandbox_require", reward.sandbox_require, "ns", "ns|cgroup",
            "the least isolation for programs of the policy's: namespaces | with a delegated cgroup "
            "too; a run whose checkers run programs is refused below it"),
+    INT32("reward.cache_mib", reward.cache_mib, 0, 4096, "16", "MiB",
+          "verdicts of pure checkers kept for answers that come again, per actor; 0 = none"),
     {"reward.checkers", IFL_CONFIG_JSON, AT(reward.checkers), SIZE(reward.checkers), 0, 0, "{}", "",
      "",
      "checkers of your own by name: built-ins with options, sums, products, plug-ins; "

@@ -534,6 +534,7 @@ void ifl_dispatch_stats_get(ifl_dispatch *d, ifl_dispatch_stats *out) {
         out->sequences_swapped += p->sequences_swapped;
         out->tokens_rebuilt += p->tokens_rebuilt;
         out->preemptions += p->preemptions;
+        out->rewards_cached += p->rewards_cached;
         out->actor_tokens_per_s += p->tokens_per_s;
         out->kv_pages_used += p->pages_used / d->n_peers;
         if (p->step_ms_p50 > 0.0) {

@@ -128,6 +128,7 @@ typedef struct ifl_dispatch_stats {
     double decode_step_ms_p50; /* mean over actors */
     double kv_pages_used;      /* share, mean over actors */
     int64_t sequences_swapped, tokens_rebuilt, preemptions;
+    int64_t rewards_cached; /* verdicts kept from an earlier answer that was the same */
 } ifl_dispatch_stats;
 void ifl_dispatch_stats_get(ifl_dispatch *dispatch, ifl_dispatch_stats *out);
 ifl_groups_counts ifl_dispatch_counts(ifl_dispatch *dispatch);

@@ -490,6 +490,7 @@ static void desk_peer_gone(ifl_dispatch *d, uint64_t id, const char *why) {
     d->totals.sequences_swapped += p->sequences_swapped;
     d->totals.tokens_rebuilt += p->tokens_rebuilt;
     d->totals.preemptions += p->preemptions;
+    d->totals.rewards_cached += p->rewards_cached;
     *p = d->peers[--d->n_peers];
     pthread_cond_broadcast(&d->changed);
 }
@@ -505,6 +506,7 @@ static void desk_stats(desk_peer *p, const ifl_wire_stats *stats) {
         if (strcmp(name, "sequences_swapped") == 0) p->sequences_swapped = (int64_t)value;
         if (strcmp(name, "tokens_rebuilt") == 0) p->tokens_rebuilt = (int64_t)value;
         if (strcmp(name, "preemptions") == 0) p->preemptions = (int64_t)value;
+        if (strcmp(name, "rewards_cached") == 0) p->rewards_cached = (int64_t)value;
     }
 }
 

@@ -30,7 +30,7 @@ typedef struct desk_peer {
     int32_t n_refused; /* answers to leases of its own that broke the rules */
     double joined_s;
     double tokens_per_s, step_ms_p50, pages_used;
-    int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions;
+    int64_t swaps, sequences_swapped, tokens_rebuilt, preemptions, rewards_cached;
 } desk_peer;
 
 /* What a group carries beside its members. */

@@ -115,6 +115,7 @@ ifl_status learner_metrics(learner *l, const ifl_step_report *r, double step_s, 
     ifl_metrics_add_int(m, "stats/masked", r->n_masked);
     ifl_metrics_add_int(m, "stats/groups_skipped", r->n_groups_skipped);
     ifl_metrics_add_int(m, "stats/late_answers", desk.late);
+    ifl_metrics_add_int(m, "stats/rewards_cached", desk.rewards_cached);
     ifl_server_stats server;
     ifl_server_stats_get(l->server, &server);
     ifl_metrics_add_int(m, "stats/actors", desk.n_actors);

@@ -112,7 +112,8 @@ typedef struct judgement {
     ifl_reward_host *host;
     const ifl_reward_request *request;
     int64_t deadline_ns;
-    uint32_t flags;
+    uint32_t
+        flags; /* with IFL_REPLY_PURE until a checker that is not, or a verdict that may change */
 } judgement;
 
 /* The task's meta over the options; *text (owned) is NULL when the request's own does. */
@@ -133,6 +134,11 @@ static ifl_status meta_merge(const instance *in, const ifl_reward_request *reque
     if (strlen(*text) <= IFL_META_BYTES_MAX) return IFL_OK;
     return ifl_verdict_bad_task(out, err, "meta and the checker's options have %zu bytes, limit %d",
                                 strlen(*text), IFL_META_BYTES_MAX);
+}
+
+static bool instance_is_pure(const instance *in) {
+    if (in->plugin) return in->plugin->is_pure && in->plugin->is_pure(in->state);
+    return (in->builtin->flags & IFL_CHECKER_PURE) != 0;
 }
 
 static ifl_status leaf_check(judgement *j, instance *in, ifl_reward *out, ifl_error *err) {
@@ -197,6 +203,7 @@ static void builtin_check(judgement *j, const ifl_checker *builtin, ifl_reward *
         instance_check(j, in, out, reason);
         return;
     }
+    j->flags &= ~IFL_REPLY_PURE;
     snprintf(out->checker, sizeof out->checker, "%s/%s", builtin->name, builtin->version);
     result_settle(out, err.status, &err, reason);
 }
@@ -229,6 +236,9 @@ static void instance_check(judgement *j, instance *in, ifl_reward *out, char *re
         snprintf(out->checker, sizeof out->checker, "%s%s%.31s", e ? e->name : "", e ? "=" : "",
                  version);
         result_settle(out, st, &err, reason);
+        if (!instance_is_pure(in) || !ifl_reward_is_verdict(out->status) ||
+            out->status == IFL_REWARD_TIME_LIMIT)
+            j->flags &= ~IFL_REPLY_PURE;
     }
     if (e) out->config = e->config;
 }
@@ -249,7 +259,7 @@ static void unknown_checker(const ifl_reward_host *host, const char *name, ifl_r
 
 void ifl_reward_host_check(ifl_reward_host *host, const ifl_reward_request *request,
                            ifl_reward *out, char *reason, uint32_t *flags) {
-    judgement j = {host, request, ifl_clock_ns() + host->limit_ns, 0};
+    judgement j = {host, request, ifl_clock_ns() + host->limit_ns, IFL_REPLY_PURE};
     memset(out, 0, sizeof *out);
     out->status = IFL_REWARD_NONE;
     reason[0] = '\0';
@@ -261,6 +271,7 @@ void ifl_reward_host_check(ifl_reward_host *host, const ifl_reward_request *requ
         builtin_check(&j, builtin, out, reason);
     else
         unknown_checker(host, request->checker, out, reason);
+    if (!ifl_reward_is_verdict(out->status)) j.flags &= ~IFL_REPLY_PURE;
     *flags = j.flags;
 }
 

@@ -99,8 +99,9 @@ ifl_status ifl_reward_request_encode(const ifl_reward_request *request, uint8_t 
     *n_frame = n;
     p = put_u32(p, (uint32_t)(n - 4));
     p = put_u64(p, request->id);
-    p = put_u32(p, (uint32_t)request->finish);
     p = put_u32(p, (uint32_t)request->timeout_ms);
+    IFL_ASSERT(p == *frame + IFL_REWARD_REQUEST_ASKED);
+    p = put_u32(p, (uint32_t)request->finish);
     for (int i = 0; i < 5; i++)
         p = put_text(p, texts[i], sizes[i]);
     return IFL_OK;
@@ -111,8 +112,8 @@ ifl_status ifl_reward_request_decode(const uint8_t *body, size_t n_body, ifl_rew
     reader r = {body, n_body, false};
     size_t n;
     out->id = get_u64(&r);
-    uint32_t finish = get_u32(&r);
     uint32_t timeout_ms = get_u32(&r);
+    uint32_t finish = get_u32(&r);
     out->checker = get_text(&r, 64, &n);
     out->prompt = get_text(&r, IFL_ANSWER_BYTES_MAX, &n);
     out->completion = get_text(&r, IFL_ANSWER_BYTES_MAX, &out->n_completion);

@@ -9,10 +9,13 @@
 #define IFL_REWARD_REPLY_MAX 4096u
 #define IFL_REWARD_REASON_MAX 1024 /* NUL included */
 #define IFL_REWARD_HELLO "inflight reward worker 4"
+#define IFL_REWARD_REQUEST_ASKED                                                                   \
+    16u /* where a request's frame goes on behind length, id and time */
 
 /* What a reply says about its worker. */
 #define IFL_REPLY_LAST 1u    /* it is not fit for another request: end it with its whole group */
 #define IFL_REPLY_NOT_RUN 2u /* and has not begun this one, which another worker may have */
+#define IFL_REPLY_PURE 4u    /* all that the verdict depends on is in the request: it may be kept */
 
 /* What a worker is told after its hello: its time limit, the least sandbox (NONE: the default) and
  * the checkers' specification. It replies as to a request with id 0: OK, or any other status and

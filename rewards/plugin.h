@@ -29,8 +29,8 @@ extern "C" {
 #define INFLIGHT_PLUGIN_ABI 1u
 #define INFLIGHT_PLUGIN_SYMBOL "inflight_plugin"
 
-/* Flag: the same request, but for its id and its deadline, has the same result. Verdicts may then be
- * kept for an answer that comes again. */
+/* Flag: the same request, but for its id and its deadline, has the same result. Verdicts may then
+ * be kept for an answer that comes again. */
 #define INFLIGHT_PLUGIN_PURE 1u
 
 /* Verdicts train. The second group says that nobody knows how good the answer is: such an answer is

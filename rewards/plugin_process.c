@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "rewards/plugin_message.h"
+#include "rewards/spawn.h"
 
 #define MS_NS ((int64_t)1000000)
 #define END_WAIT_MS 200 /* from the end of its output until its exit status is asked for */
@@ -114,7 +115,7 @@ done:
 
 /* How it ended, for a process whose output has ended. */
 static ifl_status process_post_mortem(process *p, ifl_error *err) {
-    char part[64] = "";
+    char part[64] = "", end[128];
     int status = 0;
     if (p->n_in > 0)
         snprintf(part, sizeof part, " in the middle of a line, after %zu bytes", p->n_in);
@@ -122,10 +123,7 @@ static ifl_status process_post_mortem(process *p, ifl_error *err) {
         pid_t got = waitpid(p->pid, &status, WNOHANG);
         if (got == p->pid) {
             p->pid = 0;
-            if (WIFSIGNALED(status))
-                return ifl_fail(err, IFL_PEER, "crashed with signal %d (%s)%s", WTERMSIG(status),
-                                strsignal(WTERMSIG(status)), part);
-            return ifl_fail(err, IFL_PEER, "exited with status %d%s", WEXITSTATUS(status), part);
+            return ifl_fail(err, IFL_PEER, "%s%s", ifl_wait_text(end, status), part);
         }
         if (got < 0 || waited >= END_WAIT_MS) break;
         ifl_sleep_ms(5);

@@ -10,8 +10,10 @@
 
 #include "common/clock.h"
 #include "rewards/message.h"
-#include "rewards/spec.h"
+#include "rewards/pool_queue.h"
 #include "rewards/spawn.h"
+#include "rewards/spec.h"
+#include "rewards/verdict_cache.h"
 
 #define MS_NS ((int64_t)1000000)
 #define START_MS 10000       /* from exec to hello, on a loaded machine */
@@ -35,24 +37,7 @@ typedef enum {
     SLOT_ENDING
 } slot_state;
 
-/* A request from submit to collect; owned by exactly one of: queue, slot, list of those that rest
- * before they are tried again, list of results. */
-typedef struct job {
-    struct job *next;
-    uint64_t id;
-    uint8_t *frame; /* NULL once there is a result */
-    size_t n_frame;
-    int32_t n_retries, n_not_run;
-    int64_t submitted_ns, dispatched_ns;
-    int64_t rest_until_ns;
-    ifl_reward reward;
-    char reason[IFL_REWARD_REASON_MAX];
-} job;
-
-typedef struct job_list {
-    job *first, *last;
-    int32_t n;
-} job_list;
+typedef ifl_job job;
 
 typedef struct slot {
     slot_state state;
@@ -77,37 +62,16 @@ struct ifl_reward_pool {
     size_t n_setup;
     int32_t start_ms;        /* for that */
     ifl_status setup_status; /* whose fault it was that a worker could not set up */
-    job_list waiting, resting, done;
+    ifl_pool_queue queue;
+    ifl_job_list resting, done;
+    ifl_verdict_cache *cache; /* NULL: none is wanted */
+    bool plugged;             /* a worker may come back with another version of a plug-in */
+    int64_t n_cached;
     slot *slots;
     struct pollfd *polls;
     int32_t n_start_failures;
     char start_failure[IFL_REWARD_REASON_MAX];
 };
-
-static void list_push(job_list *list, job *j) {
-    j->next = NULL;
-    if (list->last)
-        list->last->next = j;
-    else
-        list->first = j;
-    list->last = j;
-    list->n++;
-}
-
-static job *list_pop(job_list *list) {
-    job *j = list->first;
-    if (!j) return NULL;
-    list->first = j->next;
-    if (!list->first) list->last = NULL;
-    list->n--;
-    return j;
-}
-
-static void job_free(job *j) {
-    if (!j) return;
-    free(j->frame);
-    free(j);
-}
 
 /* A pause that doubles with every failure in a row. */
 static int64_t pause_ns(int32_t n_failures) {
@@ -123,7 +87,7 @@ static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
     bool failed = status == IFL_REWARD_CHECKER_ERROR || status == IFL_REWARD_UNAVAILABLE;
     if (failed && j->frame && j->n_retries < pool->options.retries) {
         j->rest_until_ns = now + pause_ns(++j->n_retries);
-        list_push(&pool->resting, j);
+        ifl_job_list_push(&pool->resting, j);
         return;
     }
     int64_t started = j->dispatched_ns ? j->dispatched_ns : now;
@@ -133,7 +97,7 @@ static void job_finish(ifl_reward_pool *pool, job *j, ifl_reward_status status,
     j->reward.queued_s = (float)((double)(started - j->submitted_ns) * 1e-9);
     j->reward.run_s = (float)((double)(now - started) * 1e-9);
     snprintf(j->reason, sizeof j->reason, "%s", reason);
-    list_push(&pool->done, j);
+    ifl_job_list_push(&pool->done, j);
 }
 
 /* With a pause, so that a broken program isn't executed in a loop. */
@@ -185,18 +149,6 @@ static void slot_end(slot *s, bool kill_now) {
     }
 }
 
-static void death_describe(char out[128], int status, bool known, bool killed) {
-    if (killed)
-        snprintf(out, 128, "closed its socket without a reply and was killed");
-    else if (!known)
-        snprintf(out, 128, "ended, and its exit status was taken by somebody else");
-    else if (WIFSIGNALED(status))
-        snprintf(out, 128, "crashed with signal %d (%s)", WTERMSIG(status),
-                 strsignal(WTERMSIG(status)));
-    else
-        snprintf(out, 128, "exited with status %d before it replied", WEXITSTATUS(status));
-}
-
 /* Reaps an ENDING worker once it is dead. Its group is killed first, while the zombie still holds
  * the group's number. */
 static void slot_reap(ifl_reward_pool *pool, slot *s) {
@@ -216,8 +168,13 @@ static void slot_reap(ifl_reward_pool *pool, slot *s) {
         while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR) {
         }
     }
-    char why[128];
-    death_describe(why, status, !gone, s->killed);
+    char why[160], end[128];
+    if (s->killed)
+        snprintf(why, sizeof why, "closed its socket without a reply and was killed");
+    else if (gone)
+        snprintf(why, sizeof why, "ended, and its exit status was taken by somebody else");
+    else
+        snprintf(why, sizeof why, "%s before it replied", ifl_wait_text(end, status));
     if (s->job) job_finish(pool, s->job, IFL_REWARD_CHECKER_ERROR, why);
     s->job = NULL;
     s->state = SLOT_ABSENT;
@@ -257,8 +214,8 @@ static void slot_say(slot *s, const uint8_t *bytes, size_t n) {
     slot_send(s);
 }
 
-static void slot_dispatch(ifl_reward_pool *pool, slot *s) {
-    s->job = list_pop(&pool->waiting);
+static void slot_dispatch(ifl_reward_pool *pool, slot *s, job *j) {
+    s->job = j;
     s->job->dispatched_ns = ifl_clock_ns();
     s->state = SLOT_BUSY;
     s->deadline_ns = s->job->dispatched_ns + pool->options.timeout_ms * MS_NS;
@@ -275,17 +232,20 @@ static void slot_set_up(ifl_reward_pool *pool, slot *s, const ifl_reward *reward
     s->state = SLOT_IDLE;
     s->n_in = 0;
     pool->n_start_failures = 0;
+    if (pool->cache && pool->plugged) ifl_verdict_cache_clear(pool->cache);
 }
 
 static void slot_reply(ifl_reward_pool *pool, slot *s, const ifl_reward *reward, const char *reason,
                        uint32_t flags) {
     job *j = s->job;
+    bool keep = pool->cache && (flags & IFL_REPLY_PURE) && ifl_reward_is_verdict(reward->status);
+    if (keep) ifl_verdict_cache_put(pool->cache, j->key, s->in, s->n_in);
     s->job = NULL;
     s->state = SLOT_IDLE;
     s->n_in = 0;
     if ((flags & IFL_REPLY_NOT_RUN) && j->n_not_run++ < NOT_RUN_MAX) {
         j->rest_until_ns = 0;
-        list_push(&pool->resting, j);
+        ifl_job_list_push(&pool->resting, j);
     } else {
         j->reward = *reward;
         job_finish(pool, j, reward->status, reason);
@@ -383,12 +343,36 @@ static void slot_check_deadline(ifl_reward_pool *pool, slot *s, int64_t now) {
     }
 }
 
-/* Those that have rested wait again, behind what came before. */
-static void jobs_wake(ifl_reward_pool *pool, int64_t now) {
-    job_list still = {0};
-    for (job *j; (j = list_pop(&pool->resting));)
-        list_push(now >= j->rest_until_ns ? &pool->waiting : &still, j);
-    pool->resting = still;
+/* Whether the same was asked before and its verdict kept: the job then has it. */
+static bool job_from_cache(ifl_reward_pool *pool, job *j) {
+    size_t n = 0;
+    uint64_t id;
+    uint32_t flags;
+    ifl_reward reward;
+    char reason[IFL_REWARD_REASON_MAX];
+    const uint8_t *frame = pool->cache ? ifl_verdict_cache_get(pool->cache, j->key, &n) : NULL;
+    if (!frame) return false;
+    ifl_status st = ifl_reward_reply_decode(frame + 4, n - 4, &id, &reward, reason, &flags, NULL);
+    IFL_ASSERT(st == IFL_OK); /* it was when it came */
+    j->reward = reward;
+    pool->n_cached++;
+    job_finish(pool, j, reward.status, reason);
+    return true;
+}
+
+/* The next request for a free worker. What has been judged since it came needs none. */
+static job *job_next(ifl_reward_pool *pool) {
+    int32_t held[IFL_LANES_MAX] = {0}, n_free = 0;
+    for (int32_t i = 0; i < pool->options.n_workers; i++) {
+        const job *j = pool->slots[i].job;
+        if (j) held[j->lane]++;
+        n_free += !j;
+    }
+    job *j;
+    do
+        j = ifl_pool_queue_take(&pool->queue, held, n_free);
+    while (j && job_from_cache(pool, j));
+    return j;
 }
 
 static bool slot_has_deadline(const slot *s) {
@@ -399,17 +383,18 @@ static bool slot_has_deadline(const slot *s) {
 static void pool_advance(ifl_reward_pool *pool) {
     int64_t now = ifl_clock_ns();
     bool any_up = false;
-    if (pool->resting.n > 0) jobs_wake(pool, now);
+    if (pool->resting.n > 0) ifl_pool_queue_wake(&pool->queue, &pool->resting, now);
     for (int32_t i = 0; i < pool->options.n_workers; i++) {
         slot *s = &pool->slots[i];
         if (s->state == SLOT_ENDING) slot_reap(pool, s);
         if (s->state == SLOT_ABSENT && now >= s->deadline_ns) slot_start(pool, s);
         if (slot_has_deadline(s)) slot_check_deadline(pool, s, now);
-        if (s->state == SLOT_IDLE && pool->waiting.n > 0) slot_dispatch(pool, s);
+        job *j = s->state == SLOT_IDLE && pool->queue.n_waiting > 0 ? job_next(pool) : NULL;
+        if (j) slot_dispatch(pool, s, j);
         any_up |= s->state == SLOT_IDLE || slot_has_deadline(s);
     }
     if (any_up || pool->n_start_failures < START_FAILURES_MAX) return;
-    for (job *j; (j = list_pop(&pool->waiting));) {
+    for (job *j; (j = ifl_pool_queue_take_any(&pool->queue));) {
         char text[IFL_REWARD_REASON_MAX];
         snprintf(text, sizeof text, "no reward worker can be started: %.900s", pool->start_failure);
         job_finish(pool, j, IFL_REWARD_UNAVAILABLE, text);
@@ -471,6 +456,7 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
     ifl_spec *spec;
     IFL_TRY(ifl_spec_parse(&spec, options->checkers, err));
     int32_t start_ms = ifl_spec_start_ms(spec);
+    bool plugged = ifl_spec_has_plugins(spec);
     ifl_spec_free(spec);
     ifl_reward_pool *pool = calloc(1, sizeof *pool);
     if (!pool) goto no_memory;
@@ -478,6 +464,7 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
     pool->options.program = NULL; /* the copies below are what counts */
     pool->options.checkers = NULL;
     pool->start_ms = start_ms;
+    pool->plugged = plugged;
     pool->setup_status = IFL_PEER;
     pool->program = strdup(options->program ? options->program : "/proc/self/exe");
     pool->slots = calloc((size_t)options->n_workers, sizeof *pool->slots);
@@ -485,6 +472,9 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
     if (!pool->program || !pool->slots || !pool->polls ||
         ifl_reward_setup_encode(options->timeout_ms, options->require, options->checkers,
                                 &pool->setup, &pool->n_setup, err) != IFL_OK)
+        goto no_memory;
+    if (options->cache_bytes > 0 &&
+        ifl_verdict_cache_create(&pool->cache, options->cache_bytes, err) != IFL_OK)
         goto no_memory;
     for (int32_t i = 0; i < options->n_workers; i++)
         pool->slots[i].fd = -1;
@@ -517,14 +507,13 @@ void ifl_reward_pool_free(ifl_reward_pool *pool) {
             }
         }
         if (s->fd >= 0) close(s->fd);
-        job_free(s->job);
+        ifl_job_free(s->job);
     }
-    for (job *j; (j = list_pop(&pool->waiting));)
-        job_free(j);
-    for (job *j; (j = list_pop(&pool->resting));)
-        job_free(j);
-    for (job *j; (j = list_pop(&pool->done));)
-        job_free(j);
+    for (job *j; (j = ifl_pool_queue_take_any(&pool->queue));)
+        ifl_job_free(j);
+    ifl_job_list_clear(&pool->resting);
+    ifl_job_list_clear(&pool->done);
+    ifl_verdict_cache_free(pool->cache);
     free(pool->setup);
     free(pool->polls);
     free(pool->slots);
@@ -535,7 +524,7 @@ void ifl_reward_pool_free(ifl_reward_pool *pool) {
 ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
                                   ifl_error *err) {
     /* Results that nobody collects count too, so that memory is bounded by the queue's size. */
-    if (pool->waiting.n + pool->resting.n >= pool->options.queue_max ||
+    if (pool->queue.n_waiting + pool->resting.n >= pool->options.queue_max ||
         pool->done.n >= pool->options.queue_max)
         return ifl_fail(err, IFL_FULL, "reward queue: %d requests wait, that is its size",
                         pool->options.queue_max);
@@ -553,10 +542,16 @@ ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_reques
         return IFL_OK;
     }
     if (st != IFL_OK) {
-        job_free(j);
+        ifl_job_free(j);
         return ifl_fail(err, st, "%s", why.text);
     }
-    list_push(&pool->waiting, j);
+    /* All but the length, the request's number and the time limit, which no verdict depends on: one
+     * that met it is none. */
+    j->key =
+        ifl_hash_bytes(j->frame + IFL_REWARD_REQUEST_ASKED, j->n_frame - IFL_REWARD_REQUEST_ASKED);
+    j->lane = ifl_pool_queue_lane(&pool->queue, request->checker);
+    if (job_from_cache(pool, j)) return IFL_OK;
+    ifl_pool_queue_push(&pool->queue, j);
     pool_advance(pool);
     return IFL_OK;
 }
@@ -566,13 +561,13 @@ ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint6
     int64_t until_ns = ifl_clock_ns() + (wait_ms > 0 ? wait_ms : 0) * MS_NS;
     for (bool late = false;; late = ifl_clock_ns() >= until_ns) {
         pool_advance(pool);
-        job *j = list_pop(&pool->done);
+        job *j = ifl_job_list_pop(&pool->done);
         if (j) {
             *id = j->id;
             *out = j->reward;
             if (!ifl_reward_is_verdict(out->status)) ifl_reward_set_reason(out, j->reason);
             if (*j->reason) ifl_fail(err, IFL_OK, "checker %s: %s", out->checker, j->reason);
-            job_free(j);
+            ifl_job_free(j);
             return IFL_OK;
         }
         if (late || (wait_ms > 0 && ifl_reward_pool_pending(pool) == 0))
@@ -582,8 +577,16 @@ ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint6
 }
 
 int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool) {
-    int32_t n = pool->waiting.n + pool->resting.n + pool->done.n;
+    int32_t n = pool->queue.n_waiting + pool->resting.n + pool->done.n;
     for (int32_t i = 0; i < pool->options.n_workers; i++)
         n += pool->slots[i].job != NULL;
     return n;
+}
+
+ifl_reward_pool_stats ifl_reward_pool_stats_get(const ifl_reward_pool *pool) {
+    return (ifl_reward_pool_stats){
+        .n_cached = pool->n_cached,
+        .n_kept = pool->cache ? ifl_verdict_cache_size(pool->cache) : 0,
+        .kept_bytes = pool->cache ? ifl_verdict_cache_bytes(pool->cache) : 0,
+    };
 }

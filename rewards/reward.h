@@ -70,7 +70,14 @@ typedef struct ifl_reward_pool_options {
     const char *checkers;     /* reward.checkers (rewards/spec.h); NULL: built-ins alone */
     int32_t retries;          /* of a request that ended as CHECKER_ERROR or UNAVAILABLE */
     ifl_sandbox_tier require; /* the least for a policy's programs; NONE: IFL_TIER_NS */
+    int64_t cache_bytes;      /* of verdicts kept for requests that come again; 0: none */
 } ifl_reward_pool_options;
+
+typedef struct ifl_reward_pool_stats {
+    int64_t n_cached; /* results that were kept from an earlier request */
+    int32_t n_kept;   /* verdicts now */
+    int64_t kept_bytes;
+} ifl_reward_pool_stats;
 
 /* Starts the workers and waits until each has said hello and made its checkers ready: a program
  * that is none of ours, or a plug-in that doesn't start, is IFL_PEER; a wrong option is IFL_USAGE
@@ -79,7 +86,13 @@ ifl_status ifl_reward_pool_create(ifl_reward_pool **out, const ifl_reward_pool_o
                                   ifl_error *err);
 void ifl_reward_pool_free(ifl_reward_pool *pool); /* kills and reaps all workers */
 
-/* Copies the request. IFL_FULL when the queue is full: try again after a collect. Never blocks. A
+/* Requests of one checker are taken in the order they came, checkers in turn; a slow one is not
+ * given the last free worker of several while another, used lately, has none. A request that equals
+ * one before (same checker, prompt, completion, answer, meta and finish) is answered with that
+ * one's verdict if a pure checker gave it (IFL_CHECKER_PURE, or a plug-in that says so; of a
+ * composition all parts), except for time limits: its seconds alone differ.
+ *
+ * Copies the request. IFL_FULL when the queue is full: try again after a collect. Never blocks. A
  * text over IFL_ANSWER_BYTES_MAX is accepted and comes back as UNDECIDED. */
 ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_request *request,
                                   ifl_error *err);
@@ -91,6 +104,7 @@ ifl_status ifl_reward_pool_submit(ifl_reward_pool *pool, const ifl_reward_reques
  * why no worker could be started. */
 ifl_status ifl_reward_pool_collect(ifl_reward_pool *pool, int64_t wait_ms, uint64_t *id,
                                    ifl_reward *out, ifl_error *err);
+ifl_reward_pool_stats ifl_reward_pool_stats_get(const ifl_reward_pool *pool);
 int32_t ifl_reward_pool_pending(const ifl_reward_pool *pool); /* submitted, not yet collected */
 
 /* What a worker process runs: requests from in_fd, results to out_fd, until end of file. Returns

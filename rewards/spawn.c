@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "rewards/reward.h"
@@ -61,6 +62,15 @@ int ifl_spawn_helper(const char *program, const char *command, int fd, bool new_
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     return code;
+}
+
+const char *ifl_wait_text(char out[128], int status) {
+    if (WIFSIGNALED(status))
+        snprintf(out, 128, "crashed with signal %d (%.80s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(out, 128, "exited with status %d", WEXITSTATUS(status));
+    return out;
 }
 
 int ifl_fd_above_stdio(int fd) {

@@ -15,4 +15,8 @@ int ifl_spawn_helper(const char *program, const char *command, int fd, bool new_
  * spawn's dup2. */
 int ifl_fd_above_stdio(int fd);
 
+/* How a process ended, from its wait status: "crashed with signal 11 (Segmentation fault)", "exited
+ * with status 1". Returns `out`. */
+const char *ifl_wait_text(char out[128], int status);
+
 #endif

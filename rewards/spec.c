@@ -437,6 +437,12 @@ bool ifl_spec_knows(const ifl_spec *spec, const char *name) {
     return ifl_spec_find(spec, name) >= 0 || ifl_checker_find(name) != NULL;
 }
 
+bool ifl_spec_has_plugins(const ifl_spec *spec) {
+    for (int32_t i = 0; i < spec->n; i++)
+        if (spec->entries[i].kind >= IFL_SPEC_LIBRARY) return true;
+    return false;
+}
+
 int32_t ifl_spec_start_ms(const ifl_spec *spec) {
     int64_t sum = 0; /* a worker starts its processes one after another */
     for (int32_t i = 0; i < spec->n; i++)

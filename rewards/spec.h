@@ -74,6 +74,9 @@ bool ifl_spec_knows(const ifl_spec *spec, const char *name);
 
 const char *ifl_spec_kind_name(ifl_spec_kind kind);
 
+/* Whether any of them is a plug-in. */
+bool ifl_spec_has_plugins(const ifl_spec *spec);
+
 /* The longest time until a worker has its plug-ins up; 0 without any. */
 int32_t ifl_spec_start_ms(const ifl_spec *spec);
 

@@ -356,6 +356,7 @@ static ifl_status eval_work(const ifl_options *options, void *user, ifl_error *e
         .timeout_ms = c->reward.timeout_ms,
         .queue_max = (e.n_tasks + 1) * (e.n_samples + 1),
         .checkers = c->reward.checkers,
+        .cache_bytes = (int64_t)c->reward.cache_mib << 20,
         .retries = strcmp(c->reward.on_error, "retry") == 0 ? c->reward.retries : 0,
         .require = ifl_sandbox_tier_parse(c->reward.sandbox_require),
     };

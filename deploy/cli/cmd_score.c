@@ -306,6 +306,8 @@ static ifl_status run_summary(const score_run *run, ifl_error *err) {
         if (run->n_by_status[s] && s != IFL_REWARD_WRONG)
             fprintf(stderr, ", %" PRId64 " %s", run->n_by_status[s],
                     ifl_reward_status_name((ifl_reward_status)s));
+    int64_t n_cached = ifl_reward_pool_stats_get(run->pool).n_cached;
+    if (n_cached) fprintf(stderr, "; %" PRId64 " as the same answer before", n_cached);
     fprintf(stderr, "\n");
     if (n_failed)
         return ifl_fail(err, IFL_PEER,
@@ -343,6 +345,7 @@ static ifl_status score(const score_args *a, ifl_error *err) {
         .timeout_ms = a->config->reward.timeout_ms,
         .queue_max = (int32_t)run.n_window,
         .checkers = a->config->reward.checkers,
+        .cache_bytes = (int64_t)a->config->reward.cache_mib << 20,
         .retries = strcmp(a->config->reward.on_error, "retry") == 0 ? a->config->reward.retries : 0,
         .require = ifl_sandbox_tier_parse(a->config->reward.sandbox_require),
     };
