@@ -45,16 +45,18 @@ static void tests_add(ifl_reward *out, const ifl_reward *r) {
 }
 
 /* Whether a part's result ends the composition, seen from that part alone. */
-static bool part_ends(ifl_spec_kind kind, const ifl_reward *r) {
-    if (kind == IFL_SPEC_SUM) return false;
-    if (kind == IFL_SPEC_PRODUCT) return !ifl_reward_is_verdict(r->status) || r->reward <= 0.0f;
-    return r->status != IFL_REWARD_UNDECIDED && r->status != IFL_REWARD_NO_ANSWER;
+static bool part_ends(const ifl_spec_entry *e, const ifl_reward *r) {
+    if (e->kind == IFL_SPEC_SUM) return false;
+    if (e->kind == IFL_SPEC_PRODUCT) return !ifl_reward_is_verdict(r->status) || r->reward <= 0.0f;
+    if (r->status == IFL_REWARD_UNDECIDED) return !(e->passes & IFL_SPEC_PASS_UNDECIDED);
+    if (r->status == IFL_REWARD_NO_ANSWER) return !(e->passes & IFL_SPEC_PASS_NO_ANSWER);
+    return true;
 }
 
 /* The status by the rules of the header; the index of the part that gives it. */
-static int32_t status_of(ifl_spec_kind kind, const ifl_reward *results, int32_t n) {
+static int32_t status_of(const ifl_spec_entry *e, const ifl_reward *results, int32_t n) {
     int32_t worst = 0, taken = -1;
-    if (kind == IFL_SPEC_FIRST && part_ends(kind, &results[n - 1])) return n - 1;
+    if (e->kind == IFL_SPEC_FIRST && part_ends(e, &results[n - 1])) return n - 1;
     for (int32_t i = 1; i < n; i++)
         if (severity(results[i].status) > severity(results[worst].status)) worst = i;
     if (severity(results[worst].status) > 0) return worst;
@@ -90,11 +92,11 @@ void ifl_compose(const ifl_spec_entry *entry, ifl_part_run run, void *user, ifl_
         run(user, &entry->parts[n], &results[n], reasons[n]);
         component_add(out, entry->parts[n].name, results[n].reward);
         tests_add(out, &results[n]);
-        ended = part_ends(entry->kind, &results[n]);
+        ended = part_ends(entry, &results[n]);
     }
     for (int32_t i = 0; i < n; i++)
         components_nested(out, &entry->parts[i], &results[i]);
-    int32_t at = status_of(entry->kind, results, n);
+    int32_t at = status_of(entry, results, n);
     out->status = results[at].status;
     out->reward = ifl_reward_is_verdict(out->status) ? (float)reward_of(entry, results, n) : 0.0f;
     reason[0] = '\0';

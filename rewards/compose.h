@@ -3,8 +3,9 @@
  *   sum      weight . reward over all parts, clipped. All parts run.
  *   product  of the parts' rewards, in the order written; one that pays 0 or less makes it 0 and
  *            ends it: the parts behind it don't run (cheap gates stand in front of dear checkers).
- *   first    the parts in the order written until one has found something: an undecided one and one
- *            that saw no answer pass on to the next.
+ *   first    the parts in the order written until one has found something: an undecided one passes
+ * on to the next, and one that saw no answer if the entry says so. It doesn't by itself: a strict
+ * checker in front would be for nothing if a lax one behind it took what it refuses.
  *
  * Status. A part that is no verdict makes the whole none: nobody knows what it would have paid, and
  * a zero in its place would be a lie. Of several the worst names it: checker_error, unavailable,

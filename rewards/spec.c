@@ -18,7 +18,7 @@ static const struct {
     [IFL_SPEC_BUILTIN] = {"NAME of a built-in", " options ", false},
     [IFL_SPEC_SUM] = {"sum", " parts clip ", true},
     [IFL_SPEC_PRODUCT] = {"product", " parts clip ", true},
-    [IFL_SPEC_FIRST] = {"first", " parts ", true},
+    [IFL_SPEC_FIRST] = {"first", " parts pass_on ", true},
     [IFL_SPEC_LIBRARY] = {"library", " path options isolate ", false},
     [IFL_SPEC_PROCESS] = {"process", " command options env start_ms memory_gib ", false},
     [IFL_SPEC_HTTP] = {"http", " url options token_file ca_file retries batch insecure ", false},
@@ -207,6 +207,27 @@ static ifl_status clip_parse(ifl_spec_entry *e, const json_t *object, const plac
     return IFL_OK;
 }
 
+static ifl_status pass_on_parse(ifl_spec_entry *e, const json_t *object, const place *at,
+                                ifl_error *err) {
+    static const char wanted[] = "wanted a list of undecided, no_answer, or both";
+    const json_t *list = json_object_get(object, "pass_on");
+    size_t i;
+    json_t *name;
+    e->passes = IFL_SPEC_PASS_UNDECIDED;
+    if (!list) return IFL_OK;
+    if (json_array_size(list) < 1) return entry_fail(at, "pass_on", err, wanted);
+    e->passes = 0;
+    json_array_foreach(list, i, name) {
+        const char *text = json_is_string(name) ? json_string_value(name) : "";
+        uint32_t pass = strcmp(text, "undecided") == 0   ? IFL_SPEC_PASS_UNDECIDED
+                        : strcmp(text, "no_answer") == 0 ? IFL_SPEC_PASS_NO_ANSWER
+                                                         : 0;
+        if (!pass || (e->passes & pass)) return entry_fail(at, "pass_on", err, wanted);
+        e->passes |= pass;
+    }
+    return IFL_OK;
+}
+
 static ifl_status parts_parse(const ifl_spec *spec, ifl_spec_entry *e, const json_t *object,
                               const place *at, ifl_error *err) {
     const json_t *parts = json_object_get(object, "parts");
@@ -215,6 +236,7 @@ static ifl_status parts_parse(const ifl_spec *spec, ifl_spec_entry *e, const jso
     if (n < 1 || n > IFL_SPEC_PARTS_MAX)
         return entry_fail(at, "parts", err, "wanted a list of 1 .. 8 maps, {checker: NAME}");
     json_array_foreach(parts, i, part) IFL_TRY(part_parse(spec, e, part, at, i, err));
+    IFL_TRY(pass_on_parse(e, object, at, err));
     return clip_parse(e, object, at, err);
 }
 

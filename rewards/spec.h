@@ -26,6 +26,9 @@ typedef enum {
     IFL_SPEC_ZEROMQ,
 } ifl_spec_kind;
 
+#define IFL_SPEC_PASS_UNDECIDED 1u
+#define IFL_SPEC_PASS_NO_ANSWER 2u
+
 /* One part of a composition: a checker of the specification or a built-in. */
 typedef struct ifl_spec_part {
     char name[IFL_SPEC_NAME_MAX]; /* of its component */
@@ -43,6 +46,7 @@ typedef struct ifl_spec_entry {
     int32_t n_parts;
     ifl_spec_part parts[IFL_SPEC_PARTS_MAX];
     double clip[2];
+    uint32_t passes; /* FIRST: on which statuses of a part the next one is asked */
     /* Plug-ins. Texts borrow from the specification. */
     const char *path;                            /* LIBRARY */
     const char *command[IFL_SPEC_WORDS_MAX + 1]; /* PROCESS; ends with NULL */

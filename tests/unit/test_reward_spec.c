@@ -220,7 +220,10 @@ static void test_compositions(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const compose_case *c = &cases[i];
-        ifl_spec_entry e = {.kind = c->kind, .n_parts = c->n, .clip = {c->clip[0], c->clip[1]}};
+        ifl_spec_entry e = {.kind = c->kind,
+                            .n_parts = c->n,
+                            .clip = {c->clip[0], c->clip[1]},
+                            .passes = IFL_SPEC_PASS_UNDECIDED | IFL_SPEC_PASS_NO_ANSWER};
         for (int32_t k = 0; k < c->n; k++) {
             e.parts[k].name[0] = (char)('a' + k);
             e.parts[k].weight = c->weights[k];
@@ -242,6 +245,58 @@ static void test_compositions(void **state) {
                                    : c->n_ran == 2 ? IFL_TIER_CGROUP
                                                    : IFL_TIER_NS);
     }
+}
+
+/* A lax checker behind a strict one must not pay for what the strict one doesn't see, unless asked.
+ */
+static void test_first_passes_on_what_it_is_told_to(void **state) {
+    (void)state;
+    static const char head[] = "{\"a\": {\"use\": \"first\", \"parts\": [{\"checker\": \"math\"}, "
+                               "{\"checker\": \"numeric\"}]";
+    static const struct {
+        const char *pass_on;
+        bool no_answer, undecided;
+    } cases[] = {
+        {"", false, true},
+        {", \"pass_on\": [\"undecided\"]", false, true},
+        {", \"pass_on\": [\"no_answer\"]", true, false},
+        {", \"pass_on\": [\"no_answer\", \"undecided\"]", true, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[512], reason[IFL_REWARD_REASON_MAX];
+        ifl_reward_host *host;
+        ifl_reward out;
+        ifl_error err = {0};
+        uint32_t flags;
+        snprintf(json, sizeof json, "%s%s}}", head, cases[i].pass_on);
+        if (ifl_reward_host_create(&host, json, 10000, &err) != IFL_OK) fail_msg("%s", err.text);
+        ifl_reward_request request = {.checker = "a", .prompt = "", .answer = "2", .meta = ""};
+        request.completion = "I mention 1, then 2";
+        request.n_completion = strlen(request.completion);
+        ifl_reward_host_check(host, &request, &out, reason, &flags);
+        assert_int_equal(out.status, cases[i].no_answer ? OK : EMPTY);
+        assert_int_equal(out.n_components, cases[i].no_answer ? 2 : 1);
+        request.answer = "\\int_0^1 x dx";
+        request.completion = "\\boxed{3}";
+        request.n_completion = strlen(request.completion);
+        ifl_reward_host_check(host, &request, &out, reason, &flags);
+        /* numeric then finds the task's answer to be none */
+        assert_int_equal(out.status, cases[i].undecided ? BAD : UNDECIDED);
+        assert_int_equal(out.n_components, cases[i].undecided ? 2 : 1);
+        assert_int_equal(flags, 0);
+        ifl_reward_host_free(host);
+    }
+    static const char *const wrong[] = {"[]", "\"undecided\"", "[\"ok\"]", "[1]",
+                                        "[\"undecided\", \"undecided\"]"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char json[512];
+        snprintf(json, sizeof json, "%s, \"pass_on\": %s}}", head, wrong[i]);
+        refused(json,
+                "key reward.checkers.a.pass_on: wanted a list of undecided, no_answer, or both");
+    }
+    refused("{\"a\": {\"use\": \"sum\", \"pass_on\": [\"undecided\"], \"parts\": [{\"checker\": "
+            "\"exact\"}]}}",
+            "key reward.checkers.a.pass_on: unknown");
 }
 
 /* The whole way, in this process: options under the task's meta, parts of parts, components. */
@@ -337,6 +392,7 @@ int main(void) {
         cmocka_unit_test(test_depth_is_bounded),
         cmocka_unit_test(test_hash_follows_what_decides),
         cmocka_unit_test(test_compositions),
+        cmocka_unit_test(test_first_passes_on_what_it_is_told_to),
         cmocka_unit_test(test_host_runs_what_the_specification_says),
         cmocka_unit_test(test_names_of_the_configuration_are_looked_up),
     };
