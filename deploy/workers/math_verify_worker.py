@@ -8,18 +8,23 @@
 
 It speaks the protocol of rewards/PLUGINS.md. What counts is the last \\boxed{} behind the end of thinking,
 else what follows the last #### or Answer: on its line; a number that is merely mentioned never does. It
-says ok, wrong, no_answer or undecided; the time limit is the pool's, which kills it (no SIGALRM here: it
-would be lost in the first thread that isn't the main one). Needs Math-Verify (see the cure in its hello).
+says ok, wrong, no_answer or undecided. Each question is worked on in a child that is killed when four
+fifths of the pool's time are over: what a policy makes too long for it is undecided, not an error of the
+checker. (No SIGALRM: an alarm cannot end what doesn't come back to Python, and is lost in threads.) Needs
+Math-Verify (see the cure in its hello).
 """
 import json
 import logging
 import os
 import re
+import select
+import signal
 import sys
 
 PROTOCOL = 1
 CURE = "pip install 'math-verify[antlr4_13_2]==0.9.0'"
 LINE_BYTES_MAX = 16 << 20
+TIME_SHARE = 0.8
 ANSWER_BYTES_MAX = 4096
 # What Math-Verify takes for equal after rounding must be so by this much, relative (1/2004! is not 1/2006!).
 TOLERANCE, DIGITS = "1e-9", 60
@@ -71,6 +76,11 @@ class Judge:
         self.parse = lambda s: [e for e in math_verify.parse(
             "\\boxed{" + s + "}", extraction_config=config, extraction_mode="first_match",
             fallback_mode="no_fallback", parsing_timeout=None) if not isinstance(e, str)]
+        # What the parser learns of its grammar here need not be learnt in every child.
+        warm = ("\\frac{1}{2}", "\\int_0^1 x^2 dx", "\\sum_{k=1}^{3} k", "\\lim_{x \\to 0} \\sin x", "\\sqrt{2}+\\pi", "(1,2]",
+                "x=\\{1,-2\\}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\ln(x)^2", "e^{-x}\\cos x", "5!", "x \\le 3.5")
+        for text in warm:
+            self.parse(text)
         if not self.verify(self.parse("\\frac{1}{2}"), self.parse("0.5"), timeout_seconds=None):
             raise ImportError("it doesn't find that 1/2 is 0.5")
 
@@ -102,15 +112,43 @@ class Judge:
         return ("ok", 1.0, "") if same else ("wrong", 0.0, "")
 
 
+def score_said(judge, request, to):
+    """In the child: the score as JSON."""
+    try:
+        said = judge.score(request.get("gold") or "", request["completion"])
+    except (RecursionError, MemoryError) as e:
+        said = "undecided", 0.0, f"too much for Math-Verify: {type(e).__name__}"
+    except Exception as e:
+        said = "checker_error", 0.0, f"{type(e).__name__}: {e}"
+    os.write(to, json.dumps([said[0], said[1], said[2][:500]]).encode())
+
+
+def score_apart(judge, request):
+    """(status, reward, info) by a child of our own."""
+    get, put = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(get)
+            score_said(judge, request, put)
+        finally:
+            os._exit(0)
+    os.close(put)
+    try:
+        if not select.select([get], [], [], TIME_SHARE * request["deadline_ms"] / 1000)[0]:
+            return "undecided", 0.0, "it takes Math-Verify too long"
+        said = os.read(get, 8192)
+        return json.loads(said) if said else ("undecided", 0.0, "too much for Math-Verify: its process has died")
+    finally:
+        os.close(get)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def answer_line(judge, line):
     request = json.loads(line)
-    try:
-        status, reward, info = judge.score(request.get("gold") or "", request["completion"])
-    except RecursionError:
-        status, reward, info = "undecided", 0.0, "nested too deep for Math-Verify"
-    except Exception as e:
-        status, reward, info = "checker_error", 0.0, f"{type(e).__name__}: {e}"
-    return json.dumps({"id": request["id"], "status": status, "reward": reward, "info": info[:500]})
+    status, reward, info = score_apart(judge, request)
+    return json.dumps({"id": request["id"], "status": status, "reward": reward, "info": info})
 
 
 def main():

@@ -60,7 +60,8 @@ done
 # What math has decided never gets that far.
 [ "$(grep -c '"verify":' out.txt)" = "$(grep -c undecided math.wanted)" ] || fail "Math-Verify was asked for more than is undecided"
 
-# A power tower keeps it busy for ever: the pool's limit ends it, the answer is masked, the next one is judged.
+# A power tower keeps it busy for ever. That is undecided, and no error of the checker, which a policy could end a run
+# with; the next one is judged, and nothing goes on computing.
 cat >tower.jsonl <<'JSON'
 {"prompt":"p","answer":"\\int_0^1 x^2 dx"}
 {"prompt":"p","answer":"\\int_0^1 x^2 dx"}
@@ -69,10 +70,11 @@ cat >tower.answers <<'JSON'
 {"completion":"\\boxed{9^{9^{9^{9}}}}"}
 {"completion":"\\boxed{1/3}"}
 JSON
-status=0
-"$inflight" score --config here.yaml --checker proved --timeout-ms 4000 --workers 1 --tasks tower.jsonl --completions tower.answers \
-    >out.txt 2>err.txt || status=$?
-[ $status = 0 ] || [ $status = 69 ] || fail "a power tower: $status: $(cat err.txt)"
-head -n 1 out.txt | grep -qE '"status":"(checker_error|undecided|wrong)"' || fail "a power tower: $(cat out.txt)"
+expect 0 "$inflight" score --config here.yaml --checker proved --timeout-ms 4000 --workers 1 --tasks tower.jsonl \
+    --completions tower.answers
+head -n 1 out.txt | grep -qF '"status":"undecided","reward":null' || fail "a power tower: $(cat out.txt)"
 tail -n 1 out.txt | grep -qF '"status":"ok","reward":1.0' || fail "after a power tower: $(cat out.txt)"
+left=$(find /proc/[0-9]* -maxdepth 1 -name cwd -lname "$work" 2>/dev/null | sed 's|cwd$|cmdline|' |
+    xargs -r grep -lsa math_verify_worker || true)
+[ -z "$left" ] || fail "processes are left over: $left"
 echo "ok: $n pairs"
