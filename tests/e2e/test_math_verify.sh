@@ -74,7 +74,9 @@ expect 0 "$inflight" score --config here.yaml --checker proved --timeout-ms 4000
     --completions tower.answers
 head -n 1 out.txt | grep -qF '"status":"undecided","reward":null' || fail "a power tower: $(cat out.txt)"
 tail -n 1 out.txt | grep -qF '"status":"ok","reward":1.0' || fail "after a power tower: $(cat out.txt)"
-left=$(find /proc/[0-9]* -maxdepth 1 -name cwd -lname "$work" 2>/dev/null | sed 's|cwd$|cmdline|' |
-    xargs -r grep -lsa math_verify_worker || true)
-[ -z "$left" ] || fail "processes are left over: $left"
+none_left() {
+    ! find /proc/[0-9]* -maxdepth 1 -name cwd -lname "$work" 2>/dev/null | sed 's|cwd$|cmdline|' |
+        xargs -r grep -lsa math_verify_worker >left.txt
+}
+until_true 10 "the end of the worker's processes" none_left
 echo "ok: $n pairs"
