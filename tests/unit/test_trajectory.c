@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <msgpack.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -560,6 +561,87 @@ static void test_verdicts(void **state) {
     }
 }
 
+/* `meta` with `key` set to an integer, at its place. Owned by the caller. */
+static uint8_t *meta_with(const uint8_t *meta, size_t n_meta, uint64_t key, int64_t value,
+                          size_t *n_out) {
+    msgpack_unpacked whole;
+    msgpack_sbuffer out;
+    msgpack_packer packer;
+    size_t at = 0;
+    bool done = false;
+    msgpack_unpacked_init(&whole);
+    assert_int_equal(msgpack_unpack_next(&whole, (const char *)meta, n_meta, &at),
+                     MSGPACK_UNPACK_SUCCESS);
+    const msgpack_object_map *map = &whole.data.via.map;
+    msgpack_sbuffer_init(&out);
+    msgpack_packer_init(&packer, &out, msgpack_sbuffer_write);
+    bool has = false;
+    for (uint32_t i = 0; i < map->size; i++)
+        has |= map->ptr[i].key.via.u64 == key;
+    msgpack_pack_map(&packer, map->size + !has);
+    for (uint32_t i = 0; i <= map->size; i++) {
+        uint64_t here = i < map->size ? map->ptr[i].key.via.u64 : UINT64_MAX;
+        if (!done && here >= key) {
+            msgpack_pack_uint64(&packer, key);
+            msgpack_pack_int64(&packer, value);
+            done = true;
+        }
+        if (i == map->size || here == key) continue;
+        msgpack_pack_object(&packer, map->ptr[i].key);
+        msgpack_pack_object(&packer, map->ptr[i].val);
+    }
+    msgpack_unpacked_destroy(&whole);
+    uint8_t *copy = malloc(out.size);
+    assert_non_null(copy);
+    memcpy(copy, out.data, out.size);
+    *n_out = out.size;
+    msgpack_sbuffer_destroy(&out);
+    return copy;
+}
+
+/* WIRE.md, section 4: the keys 31 to 36 and what they may say. */
+static void test_what_a_reward_says_has_ranges(void **state) {
+    (void)state;
+    static const struct {
+        ifl_reward_status status;
+        uint64_t key;
+        int64_t value;
+        bool fine;
+    } cases[] = {
+        {IFL_REWARD_OK, 31, 6, true},   {IFL_REWARD_OK, 31, 14, true},
+        {IFL_REWARD_OK, 31, 5, false},  {IFL_REWARD_OK, 31, 15, false},
+        {IFL_REWARD_OK, 31, 0, false},  {IFL_REWARD_UNDECIDED, 31, 6, false},
+        {IFL_REWARD_OK, 17, 5, true},   {IFL_REWARD_OK, 17, 6, false},
+        {IFL_REWARD_OK, 32, 1, true},   {IFL_REWARD_OK, 32, -1, false},
+        {IFL_REWARD_OK, 33, 3, true},   {IFL_REWARD_OK, 33, 4, false},
+        {IFL_REWARD_OK, 33, -1, false}, {IFL_REWARD_OK, 34, 2, true},
+        {IFL_REWARD_OK, 34, 1, false},  {IFL_REWARD_OK, 34, 0, false},
+        {IFL_REWARD_OK, 35, 4, true},   {IFL_REWARD_OK, 35, 5, false},
+        {IFL_REWARD_OK, 36, 1, false}, /* no text */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ifl_error err = {0};
+        ifl_trajectory *t = make_trajectory(), *u = NULL;
+        uint8_t *meta, *payload;
+        size_t n_meta, n_payload, n_other;
+        t->reward.status = cases[i].status;
+        t->reward.tests_passed = 2;
+        t->reward.tests_total = 3;
+        assert_int_equal(ifl_trajectory_encode(t, &meta, &n_meta, &payload, &n_payload, &err),
+                         IFL_OK);
+        uint8_t *other = meta_with(meta, n_meta, cases[i].key, cases[i].value, &n_other);
+        ifl_status st = ifl_trajectory_decode(&u, other, n_other, payload, n_payload, &err);
+        if ((st == IFL_OK) != cases[i].fine || (!cases[i].fine && st != IFL_FORMAT))
+            fail_msg("key %d with %d: status %d, %s", (int)cases[i].key, (int)cases[i].value,
+                     (int)st, err.text);
+        free(other);
+        free(meta);
+        free(payload);
+        ifl_trajectory_free(t);
+        ifl_trajectory_free(u);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_append_makes_spans_runs_and_merged_kv_events),
@@ -572,6 +654,7 @@ int main(void) {
         cmocka_unit_test(test_check_refuses_kept_sets_that_do_not_fit),
         cmocka_unit_test(test_kept_sets_survive_the_codec),
         cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_what_a_reward_says_has_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
