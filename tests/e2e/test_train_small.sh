@@ -4,6 +4,9 @@
 # numerics profiles.
 . "$(dirname "$0")/lib.sh"
 small_config
+# Slow actors: new weights must find them in the middle of something, on every host. All versions stay for the audit.
+export INFLIGHT_FAILPOINT="actor.step=sleep(1)@1+"
+all="parity.versions_kept=32"
 
 check_run() {
     local run=$1 steps=$2 key summary=$1/summary.json
@@ -58,14 +61,14 @@ steps=16
 # All groups of the run in flight from its start, and few at a time: a learner that a busy machine holds up must not find its actors idle
 # at every swap.
 for kv in recompute keep; do
-    train "$kv" run.steps=$steps "actor.kv=$kv" learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6
+    train "$kv" run.steps=$steps "actor.kv=$kv" learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6 $all
     check_run "runs/$kv" $steps
     is_gone || fail "processes are left over after $kv: $(processes)"
 done
 [ "$(number runs/recompute/summary.json accuracy_before)" = "$(number runs/keep/summary.json accuracy_before)" ] ||
     fail "the same start evaluates differently"
 # The other numerics profile, with the same promise.
-train bf16 run.steps=$steps actor.kv=recompute learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6 model.numerics=bf16
+train bf16 run.steps=$steps actor.kv=recompute learner.groups_in_flight=$((8 * steps)) actor.sequences_max=6 model.numerics=bf16 $all
 check_run runs/bf16 $steps
 echo "ok: $(number runs/recompute/summary.json parity_tokens_after_swap) and" \
     "$(number runs/keep/summary.json parity_tokens_after_swap) tokens after a swap, all bits equal"
