@@ -101,49 +101,259 @@ static ifl_slice first_line(ifl_slice s) {
     return ifl_slice_trim((ifl_slice){s.text, end ? (size_t)(end - s.text) : s.n});
 }
 
-/* Behind the last "####" or "Answer:" up to the line's end; markdown's stars aside. */
-static bool find_anchor(ifl_slice s, ifl_slice *out) {
-    static const char *const anchors[] = {
-        "####", "Answer:", "answer:", "ANSWER:", "Answer**:", "answer is:", "Answer is:"};
+static bool is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+static bool is_letter(char c) {
+    return (c | 32) >= 'a' && (c | 32) <= 'z';
+}
+
+/* Formulas' signs, the longer first. */
+static const char *const formula_signs[][2] = {
+    {"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}};
+#define N_FORMULA_SIGNS 4
+
+/* A formula at the beginning of s: its content, and *rest what follows it. */
+static bool formula_at(ifl_slice s, ifl_slice *out, ifl_slice *rest) {
+    for (size_t i = 0; i < N_FORMULA_SIGNS; i++) {
+        size_t n = strlen(formula_signs[i][0]);
+        if (!starts(s, formula_signs[i][0])) continue;
+        for (size_t at = n; at + n <= s.n; at++) {
+            if (starts(skip(s, at), formula_signs[i][1])) {
+                *out = (ifl_slice){s.text + n, at - n};
+                *rest = skip(s, at + n);
+                return at > n;
+            }
+            if (s.text[at] == '\\') at++;
+        }
+        return false;
+    }
+    return false;
+}
+
+/* Up to where a sentence ends: a period with space behind it and a capital or a sign behind that,
+ * or a line's end. A formula that begins it may go over lines. */
+static ifl_slice first_sentence(ifl_slice s) {
+    ifl_slice formula, rest;
+    s = ifl_slice_trim(s);
+    if (formula_at(s, &formula, &rest)) {
+        size_t i = 0;
+        while (i < rest.n && strchr(".*", rest.text[i]))
+            i++;
+        if (i == rest.n || (i > 0 && is_space(rest.text[i]))) return formula;
+    }
+    s = first_line(s);
+    for (size_t i = 0; i + 2 < s.n; i++)
+        if (s.text[i] == '.' && is_space(s.text[i + 1]) &&
+            ((s.text[i + 2] >= 'A' && s.text[i + 2] <= 'Z') || strchr("<[", s.text[i + 2])))
+            return (ifl_slice){s.text, i};
+    return s;
+}
+
+/* The length of "####", "answer:", "answer is:" and their kin at the beginning of s, else 0. With
+ * `said` the colon isn't needed: "answer is 5". */
+static size_t anchor_length(ifl_slice s, bool said) {
+    if (starts(s, "####")) return 4;
+    if (!starts(s, "answer")) return 0;
+    size_t i = 6;
+    while (i < s.n && (s.text[i] == '*' || s.text[i] == ' '))
+        i++;
+    if (i < s.n && s.text[i] == ':') return i + 1;
+    if (i == 6 || !starts(skip(s, i), "is")) return 0;
+    i += 2;
+    while (i < s.n && s.text[i] == '*')
+        i++;
+    if (i < s.n && s.text[i] == ':') return i + 1;
+    return said && i < s.n && is_space(s.text[i]) ? i : 0;
+}
+
+/* Behind the last "####", "Answer:" or "final answer is", with `said` also "answer is": *out to the
+ * text's end. */
+static bool find_anchor(ifl_slice s, bool said, ifl_slice *out) {
+    static const char last_word[] = "final ";
+    size_t n_last_word = sizeof last_word - 1;
     const char *last = NULL;
     /* What stands further from the end is no final answer. */
     if (s.n > ANCHOR_BYTES_MAX) s = skip(s, s.n - ANCHOR_BYTES_MAX);
-    for (size_t i = 0; i < sizeof anchors / sizeof *anchors; i++) {
-        ifl_slice rest;
-        if (ifl_slice_after_last(s, anchors[i], &rest) && (!last || rest.text > last))
-            last = rest.text;
+    for (size_t i = 0; i < s.n; i++) {
+        char c = s.text[i];
+        if (c != '#' && (c | 32) != 'a') continue;
+        bool final =
+            i >= n_last_word && strncasecmp(s.text + i - n_last_word, last_word, n_last_word) == 0;
+        size_t n = anchor_length(skip(s, i), said || final);
+        if (n == 0) continue;
+        last = s.text + i + n;
+        i += n - 1;
     }
     if (!last) return false;
     ifl_slice rest = {last, (size_t)(s.text + s.n - last)};
-    while (rest.n > 0 && strchr(" *#\t\r\n", *rest.text))
+    while (rest.n > 0 && strchr(" *#:\t\r\n", *rest.text))
         rest = skip(rest, 1);
-    *out = first_line(rest);
-    while (out->n > 0 && out->text[out->n - 1] == '*')
-        out->n--;
+    *out = rest;
+    return rest.n > 0;
+}
+
+static ifl_slice without_stars(ifl_slice s) {
+    while (s.n > 0 && s.text[s.n - 1] == '*')
+        s.n--;
+    return s;
+}
+
+/* "3 or 4", "3 and 4", "3, 4": what stands before `at` makes it one of several. */
+static bool is_hedged(ifl_slice s, const char *at) {
+    ifl_slice before = ifl_slice_trim((ifl_slice){s.text, (size_t)(at - s.text)});
+    while (before.n > 0 && strchr("$ (*", before.text[before.n - 1]))
+        before.n--;
+    static const char *const words[] = {"or", "and", "between", "to", "not", "nor", "than", "from"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t n = strlen(words[i]);
+        if (before.n >= n && strncasecmp(before.text + before.n - n, words[i], n) == 0 &&
+            (before.n == n || !is_letter(before.text[before.n - n - 1])))
+            return true;
+    }
+    return before.n > 1 && before.text[before.n - 1] == ',' && is_digit(before.text[before.n - 2]);
+}
+
+/* The last formula; where it ends in *end. */
+static bool last_formula(ifl_slice s, ifl_slice *out, const char **end) {
+    bool found = false;
+    for (size_t i = 0; i < s.n;) {
+        ifl_slice formula, rest;
+        if ((s.text[i] == '$' || s.text[i] == '\\') && formula_at(skip(s, i), &formula, &rest)) {
+            *out = formula;
+            *end = rest.text;
+            found = true;
+            i = (size_t)(rest.text - s.text);
+        } else {
+            i += s.text[i] == '\\' && i + 1 < s.n && s.text[i + 1] == '$' ? 2 : 1;
+        }
+    }
+    return found;
+}
+
+/* The last word with a digit, from `from` on. */
+static bool last_number(ifl_slice s, const char *from, ifl_slice *out) {
+    size_t first = from ? (size_t)(from - s.text) : 0, end = s.n;
+    while (end > first && !is_digit(s.text[end - 1]))
+        end--;
+    if (end == first) return false;
+    size_t begin = end;
+    while (begin > first && !is_space(s.text[begin - 1]) && s.text[begin - 1] != '=')
+        begin--;
+    while (end < s.n && !is_space(s.text[end]))
+        end++;
+    while (end > begin && strchr(".,;:!?*`\"')", s.text[end - 1]))
+        end--;
+    while (begin < end && strchr("*`\"'(", s.text[begin]))
+        begin++;
+    if (begin < end && s.text[begin] == '$') begin++;
+    *out = (ifl_slice){s.text + begin, end - begin};
+    return begin < end && !is_hedged(s, out->text);
+}
+
+/* The only choice in parentheses, "(D)", of the last line. */
+static bool only_choice(ifl_slice s, ifl_slice *out) {
+    const char *line = memrchr(s.text, '\n', s.n);
+    if (line) s = skip(s, (size_t)(line + 1 - s.text));
+    out->n = 0;
+    for (size_t i = 0; i + 2 < s.n; i++) {
+        if (s.text[i] != '(' || s.text[i + 1] < 'A' || s.text[i + 1] > 'J' || s.text[i + 2] != ')')
+            continue;
+        if (out->n > 0 && out->text[1] != s.text[i + 1]) return false;
+        *out = (ifl_slice){s.text + i, 3};
+    }
     return out->n > 0;
 }
 
-/* Without a box or anchor, if asked for: the last formula, else what follows the last "is" or "="
- * of the last line, else that line. */
-static bool find_loose(ifl_slice s, ifl_slice *out) {
-    s = ifl_slice_trim(s);
-    const char *close = memrchr(s.text, '$', s.n);
-    const char *open = close ? memrchr(s.text, '$', (size_t)(close - s.text)) : NULL;
-    if (open && close - open > 1 && open > s.text) {
-        *out = (ifl_slice){open + 1, (size_t)(close - open - 1)};
-        return true;
+/* Prose rather than an expression: one of its little words, or words before a formula. */
+static bool is_prose(ifl_slice s) {
+    static const char *const little[] = {
+        "the",  "is",   "it",    "its",    "we",    "get",     "that",  "this",      "so",
+        "are",  "our",  "here",  "there",  "thus",  "hence",   "which", "with",      "by",
+        "for",  "has",  "have",  "can",    "be",    "from",    "as",    "if",        "when",
+        "then", "than", "you",   "let",    "not",   "correct", "final", "therefore", "because",
+        "will", "must", "since", "answer", "would", "was",     "were",  "where",     "given"};
+    bool words = false;
+    for (size_t i = 0; i < s.n;) {
+        size_t n = 0;
+        while (i + n < s.n && is_letter(s.text[i + n]))
+            n++;
+        if (n == 0) {
+            if (words &&
+                (s.text[i] == '$' || starts(skip(s, i), "\\(") || starts(skip(s, i), "\\[")))
+                return true;
+            i++;
+            continue;
+        }
+        bool command = i > 0 && s.text[i - 1] == '\\';
+        for (size_t k = 0; k < sizeof little / sizeof *little && !command; k++)
+            if (strlen(little[k]) == n && strncasecmp(s.text + i, little[k], n) == 0) return true;
+        words |= n > 2 && !command;
+        i += n;
     }
-    const char *line = memrchr(s.text, '\n', s.n);
-    if (line) s = ifl_slice_trim(skip(s, (size_t)(line + 1 - s.text)));
-    ifl_slice behind;
-    if (ifl_slice_after_last(s, " is ", &behind)) s = behind;
-    *out = s;
-    return s.n > 0 && s.n <= LAST_LINE_BYTES_MAX;
+    return false;
+}
+
+static void add_loose(ifl_math_stated *out, ifl_slice s) {
+    s = ifl_slice_trim(s);
+    bool holds = false;
+    for (size_t i = 0; i < s.n && !holds; i++)
+        holds = is_letter(s.text[i]) || is_digit(s.text[i]) || (unsigned char)s.text[i] >= 0x80;
+    if (!holds || s.n > LAST_LINE_BYTES_MAX) return;
+    out->prose[out->n] = is_prose(s);
+    out->at[out->n++] = s;
+}
+
+/* The last sentence; a template's farewell is none. */
+static ifl_slice last_sentence(ifl_slice s) {
+    static const char farewell[] = "I hope it is correct.";
+    size_t n = sizeof farewell - 1;
+    if (s.n >= n && memcmp(s.text + s.n - n, farewell, n) == 0)
+        s = ifl_slice_trim((ifl_slice){s.text, s.n - n});
+    for (size_t i = s.n; i-- > 2;)
+        if (s.text[i] >= 'A' && s.text[i] <= 'Z' && is_space(s.text[i - 1]) && s.text[i - 2] == '.')
+            return skip(s, i);
+    return s;
+}
+
+/* What may be meant without a box, if that is asked for: the first that can be read counts. The
+ * last line or what its anchor announces, what follows its last "is", then whichever comes last, a
+ * formula or a number. */
+static void find_loose(ifl_slice s, bool anchored, ifl_math_stated *out) {
+    const char *token = memmem(s.text, s.n, "<|", 2); /* a chat template's mark */
+    if (token) s.n = (size_t)(token - s.text);
+    s = ifl_slice_trim(s);
+    if (s.n > ANCHOR_BYTES_MAX) s = skip(s, s.n - ANCHOR_BYTES_MAX);
+    ifl_slice line = s, behind, formula, number;
+    const char *end = NULL, *newline = memrchr(s.text, '\n', s.n);
+    if (anchored)
+        line = without_stars(first_sentence(s));
+    else if (newline && !formula_at(s, &formula, &behind))
+        line = ifl_slice_trim(skip(s, (size_t)(newline + 1 - s.text)));
+    if (!anchored) line = last_sentence(line);
+    add_loose(out, line);
+    if (ifl_slice_after_last(line, " is ", &behind))
+        add_loose(out, without_stars(first_sentence(behind)));
+    if (anchored) s = line;
+    bool has_formula = last_formula(s, &formula, &end);
+    if (last_number(s, has_formula ? end : NULL, &number)) add_loose(out, number);
+    if (has_formula && !is_hedged(s, formula.text)) add_loose(out, formula);
+    if (!has_formula && only_choice(s, &number)) add_loose(out, number);
+    out->any = true;
+}
+
+bool ifl_math_find_anchor(ifl_slice s, ifl_slice *out) {
+    if (!find_anchor(s, true, out)) return false;
+    *out = without_stars(first_sentence(*out));
+    return out->n > 0;
 }
 
 void ifl_math_find(ifl_slice s, const ifl_math_options *options, ifl_math_stated *out) {
     out->n = 0;
-    out->bare = false;
+    out->bare = out->any = false;
     out->reason = NULL;
     if (!after_thinking(&s)) {
         out->reason = "the thinking doesn't end";
@@ -151,14 +361,16 @@ void ifl_math_find(ifl_slice s, const ifl_math_options *options, ifl_math_stated
     }
     find_boxes(s, options->boxes, out);
     if (out->n > 0 || out->reason) return;
-    if (options->require != IFL_MATH_REQUIRE_BOX && find_anchor(s, &out->at[0])) {
-        out->n = 1;
-        return;
-    }
+    ifl_slice behind;
+    bool anchored = options->require != IFL_MATH_REQUIRE_BOX &&
+                    find_anchor(s, options->require == IFL_MATH_REQUIRE_NONE, &behind);
     s = ifl_slice_trim(s);
     bool line = s.n > 0 && s.n <= LAST_LINE_BYTES_MAX && !memchr(s.text, '\n', s.n);
     if (options->require == IFL_MATH_REQUIRE_NONE) {
-        out->n = find_loose(s, &out->at[0]);
+        find_loose(anchored ? behind : s, anchored, out);
+    } else if (anchored) {
+        out->at[out->n++] = without_stars(first_sentence(behind));
+        return;
     } else if (options->require == IFL_MATH_REQUIRE_ANCHOR && line) {
         out->at[out->n++] = s;
         out->bare = true;

@@ -236,6 +236,10 @@ static ifl_slice unwrapped(ifl_math_work *work, ifl_slice s) {
             s = (ifl_slice){s.text + a + 1, s.n - a - 2};
             again = true;
         }
+        if (s.n > 1 && ends(s, "\\") && !ends(s, "\\\\")) { /* a line's end that was cut */
+            s.n--;
+            again = true;
+        }
         if (s.n > 1 && (ends(s, ".") || ends(s, ",") || ends(s, ";")) && s.text[s.n - 2] != '\\' &&
             !ends(s, "..")) {
             s.n--;

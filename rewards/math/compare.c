@@ -11,6 +11,7 @@
 
 #define BLOATED_BYTES 2048
 #define BLOATED_FACTOR 16
+#define NEAR_BYTES 12 /* between boxes that make one list in a worked solution */
 
 /* --- FLINT calls this instead of abort(): sizes are bounded before each call, so it is for what
  * nobody thought of. The memory of the interrupted call is lost. */
@@ -239,6 +240,7 @@ static void compare_texts(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         out->verdict = IFL_MATH_EQUAL;
     else
         say(out, IFL_MATH_DIFFERENT, "another text");
+    out->unread = out->verdict == IFL_MATH_DIFFERENT;
 }
 
 /* A task's answer that can't be read but isn't just words: sums, integrals, congruences. */
@@ -256,6 +258,41 @@ static bool looks_mathematical(ifl_slice s) {
     return false;
 }
 
+static size_t digits_at(ifl_slice s, size_t i) {
+    size_t n = 0;
+    while (i + n < s.n && is_digit(s.text[i + n]))
+        n++;
+    return n;
+}
+
+/* "1000,99" and "0,111" beside "1000.99" and "0.111": the digits and nothing else, and no group of
+ * thousands. */
+static bool is_decimal_comma(ifl_slice a, ifl_slice b) {
+    size_t whole = digits_at(a, 0), places = digits_at(a, whole + 1);
+    if (whole == 0 || places == 0 || whole + 1 + places != a.n || a.n != b.n) return false;
+    char mark = a.text[whole], other = b.text[whole];
+    bool grouped = places == 3 && whole <= 3 && a.text[0] != '0';
+    return ((mark == ',' && other == '.') || (mark == '.' && other == ',')) && !grouped &&
+           memcmp(a.text, b.text, whole) == 0 &&
+           memcmp(a.text + whole + 1, b.text + whole + 1, places) == 0;
+}
+
+/* "five", "Twelve": the number in figures, NULL when it is no such word. */
+static const char *number_word(ifl_math_work *work, ifl_slice s) {
+    static const char *const words[] = {
+        "zero",     "one",     "two",     "three",     "four",     "five",     "six",
+        "seven",    "eight",   "nine",    "ten",       "eleven",   "twelve",   "thirteen",
+        "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"};
+    static const char *const figures[] = {"0",  "1",  "2",  "3",  "4",  "5",  "6",
+                                          "7",  "8",  "9",  "10", "11", "12", "13",
+                                          "14", "15", "16", "17", "18", "19", "20"};
+    ifl_slice word = s.n < 32 ? ifl_math_words(work, s) : (ifl_slice){"", 0};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strlen(words[i]) == word.n && memcmp(words[i], word.text, word.n) == 0)
+            return figures[i];
+    return NULL;
+}
+
 static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                           ifl_math_result *out) {
     bool text = work->options->answer_type == IFL_MATH_TYPE_TEXT;
@@ -264,6 +301,13 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         return;
     }
     if (choices(work, gold, answer, out)) return;
+    const char *a_word = number_word(work, gold), *b_word = number_word(work, answer);
+    if (!text && a_word && !b_word) gold = (ifl_slice){a_word, strlen(a_word)};
+    if (!text && b_word && !a_word) answer = (ifl_slice){b_word, strlen(b_word)};
+    if (is_decimal_comma(gold, answer)) {
+        out->verdict = IFL_MATH_EQUAL;
+        return;
+    }
     if (text || is_time_or_date(gold) || is_short_word(gold)) {
         compare_texts(work, gold, answer, out);
         return;
@@ -285,12 +329,14 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
     ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
     if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(work, pair.gold))) {
         compare_texts(work, gold, answer, out);
+        out->gold_unread = !pair.gold;
         if (!pair.gold && out->verdict == IFL_MATH_DIFFERENT && looks_mathematical(gold))
             say(out, IFL_MATH_UNDECIDED, "the task's answer can't be read: %s",
                 pair.why_gold ? pair.why_gold : "no expression");
         return;
     }
     if (!pair.answer || is_vacuous(pair.answer)) {
+        out->unread = !pair.answer;
         if (undefined(work, pair.gold))
             say(out, IFL_MATH_BAD_TASK, "the task's answer is undefined");
         else
@@ -300,6 +346,8 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                                   : "no expression");
         return;
     }
+    out->unread =
+        ifl_math_contains(pair.answer, NODE_TEXT) && !ifl_math_contains(pair.gold, NODE_TEXT);
     settle(work, &pair, readings(work, gold, answer, &pair), is_bloated(gold, answer), out);
 }
 
@@ -310,18 +358,47 @@ static bool holds_nothing(ifl_slice s) {
     return true;
 }
 
+/* \\\\frac for \\frac, as in a text that was escaped twice; NULL text when there is nothing of it.
+ */
+static ifl_slice unescaped(ifl_math_work *work, ifl_slice s) {
+    bool twice = false;
+    for (size_t i = 0; i + 2 < s.n && !twice; i++)
+        twice = s.text[i] == '\\' && s.text[i + 1] == '\\' && is_lower((char)(s.text[i + 2] | 32));
+    char *out = twice ? ifl_math_alloc(work, s.n) : NULL;
+    if (!out) return (ifl_slice){NULL, 0};
+    size_t n = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        out[n++] = s.text[i];
+        if (s.text[i] == '\\' && i + 1 < s.n && s.text[i + 1] == '\\') i++;
+    }
+    return (ifl_slice){out, n};
+}
+
+/* With what was escaped twice read as if once, where it can't be read as it stands. */
+static void unescape(ifl_math_work *work, ifl_slice *s) {
+    const ifl_math_reading reading = {.grouped = true};
+    const char *reason = NULL;
+    ifl_slice once = unescaped(work, *s);
+    if (once.text && !ifl_math_parse(work, *s, reading, &reason) && !work->limit &&
+        ifl_math_parse(work, once, reading, &reason))
+        *s = once;
+}
+
 static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                             ifl_math_result *out) {
     jmp_buf escape, *outer = flint_escape;
     if (setjmp(escape) == 0) {
         flint_escape = &escape;
         ifl_slice a = ifl_math_clean(work, gold), b = ifl_math_clean(work, answer);
-        if (holds_nothing(a))
+        if (holds_nothing(a)) {
             say(out, IFL_MATH_BAD_TASK, "the task's answer is empty");
-        else if (holds_nothing(b))
+        } else if (holds_nothing(b)) {
             say(out, IFL_MATH_NO_ANSWER, "the answer is empty");
-        else
+        } else {
+            unescape(work, &a);
+            unescape(work, &b);
             compare_clean(work, a, b, out);
+        }
     } else {
         say(out, IFL_MATH_UNDECIDED, "FLINT stopped");
     }
@@ -332,14 +409,47 @@ void ifl_math_thread_end(void) {
     flint_cleanup();
 }
 
+typedef struct joined {
+    char text[4096];
+    size_t n;
+    bool fits;
+} joined;
+
+/* The contents of several boxes as one list; what stands in one before isn't written again where
+ * `once` is set. */
+static void join_boxes(const ifl_math_stated *stated, bool once, joined *out) {
+    out->n = 0;
+    out->fits = true;
+    for (int i = 0; i < stated->n; i++) {
+        bool again = false;
+        for (int k = 0; k < i && once; k++)
+            again |= slices_equal(stated->at[k], stated->at[i]);
+        if (again) continue;
+        out->fits = out->n + stated->at[i].n + 4 < sizeof out->text;
+        if (!out->fits) return;
+        if (out->n > 0) out->text[out->n++] = ',', out->text[out->n++] = ' ';
+        memcpy(out->text + out->n, stated->at[i].text, stated->at[i].n);
+        out->n += stated->at[i].n;
+    }
+}
+
 /* What the task's answer is, when it comes as a worked solution. */
-static ifl_slice gold_of(ifl_slice gold) {
+static ifl_slice gold_of(ifl_slice gold, joined *list) {
     ifl_math_stated stated;
     ifl_slice behind;
     const ifl_math_options last = {.require = IFL_MATH_REQUIRE_BOX};
     ifl_math_find(gold, &last, &stated);
     if (stated.n == 1) return stated.at[0];
-    return ifl_slice_after_last(gold, "####", &behind) ? behind : gold;
+    bool near = true;
+    for (int i = 0; i + 1 < stated.n; i++)
+        near &= stated.at[i + 1].text - (stated.at[i].text + stated.at[i].n) <
+                (ptrdiff_t)(NEAR_BYTES + strlen("}\\boxed{"));
+    if (stated.n > 1 && !near) return stated.at[stated.n - 1];
+    if (stated.n > 1) {
+        join_boxes(&stated, true, list);
+        if (list->fits) return (ifl_slice){list->text, list->n};
+    }
+    return ifl_math_find_anchor(gold, &behind) ? behind : gold;
 }
 
 void ifl_math_compare(ifl_slice gold, ifl_slice answer, const ifl_math_options *options,
@@ -367,17 +477,9 @@ void ifl_math_compare(ifl_slice gold, ifl_slice answer, const ifl_math_options *
 /* Several near boxes: one list, if the task's answer is one of as many; else they must agree. */
 static void compare_several(ifl_slice gold, const ifl_math_stated *stated,
                             const ifl_math_options *options, ifl_math_result *out) {
-    char joined[4096];
-    size_t n = 0;
-    bool fits = true;
+    joined list;
     int64_t n_steps = 0;
-    for (int i = 0; i < stated->n && fits; i++) {
-        fits = n + stated->at[i].n + 4 < sizeof joined;
-        if (!fits) break;
-        if (i > 0) joined[n++] = ',', joined[n++] = ' ';
-        memcpy(joined + n, stated->at[i].text, stated->at[i].n);
-        n += stated->at[i].n;
-    }
+    join_boxes(stated, false, &list);
     ifl_math_compare(gold, stated->at[stated->n - 1], options, out);
     n_steps = out->n_steps;
     bool agree = true;
@@ -387,8 +489,8 @@ static void compare_several(ifl_slice gold, const ifl_math_stated *stated,
         n_steps += one.n_steps;
         agree = one.verdict == IFL_MATH_EQUAL;
     }
-    if (!agree && fits && n_steps < IFL_MATH_STEPS_MAX && out->verdict != IFL_MATH_BAD_TASK) {
-        ifl_math_compare(gold, (ifl_slice){joined, n}, options, out);
+    if (!agree && list.fits && n_steps < IFL_MATH_STEPS_MAX && out->verdict != IFL_MATH_BAD_TASK) {
+        ifl_math_compare(gold, (ifl_slice){list.text, list.n}, options, out);
         n_steps += out->n_steps;
         agree = out->verdict == IFL_MATH_EQUAL;
     }
@@ -397,11 +499,32 @@ static void compare_several(ifl_slice gold, const ifl_math_stated *stated,
     out->n_steps = n_steps;
 }
 
+/* The first that is an expression counts. */
+static void compare_first(ifl_slice gold, const ifl_math_stated *stated,
+                          const ifl_math_options *options, ifl_math_result *out) {
+    int64_t n_steps = 0;
+    bool found = false;
+    for (int i = 0; i < stated->n && !found && n_steps < IFL_MATH_STEPS_MAX; i++) {
+        ifl_math_compare(gold, stated->at[i], options, out);
+        n_steps += out->n_steps;
+        found = out->verdict == IFL_MATH_EQUAL || out->verdict == IFL_MATH_BAD_TASK ||
+                !(out->unread || stated->prose[i]);
+    }
+    if (!found && out->verdict != IFL_MATH_DIFFERENT && !out->gold_unread)
+        say(out, IFL_MATH_DIFFERENT, "no expression among the words");
+    out->n_steps = n_steps;
+}
+
 void ifl_math_check(ifl_slice gold, ifl_slice completion, const ifl_math_options *options,
                     ifl_math_result *out) {
     ifl_math_stated stated;
-    gold = gold_of(gold);
+    joined list;
+    gold = gold_of(gold, &list);
     ifl_math_find(completion, options, &stated);
+    if (stated.any && stated.n > 0) {
+        compare_first(gold, &stated, options, out);
+        return;
+    }
     if (stated.n == 1) {
         ifl_math_compare(gold, stated.at[0], options, out);
         if (stated.bare && out->verdict == IFL_MATH_DIFFERENT)

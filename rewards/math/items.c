@@ -33,6 +33,20 @@ static bool is_label(const ifl_math_node *node) {
     return named || text;
 }
 
+/* NO/BO, V_1 : V_2: a quotient of what has a name. */
+static bool is_named_ratio(const ifl_math_node *node) {
+    if (node->kind != NODE_RATIO && node->kind != NODE_DIV) return false;
+    for (int i = 0; i < node->n; i++) {
+        const ifl_math_node *kid = node->kids[i];
+        for (int k = 0; k < (kid->kind == NODE_MUL ? kid->n : 1); k++) {
+            const ifl_math_node *name = kid->kind == NODE_MUL ? kid->kids[k] : kid;
+            bool upper = name->kind == NODE_SYMBOL && name->name[0] >= 'A' && name->name[0] <= 'Z';
+            if (!upper && name->kind != NODE_TEXT) return false;
+        }
+    }
+    return true;
+}
+
 static bool is_labelled(const ifl_math_node *node) {
     return op_is(node, "=~") && is_label(node->kids[0]) && !is_label(node->kids[1]);
 }
@@ -108,9 +122,19 @@ static ifl_math_shown relations_scaled(ifl_math_work *work, ifl_math_node *gold,
     return opposite == SHOWN_EQUAL ? opposite : SHOWN_NOTHING;
 }
 
+/* y = 2x and f(x) = 2x. */
+static bool names_function(const ifl_math_node *a, const ifl_math_node *b) {
+    bool swapped = ifl_math_is_function_value(b->kids[0]);
+    const ifl_math_node *f = (swapped ? b : a)->kids[0], *y = (swapped ? a : b)->kids[0];
+    return ifl_math_is_function_value(f) && y->kind == NODE_SYMBOL && strcmp(y->name, "y") == 0 &&
+           ifl_math_contains(a->kids[1], NODE_SYMBOL) && ifl_math_contains(b->kids[1], NODE_SYMBOL);
+}
+
 static ifl_math_shown relations_equal(ifl_math_work *work, ifl_math_node *gold,
                                       ifl_math_node *answer) {
-    if (ifl_math_is_real_set(gold) && ifl_math_is_real_set(answer)) {
+    bool set_gold = ifl_math_is_real_set(gold), set_answer = ifl_math_is_real_set(answer);
+    if ((set_gold || op_is(gold, "e")) && (set_answer || op_is(answer, "e")) &&
+        (set_gold || set_answer)) {
         ifl_math_shown shown = ifl_math_real_sets(work, gold, answer);
         if (shown == SHOWN_EQUAL) return shown;
     }
@@ -125,6 +149,8 @@ static ifl_math_shown relations_equal(ifl_math_work *work, ifl_math_node *gold,
          b = answer->name[0] == '~' ? '=' : answer->name[0];
     bool orders = strchr("<>lg", a) && strchr("<>lg", b);
     if (a != b && !orders) return SHOWN_DIFFERENT;
+    if (a == '=' && names_function(gold, answer))
+        return ifl_math_item_equal(work, gold->kids[1], answer->kids[1]);
     if (is_label(gold->kids[0]) && ifl_math_same(work, gold->kids[0], answer->kids[0]) && a == b) {
         ifl_math_shown shown = ifl_math_item_equal(work, gold->kids[1], answer->kids[1]);
         if (shown == SHOWN_EQUAL || a != '=') return shown;
@@ -211,6 +237,13 @@ static ifl_math_shown unordered_equal(ifl_math_work *work, const ifl_math_node *
     return unsure ? SHOWN_NOTHING : SHOWN_EQUAL;
 }
 
+/* Points: to name one twice says nothing else, as a root that is named twice may. */
+static bool all_points(const ifl_math_node *list) {
+    for (int i = 0; i < list->n; i++)
+        if (list->kids[i]->kind != NODE_SEQUENCE || list->kids[i]->open != '(') return false;
+    return list->n > 1;
+}
+
 static ifl_math_shown lists_equal(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer) {
     ifl_math_type type = work->options->answer_type;
     bool plus_minus =
@@ -233,7 +266,8 @@ static ifl_math_shown lists_equal(ifl_math_work *work, ifl_math_node *gold, ifl_
     if (set_gold && set_answer) {
         if (labels && (all_labelled(gold) || all_labelled(answer)))
             return ordered_equal(work, gold, answer);
-        return unordered_equal(work, gold, answer, !(gold->open || answer->open));
+        return unordered_equal(work, gold, answer,
+                               !(gold->open || answer->open) && !all_points(gold));
     }
     if (gold->open == '{' || answer->open == '{') return SHOWN_DIFFERENT;
     if (gold->n == 2 && gold->open && answer->open &&
@@ -338,6 +372,9 @@ static ifl_math_shown one_relation(ifl_math_work *work, ifl_math_node *gold,
         value = relation->kids[1];
     else if (op_is(relation, "=") && is_label(relation->kids[1]))
         value = relation->kids[0];
+    else if (op_is(relation, "=") && is_named_ratio(relation->kids[0]) &&
+             !ifl_math_contains(relation->kids[1], NODE_SYMBOL))
+        value = relation->kids[1];
     if (value && relation->name[0] == '~') value = mark(value);
     if (value)
         return relation == gold ? ifl_math_item_equal(work, value, other)
@@ -349,8 +386,8 @@ static ifl_math_shown one_relation(ifl_math_work *work, ifl_math_node *gold,
 ifl_math_shown ifl_math_item_equal(ifl_math_work *work, ifl_math_node *gold,
                                    ifl_math_node *answer) {
     if (!ifl_math_step(work, 2)) return SHOWN_NOTHING;
-    gold = chain_shortened(work, gold);
-    answer = chain_shortened(work, answer);
+    gold = ifl_math_matrix_worked(work, chain_shortened(work, gold));
+    answer = ifl_math_matrix_worked(work, chain_shortened(work, answer));
 #define EITHER(what) (gold->kind == (what) || answer->kind == (what))
 #define BOTH(what) (gold->kind == (what) && answer->kind == (what))
     if (BOTH(NODE_TEXT))

@@ -30,10 +30,11 @@ typedef enum {
 typedef enum { IFL_MATH_BOX_LAST, IFL_MATH_BOX_STRICT, IFL_MATH_BOX_FIRST } ifl_math_boxes;
 
 typedef enum {
-    IFL_MATH_REQUIRE_ANCHOR, /* a box, else what follows "####" or "Answer:", else one line that is
-                                nothing but the right answer */
+    IFL_MATH_REQUIRE_ANCHOR, /* a box, else what follows "####", "Answer:" or "final answer is",
+                                else one line that is nothing but the right answer */
     IFL_MATH_REQUIRE_BOX,
-    IFL_MATH_REQUIRE_NONE, /* also the last formula, or the text itself */
+    IFL_MATH_REQUIRE_NONE, /* also behind "answer is", the last line, what follows its "is", the
+                              last formula or number: the first of them that can be read */
 } ifl_math_require;
 
 typedef enum {
@@ -67,6 +68,8 @@ typedef struct ifl_math_options {
 
 typedef struct ifl_math_result {
     ifl_math_verdict verdict;
+    bool gold_unread;                 /* the task's answer is no expression: text */
+    bool unread;                      /* the answer is no expression, or holds words */
     int64_t n_steps;                  /* of work; at most about IFL_MATH_STEPS_MAX */
     char reason[IFL_MATH_REASON_MAX]; /* "" when EQUAL */
 } ifl_math_result;

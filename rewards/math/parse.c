@@ -375,7 +375,8 @@ static ifl_math_node *read_relation(ifl_math_head *p) {
 /* ',' ';' "and" "or" between the items of a list: 0 when there is none. */
 static char read_separator(ifl_math_head *p) {
     static const char *const texts[] = {"\\text{", "\\mathrm{", "\\textrm{", "\\mbox{"};
-    bool comma = ifl_math_accept(p, ",") || ifl_math_accept(p, ";") || ifl_math_accept(p, "{,}");
+    bool comma = ifl_math_accept(p, ",") || ifl_math_accept(p, "{,}");
+    bool semicolon = !comma && ifl_math_accept(p, ";");
     size_t begin = p->at;
     bool wrapped = false;
     ifl_math_skip_space(p);
@@ -391,16 +392,45 @@ static char read_separator(ifl_math_head *p) {
     if (ifl_math_accept_command(p, "lor") || ifl_math_accept_command(p, "vee")) return 'o';
     if (ifl_math_accept_command(p, "land") || ifl_math_accept_command(p, "wedge")) return 'a';
     p->at = begin;
-    return comma ? ',' : 0;
+    return comma ? ',' : semicolon ? ';' : 0;
+}
+
+static bool is_assignment(const ifl_math_node *node) {
+    return node->kind == NODE_RELATION && node->n == 2 && node->name[0] == '=' &&
+           node->kids[0]->kind == NODE_SYMBOL;
+}
+
+/* "p = 5, q = 2; p = 7, q = 2" as two points: the first `n_grouped` parts are in groups that are
+ * done. */
+static bool group(ifl_math_head *p, parts *x, int *n_grouped) {
+    int n = x->n - *n_grouped;
+    ifl_math_node *point = ifl_math_node_new(p->work, NODE_SEQUENCE, n);
+    if (!point) return false;
+    for (int i = 0; i < n; i++) {
+        point->kids[i] = x->at[*n_grouped + i];
+        if (point->kids[i]->depth >= point->depth) point->depth = point->kids[i]->depth + 1;
+    }
+    point->open = '(';
+    point->close = ')';
+    x->at[(*n_grouped)++] = point;
+    x->n = *n_grouped;
+    return true;
 }
 
 ifl_math_node *ifl_math_read_list(ifl_math_head *p) {
     parts x = {0};
     int joint = 0; /* 1: "or", 2: "and" */
+    int n_grouped = 0;
+    bool assigned = true, grouped = false;
     if (!ifl_math_enter(p)) return NULL;
     for (char separator = ','; separator;) {
         if (!parts_push(p, &x, read_relation(p))) return NULL;
         separator = read_separator(p);
+        assigned &= is_assignment(x.at[x.n - 1]);
+        if (assigned && x.n - n_grouped > 1 && (separator == ';' || (grouped && !separator))) {
+            if (!group(p, &x, &n_grouped)) return NULL;
+            grouped = true;
+        }
         if (separator == 'o') joint = 1;
         if (separator == 'a' && !joint) joint = 2;
         ifl_math_skip_space(p);

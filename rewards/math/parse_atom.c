@@ -3,6 +3,8 @@
 
 #include "rewards/math/parse.h"
 
+#define CASES_MAX 16
+
 static ifl_math_node *constant(ifl_math_head *p, ifl_math_kind kind) {
     return ifl_math_node_new(p->work, kind, 0);
 }
@@ -269,17 +271,42 @@ static ifl_math_node *read_cells(ifl_math_head *p) {
     return node;
 }
 
+/* Behind \begin{cases}: statements that hold together. Pieces with their conditions aren't read. */
+static ifl_math_node *read_cases(ifl_math_head *p) {
+    ifl_math_node *rows[CASES_MAX];
+    int n = 0;
+    for (bool more = true; more;) {
+        if (n == CASES_MAX) return ifl_math_refuse(p, "more than 16 cases");
+        ifl_math_node *row = ifl_math_read_list(p);
+        if (!row) return NULL;
+        if (row->kind == NODE_SEQUENCE) return ifl_math_refuse(p, "cases with conditions");
+        rows[n++] = row;
+        more = ifl_math_accept(p, "\\\\");
+        ifl_math_skip_space(p);
+        if (ifl_math_command_is(p, "end")) more = false;
+    }
+    if (n == 1) return rows[0];
+    ifl_math_node *node = ifl_math_node_new(p->work, NODE_SEQUENCE, n);
+    for (int i = 0; node && i < n; i++) {
+        node->kids[i] = rows[i];
+        if (rows[i]->depth >= node->depth) node->depth = rows[i]->depth + 1;
+    }
+    if (node) node->flag = 2;
+    return node;
+}
+
 static ifl_math_node *read_matrix(ifl_math_head *p) {
     ifl_slice name, end, format;
     if (!ifl_math_accept(p, "{") || !ifl_math_braced(p, &name)) return NULL;
     bool array = name.n == 5 && memcmp(name.text, "array", 5) == 0;
     bool matrix = name.n >= 6 && name.n <= 11 && memcmp(name.text + name.n - 6, "matrix", 6) == 0;
-    if (!array && !matrix) return ifl_math_refuse(p, "an unknown environment");
+    bool cases = name.n == 5 && memcmp(name.text, "cases", 5) == 0;
+    if (!array && !matrix && !cases) return ifl_math_refuse(p, "an unknown environment");
     if (array && (!ifl_math_accept(p, "{") || !ifl_math_braced(p, &format)))
         return ifl_math_refuse(p, "an array without its columns");
     if (!ifl_math_enter(p)) return NULL;
     p->in_group++;
-    ifl_math_node *node = read_cells(p);
+    ifl_math_node *node = cases ? read_cases(p) : read_cells(p);
     p->in_group--;
     p->depth--;
     if (!node) return NULL;

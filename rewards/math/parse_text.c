@@ -65,6 +65,10 @@ void ifl_math_skip_space(ifl_math_head *p) {
         size_t i = 0, n = sizeof silent / sizeof *silent;
         while (i < n && !ifl_math_command_is(p, silent[i]))
             i++;
+        if (i == n && ifl_math_at(p, "\\quad")) { /* "\quadx" */
+            p->at += 5;
+            continue;
+        }
         if (i == n) break;
         p->at += 1 + strlen(silent[i]);
         if (i < 2 && ifl_math_peek(p, 0) == '.') p->at++; /* \right. */
@@ -116,7 +120,9 @@ static size_t separator(const ifl_math_head *p) {
     size_t n = 0;
     for (size_t i = 0; i < sizeof sure / sizeof *sure && n == 0; i++)
         if (ifl_math_at(p, sure[i])) n = strlen(sure[i]);
-    if (n == 0 && p->reading.grouped && !p->in_group && ifl_math_at(p, ",")) n = 1;
+    if (n == 0 && p->reading.grouped && !p->in_group &&
+        (ifl_math_at(p, ",") || ifl_math_at(p, " ")))
+        n = 1;
     for (size_t i = 0; i < 3; i++)
         if (n == 0 || !ifl_math_is_digit(ifl_math_peek(p, n + i))) return 0;
     return ifl_math_is_digit(ifl_math_peek(p, n + 3)) ? 0 : n;

@@ -29,6 +29,29 @@ static bool is_inequality(const ifl_math_node *node) {
     return true;
 }
 
+bool ifl_math_is_function_value(const ifl_math_node *node) {
+    return node->kind == NODE_MUL && node->n == 2 && node->kids[0]->kind == NODE_SYMBOL &&
+           node->kids[1]->kind == NODE_SYMBOL && strchr("fghFGH", node->kids[0]->name[0]) &&
+           !node->kids[0]->name[1];
+}
+
+static bool is_variable(const ifl_math_node *node) {
+    return node->kind == NODE_SYMBOL || ifl_math_is_function_value(node);
+}
+
+/* What an inequality or a membership is about; NULL when that isn't said. */
+static const ifl_math_node *about(const ifl_math_node *node) {
+    bool member = node->kind == NODE_RELATION && strcmp(node->name, "e") == 0;
+    if (member) return is_variable(node->kids[0]) ? node->kids[0] : NULL;
+    if (is_inequality(node)) {
+        for (int i = 0; i < node->n; i++)
+            if (is_variable(node->kids[i])) return node->kids[i];
+        return NULL;
+    }
+    bool list = node->kind == NODE_SEQUENCE && !node->open && node->flag;
+    return list && node->n > 0 ? about(node->kids[0]) : NULL;
+}
+
 static bool is_interval(const ifl_math_node *node) {
     return node->kind == NODE_SEQUENCE && node->n == 2 &&
            strchr("([", node->open ? node->open : '-') && node->open != '{';
@@ -123,7 +146,7 @@ static void complement(pieces *out, const pieces *s) {
 static bool inequality_pieces(pieces *out, ifl_math_node *node) {
     int at = -1;
     for (int i = 0; i < node->n; i++) {
-        if (node->kids[i]->kind == NODE_SYMBOL && at < 0)
+        if (is_variable(node->kids[i]) && at < 0)
             at = i;
         else if (ifl_math_contains(node->kids[i], NODE_SYMBOL))
             return false;
@@ -211,6 +234,8 @@ static bool collect(pieces *out, ifl_math_node *node) {
 }
 
 ifl_math_shown ifl_math_real_sets(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer) {
+    const ifl_math_node *a = about(gold), *b = about(answer);
+    if (a && b && !ifl_math_same(work, a, b)) return SHOWN_DIFFERENT;
     pieces *s = ifl_math_alloc(work, 2 * sizeof *s);
     if (!s) return SHOWN_NOTHING;
     s[0].work = s[1].work = work;
@@ -219,9 +244,9 @@ ifl_math_shown ifl_math_real_sets(ifl_math_work *work, ifl_math_node *gold, ifl_
     tidy(&s[1]);
     bool same = s[0].n == s[1].n;
     for (int i = 0; i < s[0].n && same; i++) {
-        const piece *a = &s[0].at[i], *b = &s[1].at[i];
-        same = a->has_low == b->has_low && a->has_high == b->has_high &&
-               order(&s[0], a->low, b->low) == 0 && order(&s[0], a->high, b->high) == 0;
+        const piece *x = &s[0].at[i], *y = &s[1].at[i];
+        same = x->has_low == y->has_low && x->has_high == y->has_high &&
+               order(&s[0], x->low, y->low) == 0 && order(&s[0], x->high, y->high) == 0;
     }
     if (s[0].unknown || s[1].unknown || work->limit) return SHOWN_NOTHING;
     return same ? SHOWN_EQUAL : SHOWN_DIFFERENT;

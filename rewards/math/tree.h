@@ -164,7 +164,12 @@ ifl_math_node *ifl_math_exact_side(ifl_math_work *work, ifl_math_node *node);
 /* Two answers of any type. */
 ifl_math_shown ifl_math_item_equal(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer);
 
+/* --- matrix.c */
+/* Sums and products of matrices with their cells worked out; the node itself when it is none. */
+ifl_math_node *ifl_math_matrix_worked(ifl_math_work *work, ifl_math_node *node);
+
 /* --- sets.c */
+bool ifl_math_is_function_value(const ifl_math_node *node); /* f(x) */
 bool ifl_math_is_real_set(const ifl_math_node *node);
 /* Unions of intervals and points, inequalities in one variable. */
 ifl_math_shown ifl_math_real_sets(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer);

@@ -115,6 +115,7 @@ static const unit units[] = {
     {"kph", "km/h"},
     {"kmh", "km/h"},
     {"percent", "%"},
+    {"pct", "%"},
     {"square", "square "},
     {"sq", "square "},
     {"cubic", "cubic "},
