@@ -11,7 +11,7 @@
 
 #define BLOATED_BYTES 2048
 #define BLOATED_FACTOR 16
-#define NEAR_BYTES 12 /* between boxes that make one list in a worked solution */
+#define NEAR_BYTES 14 /* between boxes that make one list in a worked solution */
 
 /* --- FLINT calls this instead of abort(): sizes are bounded before each call, so it is for what
  * nobody thought of. The memory of the interrupted call is lost. */

@@ -364,6 +364,12 @@ static bool unit_plain(ifl_math_head *p, char *unit, bool plain, bool first) {
     return true;
 }
 
+/* 5m^2, without a space. */
+static bool metres_follow(const ifl_math_head *p) {
+    return ifl_math_at(p, "m^2") || ifl_math_at(p, "m^3") || ifl_math_at(p, "m^{2}") ||
+           ifl_math_at(p, "m^{3}");
+}
+
 /* 2^\circ and words, squares and products of units: "cm^2", "\text{ m}/\text{s}", "miles per
  * hour". */
 const char *ifl_math_read_unit(ifl_math_head *p, bool plain) {
@@ -380,7 +386,8 @@ const char *ifl_math_read_unit(ifl_math_head *p, bool plain) {
         bool spaced = any || before == ' ' || before == '~' || before == ',';
         bool took = accept_text(p, &s)
                         ? s.n == 0 || unit_words(unit, s)
-                        : unit_symbol(p, unit) || unit_plain(p, unit, plain && spaced, !any);
+                        : unit_symbol(p, unit) ||
+                              unit_plain(p, unit, plain && (spaced || metres_follow(p)), !any);
         if (!took) {
             unit[used] = 0;
             p->at = begin;

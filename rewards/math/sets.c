@@ -38,14 +38,19 @@ bool ifl_math_is_function_value(const ifl_math_node *node) {
 static bool is_variable(const ifl_math_node *node) {
     return node->kind == NODE_SYMBOL || ifl_math_is_function_value(node);
 }
+static bool is_modulus(const ifl_math_node *node) {
+    return node->kind == NODE_ABS && node->kids[0]->kind == NODE_SYMBOL;
+}
 
 /* What an inequality or a membership is about; NULL when that isn't said. */
 static const ifl_math_node *about(const ifl_math_node *node) {
     bool member = node->kind == NODE_RELATION && strcmp(node->name, "e") == 0;
     if (member) return is_variable(node->kids[0]) ? node->kids[0] : NULL;
     if (is_inequality(node)) {
-        for (int i = 0; i < node->n; i++)
+        for (int i = 0; i < node->n; i++) {
             if (is_variable(node->kids[i])) return node->kids[i];
+            if (is_modulus(node->kids[i])) return node->kids[i]->kids[0];
+        }
         return NULL;
     }
     bool list = node->kind == NODE_SEQUENCE && !node->open && node->flag;
@@ -142,11 +147,27 @@ static void complement(pieces *out, const pieces *s) {
     push(out, low, has_low, infinity(out, false), false);
 }
 
+/* The x with |x| between the two. */
+static bool push_modulus(pieces *out, ifl_math_node *low, bool has_low, ifl_math_node *high,
+                         bool has_high) {
+    ifl_math_node *zero = ifl_math_number(out->work, 0),
+                  *below = ifl_math_node_of(out->work, NODE_NEG, high, NULL);
+    int sign = zero ? order(out, low, zero) : 2;
+    if (!below || sign == 2) return false;
+    if (sign < 0 || (sign == 0 && has_low)) { /* no lower bound of a modulus */
+        push(out, below, has_high, high, has_high);
+        return true;
+    }
+    push(out, low, has_low, high, has_high);
+    push(out, below, has_high, ifl_math_node_of(out->work, NODE_NEG, low, NULL), has_low);
+    return true;
+}
+
 /* "a < x <= b", "5 > x", "x != 3": false when it isn't about one symbol alone. */
 static bool inequality_pieces(pieces *out, ifl_math_node *node) {
     int at = -1;
     for (int i = 0; i < node->n; i++) {
-        if (is_variable(node->kids[i]) && at < 0)
+        if ((is_variable(node->kids[i]) || is_modulus(node->kids[i])) && at < 0)
             at = i;
         else if (ifl_math_contains(node->kids[i], NODE_SYMBOL))
             return false;
@@ -158,7 +179,7 @@ static bool inequality_pieces(pieces *out, ifl_math_node *node) {
         if (i == at) continue;
         char op = node->name[i < at ? i : i - 1];
         if (op == '!') {
-            if (node->n != 2) return false;
+            if (node->n != 2 || is_modulus(node->kids[at])) return false;
             push(out, low, false, node->kids[i], false);
             push(out, node->kids[i], false, high, false);
             return true;
@@ -172,6 +193,7 @@ static bool inequality_pieces(pieces *out, ifl_math_node *node) {
             has_high = closed;
         }
     }
+    if (is_modulus(node->kids[at])) return push_modulus(out, low, has_low, high, has_high);
     push(out, low, has_low, high, has_high);
     return true;
 }
