@@ -207,7 +207,8 @@ static bool is_hedged(ifl_slice s, const char *at) {
     ifl_slice before = ifl_slice_trim((ifl_slice){s.text, (size_t)(at - s.text)});
     while (before.n > 0 && strchr("$ (*", before.text[before.n - 1]))
         before.n--;
-    static const char *const words[] = {"or", "and", "between", "to", "not", "nor", "than", "from"};
+    static const char *const words[] = {"or",   "and",  "between", "to",       "not", "nor",
+                                        "than", "from", "minus",   "negative", "over"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         size_t n = strlen(words[i]);
         if (before.n >= n && strncasecmp(before.text + before.n - n, words[i], n) == 0 &&

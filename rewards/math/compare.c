@@ -227,6 +227,8 @@ static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown sh
         say(out, IFL_MATH_DIFFERENT, "another value or form");
     else if (shown == SHOWN_UNDEFINED)
         say(out, IFL_MATH_DIFFERENT, "the answer is undefined");
+    else if (out->unread) /* or words would be a way not to be judged */
+        say(out, IFL_MATH_DIFFERENT, "the answer holds words");
     else
         say(out, IFL_MATH_UNDECIDED, "neither equality nor difference could be shown");
 }
@@ -234,7 +236,11 @@ static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown sh
 static void compare_texts(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                           ifl_math_result *out) {
     ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
-    if (a.n == 0)
+    int at_gold = 0, at_answer = 0;
+    bool times = ifl_math_time_of_day(a, &at_gold) && ifl_math_time_of_day(b, &at_answer);
+    if (times && at_gold == at_answer)
+        out->verdict = IFL_MATH_EQUAL;
+    else if (a.n == 0)
         say(out, IFL_MATH_BAD_TASK, "the task's answer holds no words");
     else if (slices_equal(a, b))
         out->verdict = IFL_MATH_EQUAL;
@@ -256,6 +262,16 @@ static bool looks_mathematical(ifl_slice s) {
         if (!markup) return true;
     }
     return false;
+}
+
+/* Letter by letter, or in words alone: their braces and marks say nothing, those of a formula do.
+ */
+static bool says_the_same(ifl_math_work *work, ifl_slice gold, ifl_slice answer) {
+    if (slices_equal(gold, answer)) return true;
+    if (looks_mathematical(gold) || looks_mathematical(answer)) return false;
+    if (memchr(gold.text, '!', gold.n) || memchr(answer.text, '!', answer.n)) return false;
+    ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
+    return has_word(a) && slices_equal(a, b);
 }
 
 static size_t digits_at(ifl_slice s, size_t i) {
@@ -293,6 +309,39 @@ static const char *number_word(ifl_math_work *work, ifl_slice s) {
     return NULL;
 }
 
+/* A formula without what only spaces it. */
+static ifl_slice unspaced(ifl_math_work *work, ifl_slice s) {
+    static const char *const silent[] = {"\\left", "\\right", "\\,", "\\;",           "\\!",
+                                         "\\:",    "\\quad",  "\\ ", "\\displaystyle"};
+    char *out = ifl_math_alloc(work, s.n + 1);
+    size_t n = 0;
+    if (!out || !ifl_math_step(work, 1 + (int64_t)s.n / 8)) return (ifl_slice){"", 0};
+    for (size_t i = 0; i < s.n;) {
+        size_t m = s.text[i] == ' ' || s.text[i] == '~' || s.text[i] == '$';
+        for (size_t k = 0; k < sizeof silent / sizeof *silent && m == 0; k++) {
+            size_t l = strlen(silent[k]);
+            bool begins = s.n - i >= l && memcmp(s.text + i, silent[k], l) == 0;
+            bool ends = l == 2 || i + l == s.n || !is_lower((char)(s.text[i + l] | 32));
+            if (begins && ends) m = l;
+        }
+        if (m == 0) out[n++] = s.text[i++];
+        i += m;
+    }
+    return (ifl_slice){out, n};
+}
+
+/* The task's answer is a formula that can't be read: it is compared letter by letter. */
+static void compare_unread(ifl_math_work *work, ifl_slice gold, ifl_slice answer, const char *why,
+                           ifl_math_result *out) {
+    ifl_slice a = unspaced(work, gold), b = unspaced(work, answer);
+    out->unread = true;
+    if (a.n > 0 && slices_equal(a, b))
+        out->verdict = IFL_MATH_EQUAL;
+    else
+        say(out, IFL_MATH_UNDECIDED, "the task's answer can't be read: %s",
+            why ? why : "no expression");
+}
+
 static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                           ifl_math_result *out) {
     bool text = work->options->answer_type == IFL_MATH_TYPE_TEXT;
@@ -326,13 +375,12 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         say(out, IFL_MATH_DIFFERENT, "the answer is past a limit: %s", work->limit);
         return;
     }
-    ifl_slice a = ifl_math_words(work, gold), b = ifl_math_words(work, answer);
-    if (!pair.gold || (has_word(a) && slices_equal(a, b) && !undefined(work, pair.gold))) {
-        compare_texts(work, gold, answer, out);
+    if (!pair.gold || (says_the_same(work, gold, answer) && !undefined(work, pair.gold))) {
         out->gold_unread = !pair.gold;
-        if (!pair.gold && out->verdict == IFL_MATH_DIFFERENT && looks_mathematical(gold))
-            say(out, IFL_MATH_UNDECIDED, "the task's answer can't be read: %s",
-                pair.why_gold ? pair.why_gold : "no expression");
+        if (!pair.gold && looks_mathematical(gold))
+            compare_unread(work, gold, answer, pair.why_gold, out);
+        else
+            compare_texts(work, gold, answer, out);
         return;
     }
     if (!pair.answer || is_vacuous(pair.answer)) {

@@ -136,7 +136,8 @@ static ifl_math_shown relations_equal(ifl_math_work *work, ifl_math_node *gold,
     if ((set_gold || op_is(gold, "e")) && (set_answer || op_is(answer, "e")) &&
         (set_gold || set_answer)) {
         ifl_math_shown shown = ifl_math_real_sets(work, gold, answer);
-        if (shown == SHOWN_EQUAL) return shown;
+        bool plain = ifl_math_is_plain_inequality(gold) && ifl_math_is_plain_inequality(answer);
+        if (shown == SHOWN_EQUAL || plain) return shown;
     }
     if (gold->n != 2 || answer->n != 2) {
         if (gold->n != answer->n || strcmp(gold->name, answer->name) != 0) return SHOWN_DIFFERENT;
@@ -296,6 +297,9 @@ static ifl_math_shown units_equal(ifl_math_work *work, ifl_math_node *gold, ifl_
     ifl_math_node *a = on_gold ? gold->kids[0] : gold, *b = on_answer ? answer->kids[0] : answer;
     ifl_math_units rule = work->options->units;
     if (rule != IFL_MATH_UNITS_IGNORED) {
+        bool percent = a->kind == NODE_PERCENT || b->kind == NODE_PERCENT;
+        if (percent && !(on_gold && on_answer) && strcmp((on_gold ? gold : answer)->name, "%") != 0)
+            return SHOWN_DIFFERENT; /* 15 % is no 15 cm */
         if (rule == IFL_MATH_UNITS_REQUIRED && on_gold && !on_answer) return SHOWN_DIFFERENT;
         /* Of "12 red apples" and "12 apples" one says more; "12 pears" says another thing. */
         if (on_gold && on_answer && strcmp(gold->name, answer->name) != 0) {

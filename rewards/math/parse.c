@@ -64,9 +64,11 @@ static ifl_math_node *read_exponent(ifl_math_head *p) {
         if (node && !ifl_math_accept(p, "}")) return ifl_math_refuse(p, "an exponent isn't closed");
         return node;
     }
-    if (ifl_math_accept(p, "-"))
-        return ifl_math_node_of(p->work, NODE_NEG, ifl_math_read_atom(p), NULL);
-    return ifl_math_read_atom(p);
+    bool negative = ifl_math_accept(p, "-");
+    ifl_math_skip_space(p);
+    ifl_math_node *node =
+        ifl_math_is_digit(ifl_math_peek(p, 0)) ? ifl_math_read_number(p) : ifl_math_read_atom(p);
+    return negative ? ifl_math_node_of(p->work, NODE_NEG, node, NULL) : node;
 }
 
 /* x_1, x_{max}: part of the name. 101_2, 2516_{8}: a numeral in a base. */
@@ -248,6 +250,12 @@ static ifl_math_node *with_unit(ifl_math_head *p, ifl_math_node *node) {
     return node;
 }
 
+/* 2^6 3^5: behind a power and a space even a number is a factor. */
+static bool power_follows(const ifl_math_head *p, const ifl_math_node *left) {
+    return left->kind == NODE_POW && p->at > 0 && p->text[p->at - 1] == ' ' &&
+           ifl_math_is_digit(ifl_math_peek(p, 0));
+}
+
 static ifl_math_node *read_term(ifl_math_head *p) {
     parts x = {0};
     if (!parts_push(p, &x, read_factor(p))) return NULL;
@@ -267,7 +275,7 @@ static ifl_math_node *read_term(ifl_math_head *p) {
             x.n = 0;
             if (!right || !parts_push(p, &x, ifl_math_node_of(p->work, NODE_DIV, left, right)))
                 return NULL;
-        } else if (may_multiply(p, end)) {
+        } else if (may_multiply(p, end) || power_follows(p, x.at[x.n - 1])) {
             if (!parts_push(p, &x, ifl_math_read_postfix(p))) return NULL;
         } else {
             break;

@@ -42,6 +42,18 @@ static bool is_modulus(const ifl_math_node *node) {
     return node->kind == NODE_ABS && node->kids[0]->kind == NODE_SYMBOL;
 }
 
+bool ifl_math_is_plain_inequality(const ifl_math_node *node) {
+    int n_about = 0;
+    if (!is_inequality(node)) return false;
+    for (int i = 0; i < node->n; i++) {
+        if (is_variable(node->kids[i]) || is_modulus(node->kids[i]))
+            n_about++;
+        else if (ifl_math_contains(node->kids[i], NODE_SYMBOL))
+            return false;
+    }
+    return n_about == 1;
+}
+
 /* What an inequality or a membership is about; NULL when that isn't said. */
 static const ifl_math_node *about(const ifl_math_node *node) {
     bool member = node->kind == NODE_RELATION && strcmp(node->name, "e") == 0;
@@ -249,6 +261,7 @@ static bool collect(pieces *out, ifl_math_node *node) {
         if (!braced) {
             if (!collect(out, node->kids[i])) return false;
         } else {
+            if (node->kids[i]->kind == NODE_EMPTY_SET) return false; /* {{}} holds something */
             push(out, node->kids[i], true, node->kids[i], true);
         }
     }

@@ -109,6 +109,10 @@ ifl_slice ifl_math_clean(ifl_math_work *work, ifl_slice s);
  * by. */
 ifl_slice ifl_math_words(ifl_math_work *work, ifl_slice s);
 
+/* --- times.c */
+/* Of what ifl_math_words makes of it; false when it is no time of day. */
+bool ifl_math_time_of_day(ifl_slice words, int *seconds);
+
 /* --- units.c */
 bool ifl_math_unit_known(const char *word, size_t n);
 /* Appends the canonical form of a unit's word ("metres" to "m"); false: no room, or the word is
@@ -170,6 +174,8 @@ ifl_math_node *ifl_math_matrix_worked(ifl_math_work *work, ifl_math_node *node);
 
 /* --- sets.c */
 bool ifl_math_is_function_value(const ifl_math_node *node); /* f(x) */
+/* x, |x| or f(x) between numbers: ifl_math_real_sets settles it. */
+bool ifl_math_is_plain_inequality(const ifl_math_node *node);
 bool ifl_math_is_real_set(const ifl_math_node *node);
 /* Unions of intervals and points, inequalities in one variable. */
 ifl_math_shown ifl_math_real_sets(ifl_math_work *work, ifl_math_node *gold, ifl_math_node *answer);

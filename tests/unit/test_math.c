@@ -217,6 +217,15 @@ static void test_require_option(void **state) {
         {"B", "Answer: (B)", IFL_MATH_EQUAL},
         {"5", "**Answer:** $5$", IFL_MATH_EQUAL},
         {"5", "The final answer is: 5.", IFL_MATH_EQUAL},
+        {"41", "So the final answer is $41$. I hope it is correct.", IFL_MATH_EQUAL},
+        {"(2,9]", "Final Answer: The final answer is \\((2,9]\\). Done.", IFL_MATH_EQUAL},
+        {"7", "Answer: 7. That was easy.", IFL_MATH_EQUAL},
+        {"7", "Answer:\n$$\n7\n$$", IFL_MATH_EQUAL},
+        {"8", "Answer: 7. Or 8.", IFL_MATH_DIFFERENT},
+        {"8", "The final answer is $7$. Or $8$.", IFL_MATH_DIFFERENT},
+        {"7", "The final answer is $7$ or $8$.", IFL_MATH_DIFFERENT},
+        {"7", "The final answer is 7. No, the final answer is 8", IFL_MATH_DIFFERENT},
+        {"7", "the answer is 7", IFL_MATH_NO_ANSWER},
         {"72", "#### 73", IFL_MATH_DIFFERENT},
         {"72", "#### 72 or 73", IFL_MATH_DIFFERENT},
         {"72", "#### 72\n\\boxed{73}", IFL_MATH_DIFFERENT},
@@ -238,10 +247,43 @@ static void test_require_option(void **state) {
             {"72", "", IFL_MATH_NO_ANSWER}});
 }
 
+static void test_prose_states_one_answer_where_none_is_required(void **state) {
+    (void)state;
+    EXPECT(&(ifl_math_options){.require = IFL_MATH_REQUIRE_NONE},
+           {{"31", "There are 31 ways in all. I hope it is correct.", IFL_MATH_EQUAL},
+            {"31", "There are 31 ways in all.<|im_end|>", IFL_MATH_EQUAL},
+            {"\\frac{2}{7}", "Bob wins with probability 2/7.", IFL_MATH_EQUAL},
+            {"60\\%", "So it has grown by 60%.", IFL_MATH_EQUAL},
+            {"45", "She pays $45 for it.", IFL_MATH_EQUAL},
+            {"x>2", "We see that $x > 2$ is what remains.", IFL_MATH_EQUAL},
+            {"14", "The least $n$ is 14.", IFL_MATH_EQUAL},
+            {"9", "Answer \\[ 9 \\]", IFL_MATH_EQUAL},
+            {"D", "I take it's (D).", IFL_MATH_EQUAL},
+            {"\\text{Evelyn}", "The answer is Evelyn.", IFL_MATH_EQUAL},
+            {"14", "First I had 14. It is 15.", IFL_MATH_DIFFERENT},
+            {"14", "It is 14 or 15.", IFL_MATH_DIFFERENT},
+            {"15", "It is 14 or 15.", IFL_MATH_DIFFERENT},
+            {"15", "perhaps 14 and perhaps $14$ or $15$", IFL_MATH_DIFFERENT},
+            {"15", "between 14 and 15", IFL_MATH_DIFFERENT},
+            {"15", "minus 15", IFL_MATH_DIFFERENT},
+            {"15", "the answer is not 15", IFL_MATH_DIFFERENT},
+            {"15", "15, said Bob, but 16 was right", IFL_MATH_DIFFERENT},
+            {"15", "$x<15$ holds", IFL_MATH_DIFFERENT},
+            {"15", "a fifteenth", IFL_MATH_DIFFERENT},
+            {"A", "(A), though (B) is near", IFL_MATH_DIFFERENT},
+            {"15", "<think>15</think>", IFL_MATH_NO_ANSWER},
+            {"15", "<think>it is 15", IFL_MATH_NO_ANSWER},
+            {"15", "\\boxed{15", IFL_MATH_NO_ANSWER}});
+}
+
 static void test_gold_may_be_a_worked_solution(void **state) {
     (void)state;
     EXPECT(&(ifl_math_options){0}, {{"so $x$ is \\boxed{5}.", "\\boxed{5}", IFL_MATH_EQUAL},
                                     {"70 + 2 = 72\n#### 72", "\\boxed{72}", IFL_MATH_EQUAL},
+                                    {"the answer is $6$.", "\\boxed{6}", IFL_MATH_EQUAL},
+                                    {"\\boxed{3} and \\boxed{4}", "\\boxed{3,4}", IFL_MATH_EQUAL},
+                                    {"\\boxed{3} and \\boxed{4}", "\\boxed{3}", IFL_MATH_DIFFERENT},
+                                    {"\\boxed{7}, again \\boxed{7}", "\\boxed{7}", IFL_MATH_EQUAL},
                                     {"", "\\boxed{5}", IFL_MATH_BAD_TASK},
                                     {"  ", "\\boxed{}", IFL_MATH_BAD_TASK},
                                     {"1/0", "nothing", IFL_MATH_BAD_TASK}});
@@ -484,6 +526,7 @@ int main(void) {
         cmocka_unit_test(test_near_boxes_must_agree_or_be_the_list),
         cmocka_unit_test(test_boxes_option),
         cmocka_unit_test(test_require_option),
+        cmocka_unit_test(test_prose_states_one_answer_where_none_is_required),
         cmocka_unit_test(test_gold_may_be_a_worked_solution),
         cmocka_unit_test(test_comparison_options),
         cmocka_unit_test(test_checker_maps_verdicts_to_statuses),
