@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #define LAST_LINE_BYTES_MAX 400
+#define FORMULA_BYTES_MAX 4096
 #define ANCHOR_BYTES_MAX 65536
 
 static ifl_slice skip(ifl_slice s, size_t n) {
@@ -116,11 +117,13 @@ static const char *const formula_signs[][2] = {
     {"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}};
 #define N_FORMULA_SIGNS 4
 
-/* A formula at the beginning of s: its content, and *rest what follows it. */
-static bool formula_at(ifl_slice s, ifl_slice *out, ifl_slice *rest) {
+/* A formula at the beginning of s: its content, and *rest what follows it. `open` has a bit for
+ * each sign that was found to have no end, which isn't looked for again. */
+static bool formula_at(ifl_slice s, unsigned *open, ifl_slice *out, ifl_slice *rest) {
     for (size_t i = 0; i < N_FORMULA_SIGNS; i++) {
         size_t n = strlen(formula_signs[i][0]);
         if (!starts(s, formula_signs[i][0])) continue;
+        if (*open & 1u << i) return false;
         for (size_t at = n; at + n <= s.n; at++) {
             if (starts(skip(s, at), formula_signs[i][1])) {
                 *out = (ifl_slice){s.text + n, at - n};
@@ -129,6 +132,7 @@ static bool formula_at(ifl_slice s, ifl_slice *out, ifl_slice *rest) {
             }
             if (s.text[at] == '\\') at++;
         }
+        *open |= 1u << i;
         return false;
     }
     return false;
@@ -138,8 +142,9 @@ static bool formula_at(ifl_slice s, ifl_slice *out, ifl_slice *rest) {
  * or a line's end. A formula that begins it may go over lines. */
 static ifl_slice first_sentence(ifl_slice s) {
     ifl_slice formula, rest;
+    unsigned open = 0;
     s = ifl_slice_trim(s);
-    if (formula_at(s, &formula, &rest)) {
+    if (formula_at(s, &open, &formula, &rest)) {
         size_t i = 0;
         while (i < rest.n && strchr(".*", rest.text[i]))
             i++;
@@ -221,9 +226,11 @@ static bool is_hedged(ifl_slice s, const char *at) {
 /* The last formula; where it ends in *end. */
 static bool last_formula(ifl_slice s, ifl_slice *out, const char **end) {
     bool found = false;
+    unsigned open = 0;
     for (size_t i = 0; i < s.n;) {
         ifl_slice formula, rest;
-        if ((s.text[i] == '$' || s.text[i] == '\\') && formula_at(skip(s, i), &formula, &rest)) {
+        if ((s.text[i] == '$' || s.text[i] == '\\') &&
+            formula_at(skip(s, i), &open, &formula, &rest)) {
             *out = formula;
             *end = rest.text;
             found = true;
@@ -298,12 +305,12 @@ static bool is_prose(ifl_slice s) {
     return false;
 }
 
-static void add_loose(ifl_math_stated *out, ifl_slice s) {
+static void add_loose(ifl_math_stated *out, ifl_slice s, size_t n_max) {
     s = ifl_slice_trim(s);
     bool holds = false;
     for (size_t i = 0; i < s.n && !holds; i++)
         holds = is_letter(s.text[i]) || is_digit(s.text[i]) || (unsigned char)s.text[i] >= 0x80;
-    if (!holds || s.n > LAST_LINE_BYTES_MAX) return;
+    if (!holds || s.n > n_max) return;
     out->prose[out->n] = is_prose(s);
     out->at[out->n++] = s;
 }
@@ -330,19 +337,21 @@ static void find_loose(ifl_slice s, bool anchored, ifl_math_stated *out) {
     if (s.n > ANCHOR_BYTES_MAX) s = skip(s, s.n - ANCHOR_BYTES_MAX);
     ifl_slice line = s, behind, formula, number;
     const char *end = NULL, *newline = memrchr(s.text, '\n', s.n);
+    unsigned open = 0;
     if (anchored)
         line = without_stars(first_sentence(s));
-    else if (newline && !formula_at(s, &formula, &behind))
+    else if (newline && !formula_at(s, &open, &formula, &behind))
         line = ifl_slice_trim(skip(s, (size_t)(newline + 1 - s.text)));
     if (!anchored) line = last_sentence(line);
-    add_loose(out, line);
+    add_loose(out, line, LAST_LINE_BYTES_MAX);
     if (ifl_slice_after_last(line, " is ", &behind))
-        add_loose(out, without_stars(first_sentence(behind)));
+        add_loose(out, without_stars(first_sentence(behind)), LAST_LINE_BYTES_MAX);
     if (anchored) s = line;
     bool has_formula = last_formula(s, &formula, &end);
-    if (last_number(s, has_formula ? end : NULL, &number)) add_loose(out, number);
-    if (has_formula && !is_hedged(s, formula.text)) add_loose(out, formula);
-    if (!has_formula && only_choice(s, &number)) add_loose(out, number);
+    if (last_number(s, has_formula ? end : NULL, &number))
+        add_loose(out, number, LAST_LINE_BYTES_MAX);
+    if (has_formula && !is_hedged(s, formula.text)) add_loose(out, formula, FORMULA_BYTES_MAX);
+    if (!has_formula && only_choice(s, &number)) add_loose(out, number, LAST_LINE_BYTES_MAX);
     out->any = true;
 }
 

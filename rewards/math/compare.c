@@ -227,6 +227,9 @@ static void settle(ifl_math_work *work, const read_pair *pair, ifl_math_shown sh
         say(out, IFL_MATH_DIFFERENT, "another value or form");
     else if (shown == SHOWN_UNDEFINED)
         say(out, IFL_MATH_DIFFERENT, "the answer is undefined");
+    else if (!ifl_math_contains(pair->gold, NODE_SYMBOL) &&
+             ifl_math_contains(pair->answer, NODE_SYMBOL)) /* as x! for 6 */
+        say(out, IFL_MATH_DIFFERENT, "the answer has an unknown that the task's hasn't");
     else if (out->unread) /* or words would be a way not to be judged */
         say(out, IFL_MATH_DIFFERENT, "the answer holds words");
     else
@@ -321,7 +324,7 @@ static ifl_slice unspaced(ifl_math_work *work, ifl_slice s) {
         for (size_t k = 0; k < sizeof silent / sizeof *silent && m == 0; k++) {
             size_t l = strlen(silent[k]);
             bool begins = s.n - i >= l && memcmp(s.text + i, silent[k], l) == 0;
-            bool ends = l == 2 || i + l == s.n || !is_lower((char)(s.text[i + l] | 32));
+            bool ends = !begins || l == 2 || i + l == s.n || !is_lower((char)(s.text[i + l] | 32));
             if (begins && ends) m = l;
         }
         if (m == 0) out[n++] = s.text[i++];
@@ -437,16 +440,20 @@ static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answe
     jmp_buf escape, *outer = flint_escape;
     if (setjmp(escape) == 0) {
         flint_escape = &escape;
-        ifl_slice a = ifl_math_clean(work, gold), b = ifl_math_clean(work, answer);
-        if (holds_nothing(a)) {
+        ifl_slice a = ifl_math_clean(work, gold), b = {NULL, 0};
+        if (!work->limit) unescape(work, &a);
+        bool limit_gold = work->limit != NULL;
+        if (!limit_gold) b = ifl_math_clean(work, answer);
+        if (!work->limit) unescape(work, &b);
+        if (work->limit)
+            say(out, limit_gold ? IFL_MATH_BAD_TASK : IFL_MATH_DIFFERENT, "%s is past a limit: %s",
+                limit_gold ? "the task's answer" : "the answer", work->limit);
+        else if (holds_nothing(a))
             say(out, IFL_MATH_BAD_TASK, "the task's answer is empty");
-        } else if (holds_nothing(b)) {
+        else if (holds_nothing(b))
             say(out, IFL_MATH_NO_ANSWER, "the answer is empty");
-        } else {
-            unescape(work, &a);
-            unescape(work, &b);
+        else
             compare_clean(work, a, b, out);
-        }
     } else {
         say(out, IFL_MATH_UNDECIDED, "FLINT stopped");
     }

@@ -1,7 +1,8 @@
 /* Sums and products of matrices, worked out cell by cell. */
 #include "rewards/math/tree.h"
 
-#define WORKED_CELLS_MAX 64 /* of one matrix */
+#define WORKED_CELLS_MAX 64  /* of one matrix */
+#define SYMBOLIC_PARTS_MAX 4 /* more could take for ever to evaluate */
 
 static int rows_of(const ifl_math_node *m) {
     return m->n / m->flag;
@@ -60,6 +61,22 @@ static ifl_math_node *joined(ifl_math_work *work, ifl_math_kind kind, ifl_math_n
     return cellwise(work, NODE_MUL, m ? b : a, m ? a : b, NULL);
 }
 
+/* Numbers for what has a rational value; false when a cell has none. */
+static bool reduced(ifl_math_work *work, ifl_math_node *m) {
+    bool all = true;
+    for (int i = 0; i < m->n && m->kind == NODE_MATRIX; i++) {
+        const fmpq *value = ifl_math_rational(work, m->kids[i]);
+        ifl_math_node *number = value ? ifl_math_number(work, 0) : NULL;
+        all &= number != NULL;
+        if (!number) continue;
+        fmpq_set(number->value, value);
+        number->inexact = m->kids[i]->kind == NODE_NUMBER && m->kids[i]->inexact;
+        number->places = m->kids[i]->places;
+        m->kids[i] = number;
+    }
+    return all;
+}
+
 static bool is_small(const ifl_math_node *node) {
     return node->kind != NODE_MATRIX || (node->n <= WORKED_CELLS_MAX && node->flag > 0);
 }
@@ -73,7 +90,7 @@ ifl_math_node *ifl_math_matrix_worked(ifl_math_work *work, ifl_math_node *node) 
         ifl_math_node *part = ifl_math_matrix_worked(work, node->kids[i]);
         if (!is_small(part)) return node;
         out = i == 0 ? part : joined(work, node->kind, out, part);
-        if (!out) return node;
+        if (!out || (i > 0 && !reduced(work, out) && i + 1 > SYMBOLIC_PARTS_MAX)) return node;
     }
     if (neg) out = out->kind == NODE_MATRIX ? cellwise(work, NODE_NEG, NULL, out, NULL) : node;
     return out ? out : node;
