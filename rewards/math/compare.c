@@ -277,66 +277,10 @@ static bool says_the_same(ifl_math_work *work, ifl_slice gold, ifl_slice answer)
     return has_word(a) && slices_equal(a, b);
 }
 
-static size_t digits_at(ifl_slice s, size_t i) {
-    size_t n = 0;
-    while (i + n < s.n && is_digit(s.text[i + n]))
-        n++;
-    return n;
-}
-
-/* "1000,99" and "0,111" beside "1000.99" and "0.111": the digits and nothing else, and no group of
- * thousands. */
-static bool is_decimal_comma(ifl_slice a, ifl_slice b) {
-    size_t whole = digits_at(a, 0), places = digits_at(a, whole + 1);
-    if (whole == 0 || places == 0 || whole + 1 + places != a.n || a.n != b.n) return false;
-    char mark = a.text[whole], other = b.text[whole];
-    bool grouped = places == 3 && whole <= 3 && a.text[0] != '0';
-    return ((mark == ',' && other == '.') || (mark == '.' && other == ',')) && !grouped &&
-           memcmp(a.text, b.text, whole) == 0 &&
-           memcmp(a.text + whole + 1, b.text + whole + 1, places) == 0;
-}
-
-/* "five", "Twelve": the number in figures, NULL when it is no such word. */
-static const char *number_word(ifl_math_work *work, ifl_slice s) {
-    static const char *const words[] = {
-        "zero",     "one",     "two",     "three",     "four",     "five",     "six",
-        "seven",    "eight",   "nine",    "ten",       "eleven",   "twelve",   "thirteen",
-        "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"};
-    static const char *const figures[] = {"0",  "1",  "2",  "3",  "4",  "5",  "6",
-                                          "7",  "8",  "9",  "10", "11", "12", "13",
-                                          "14", "15", "16", "17", "18", "19", "20"};
-    ifl_slice word = s.n < 32 ? ifl_math_words(work, s) : (ifl_slice){"", 0};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (strlen(words[i]) == word.n && memcmp(words[i], word.text, word.n) == 0)
-            return figures[i];
-    return NULL;
-}
-
-/* A formula without what only spaces it. */
-static ifl_slice unspaced(ifl_math_work *work, ifl_slice s) {
-    static const char *const silent[] = {"\\left", "\\right", "\\,", "\\;",           "\\!",
-                                         "\\:",    "\\quad",  "\\ ", "\\displaystyle"};
-    char *out = ifl_math_alloc(work, s.n + 1);
-    size_t n = 0;
-    if (!out || !ifl_math_step(work, 1 + (int64_t)s.n / 8)) return (ifl_slice){"", 0};
-    for (size_t i = 0; i < s.n;) {
-        size_t m = s.text[i] == ' ' || s.text[i] == '~' || s.text[i] == '$';
-        for (size_t k = 0; k < sizeof silent / sizeof *silent && m == 0; k++) {
-            size_t l = strlen(silent[k]);
-            bool begins = s.n - i >= l && memcmp(s.text + i, silent[k], l) == 0;
-            bool ends = !begins || l == 2 || i + l == s.n || !is_lower((char)(s.text[i + l] | 32));
-            if (begins && ends) m = l;
-        }
-        if (m == 0) out[n++] = s.text[i++];
-        i += m;
-    }
-    return (ifl_slice){out, n};
-}
-
 /* The task's answer is a formula that can't be read: it is compared letter by letter. */
 static void compare_unread(ifl_math_work *work, ifl_slice gold, ifl_slice answer, const char *why,
                            ifl_math_result *out) {
-    ifl_slice a = unspaced(work, gold), b = unspaced(work, answer);
+    ifl_slice a = ifl_math_unspaced(work, gold), b = ifl_math_unspaced(work, answer);
     out->unread = true;
     if (a.n > 0 && slices_equal(a, b))
         out->verdict = IFL_MATH_EQUAL;
@@ -353,10 +297,11 @@ static void compare_clean(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
         return;
     }
     if (choices(work, gold, answer, out)) return;
-    const char *a_word = number_word(work, gold), *b_word = number_word(work, answer);
+    const char *a_word = ifl_math_number_word(work, gold),
+               *b_word = ifl_math_number_word(work, answer);
     if (!text && a_word && !b_word) gold = (ifl_slice){a_word, strlen(a_word)};
     if (!text && b_word && !a_word) answer = (ifl_slice){b_word, strlen(b_word)};
-    if (is_decimal_comma(gold, answer)) {
+    if (ifl_math_is_decimal_comma(gold, answer)) {
         out->verdict = IFL_MATH_EQUAL;
         return;
     }
@@ -409,42 +354,16 @@ static bool holds_nothing(ifl_slice s) {
     return true;
 }
 
-/* \\\\frac for \\frac, as in a text that was escaped twice; NULL text when there is nothing of it.
- */
-static ifl_slice unescaped(ifl_math_work *work, ifl_slice s) {
-    bool twice = false;
-    for (size_t i = 0; i + 2 < s.n && !twice; i++)
-        twice = s.text[i] == '\\' && s.text[i + 1] == '\\' && is_lower((char)(s.text[i + 2] | 32));
-    char *out = twice ? ifl_math_alloc(work, s.n) : NULL;
-    if (!out) return (ifl_slice){NULL, 0};
-    size_t n = 0;
-    for (size_t i = 0; i < s.n; i++) {
-        out[n++] = s.text[i];
-        if (s.text[i] == '\\' && i + 1 < s.n && s.text[i + 1] == '\\') i++;
-    }
-    return (ifl_slice){out, n};
-}
-
-/* With what was escaped twice read as if once, where it can't be read as it stands. */
-static void unescape(ifl_math_work *work, ifl_slice *s) {
-    const ifl_math_reading reading = {.grouped = true};
-    const char *reason = NULL;
-    ifl_slice once = unescaped(work, *s);
-    if (once.text && !ifl_math_parse(work, *s, reading, &reason) && !work->limit &&
-        ifl_math_parse(work, once, reading, &reason))
-        *s = once;
-}
-
 static void compare_guarded(ifl_math_work *work, ifl_slice gold, ifl_slice answer,
                             ifl_math_result *out) {
     jmp_buf escape, *outer = flint_escape;
     if (setjmp(escape) == 0) {
         flint_escape = &escape;
         ifl_slice a = ifl_math_clean(work, gold), b = {NULL, 0};
-        if (!work->limit) unescape(work, &a);
+        if (!work->limit) ifl_math_unescape(work, &a);
         bool limit_gold = work->limit != NULL;
         if (!limit_gold) b = ifl_math_clean(work, answer);
-        if (!work->limit) unescape(work, &b);
+        if (!work->limit) ifl_math_unescape(work, &b);
         if (work->limit)
             say(out, limit_gold ? IFL_MATH_BAD_TASK : IFL_MATH_DIFFERENT, "%s is past a limit: %s",
                 limit_gold ? "the task's answer" : "the answer", work->limit);

@@ -46,6 +46,9 @@ ifl_math_node *ifl_math_read_words(ifl_math_head *p);
 ifl_math_node *ifl_math_read_atom(ifl_math_head *p);
 bool ifl_math_atom_begins(ifl_math_head *p);
 
+/* --- parse_environment.c */
+ifl_math_node *ifl_math_read_environment(ifl_math_head *p); /* behind "\begin" */
+
 /* --- parse.c */
 ifl_math_node *ifl_math_read_list(ifl_math_head *p);    /* a, b and c */
 ifl_math_node *ifl_math_read_sum(ifl_math_head *p);     /* a + b */

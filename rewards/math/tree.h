@@ -109,6 +109,17 @@ ifl_slice ifl_math_clean(ifl_math_work *work, ifl_slice s);
  * by. */
 ifl_slice ifl_math_words(ifl_math_work *work, ifl_slice s);
 
+/* --- written.c */
+/* "1000,99" and "0,111" beside "1000.99" and "0.111": the digits and nothing else, and no group of
+ * thousands. */
+bool ifl_math_is_decimal_comma(ifl_slice a, ifl_slice b);
+/* "five", "Twelve": the number in figures, NULL when it is no such word. */
+const char *ifl_math_number_word(ifl_math_work *work, ifl_slice s);
+/* A formula without what only spaces it. */
+ifl_slice ifl_math_unspaced(ifl_math_work *work, ifl_slice s);
+/* With what was escaped twice read as if once, where it can't be read as it stands. */
+void ifl_math_unescape(ifl_math_work *work, ifl_slice *s);
+
 /* --- times.c */
 /* Of what ifl_math_words makes of it; false when it is no time of day. */
 bool ifl_math_time_of_day(ifl_slice words, int *seconds);
