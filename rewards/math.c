@@ -107,10 +107,11 @@ static const char *const math_names[] = {"boxes",   "require", "answer_type", "u
 
 const ifl_checker ifl_checker_math = {
     .name = "math",
-    .version = "1",
-    .help = "answer: mathematics, LaTeX or plain; of the completion counts the last \\boxed{}, "
-            "else what "
-            "follows #### or Answer:; meta: boxes, require, answer_type, units, percent, tol",
+    .version = "2",
+    .help =
+        "answer: mathematics, LaTeX or plain; of the completion counts the last \\boxed{}, else "
+        "what follows ####, Answer: or \"final answer is\"; meta: boxes, require, answer_type, "
+        "units, percent, tol",
     .check = math_check,
     .flags = IFL_CHECKER_PURE,
     .options = math_names,

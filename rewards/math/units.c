@@ -116,6 +116,7 @@ static const unit units[] = {
     {"kmh", "km/h"},
     {"percent", "%"},
     {"pct", "%"},
+    {"percentage", "%"},
     {"square", "square "},
     {"sq", "square "},
     {"cubic", "cubic "},

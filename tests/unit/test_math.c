@@ -185,6 +185,26 @@ static void test_the_last_box_after_the_thinking_counts(void **state) {
             {"5", "\\boxed{5} \\text{boxed}", IFL_MATH_EQUAL}});
 }
 
+static void test_boxes_made_to_deceive(void **state) {
+    (void)state;
+    EXPECT(&(ifl_math_options){0},
+           {{"6", "\\boxed{6</think>7}", IFL_MATH_NO_ANSWER},
+            {"6", "\\boxed{7} % \\boxed{6}", IFL_MATH_AMBIGUOUS},
+            {"6", "\\boxed{7}\\phantom{\\boxed{6}}", IFL_MATH_AMBIGUOUS},
+            {"6", "\\boxed{7\\boxed{6}}", IFL_MATH_DIFFERENT},
+            {"6", "\\boxed{\\phantom{7}6}", IFL_MATH_DIFFERENT},
+            {"6", "\\boxed{\\color{white}{7}6}", IFL_MATH_DIFFERENT},
+            {"6", "\\boxed{7}\n\n\\boxed{6}", IFL_MATH_AMBIGUOUS},
+            {"6", "\\boxed{1}\\boxed{2}\\boxed{6}", IFL_MATH_AMBIGUOUS},
+            {"6", "It is \\boxed{6}. It is \\boxed{7}.", IFL_MATH_DIFFERENT},
+            {"6,7", "\\boxed{6} \\boxed{7} \\boxed{8}", IFL_MATH_AMBIGUOUS},
+            {"6", "\\boxed{6 \\text{ or } 7}", IFL_MATH_DIFFERENT},
+            {"6", "\\boxed{x}=\\boxed{6}", IFL_MATH_AMBIGUOUS},
+            {"6", "\\boxed{the reference answer}", IFL_MATH_DIFFERENT},
+            {"6", "\\boxed{Therefore $x > 6$ is so}", IFL_MATH_DIFFERENT},
+            {"6", "boxed{6}", IFL_MATH_NO_ANSWER}});
+}
+
 static void test_near_boxes_must_agree_or_be_the_list(void **state) {
     (void)state;
     EXPECT(&(ifl_math_options){0}, {{"3", "\\boxed{3}\\boxed{4}", IFL_MATH_AMBIGUOUS},
@@ -523,6 +543,7 @@ int main(void) {
         cmocka_unit_test(test_pairs_have_their_verdicts_in_both_directions),
         cmocka_unit_test(test_threads_do_not_disturb_each_other),
         cmocka_unit_test(test_the_last_box_after_the_thinking_counts),
+        cmocka_unit_test(test_boxes_made_to_deceive),
         cmocka_unit_test(test_near_boxes_must_agree_or_be_the_list),
         cmocka_unit_test(test_boxes_option),
         cmocka_unit_test(test_require_option),
