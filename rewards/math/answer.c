@@ -3,6 +3,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "rewards/math/tree.h"
+
 #define LAST_LINE_BYTES_MAX 400
 #define FORMULA_BYTES_MAX 4096
 #define ANCHOR_BYTES_MAX 65536
@@ -201,7 +203,9 @@ static bool find_anchor(ifl_slice s, bool said, ifl_slice *out) {
     return rest.n > 0;
 }
 
+/* Without markdown's stars at the end, which a period may follow. */
 static ifl_slice without_stars(ifl_slice s) {
+    if (s.n > 1 && s.text[s.n - 1] == '.' && s.text[s.n - 2] == '*') s.n--;
     while (s.n > 0 && s.text[s.n - 1] == '*')
         s.n--;
     return s;
@@ -242,6 +246,30 @@ static bool last_formula(ifl_slice s, ifl_slice *out, const char **end) {
     return found;
 }
 
+/* "5 or more", "3 squared": what follows a number makes it another one, or one of several. */
+static bool is_changed(ifl_slice rest) {
+    char unit[128] = "";
+    size_t n = 0;
+    rest = ifl_slice_trim(rest);
+    if (starts(rest, "\\text{")) rest = ifl_slice_trim(skip(rest, 6));
+    while (n < rest.n && is_letter(rest.text[n]))
+        n++;
+    return n > 0 && !ifl_math_unit_word(unit, sizeof unit, rest.text, n);
+}
+
+/* Words, so that it is no formula alone. */
+static bool has_words(ifl_slice s) {
+    for (size_t i = 0; i < s.n; i++) {
+        if ((unsigned char)s.text[i] >= 0x80) return true;
+        size_t n = 0;
+        while (i + n < s.n && is_letter(s.text[i + n]))
+            n++;
+        if (n > 1 && (i == 0 || s.text[i - 1] != '\\')) return true;
+        i += n;
+    }
+    return false;
+}
+
 /* The last word with a digit, from `from` on. */
 static bool last_number(ifl_slice s, const char *from, ifl_slice *out) {
     size_t first = from ? (size_t)(from - s.text) : 0, end = s.n;
@@ -259,7 +287,7 @@ static bool last_number(ifl_slice s, const char *from, ifl_slice *out) {
         begin++;
     if (begin < end && s.text[begin] == '$') begin++;
     *out = (ifl_slice){s.text + begin, end - begin};
-    return begin < end && !is_hedged(s, out->text);
+    return begin < end && !is_hedged(s, out->text) && !is_changed(skip(s, end));
 }
 
 /* The only choice in parentheses, "(D)", of the last line. */
@@ -309,7 +337,8 @@ static void add_loose(ifl_math_stated *out, ifl_slice s, size_t n_max) {
     s = ifl_slice_trim(s);
     bool holds = false;
     for (size_t i = 0; i < s.n && !holds; i++)
-        holds = is_letter(s.text[i]) || is_digit(s.text[i]) || (unsigned char)s.text[i] >= 0x80;
+        holds = is_letter(s.text[i]) || is_digit(s.text[i]) || s.text[i] == '{' ||
+                (unsigned char)s.text[i] >= 0x80;
     if (!holds || s.n > n_max) return;
     out->prose[out->n] = is_prose(s);
     out->at[out->n++] = s;
@@ -347,12 +376,13 @@ static void find_loose(ifl_slice s, bool anchored, ifl_math_stated *out) {
     if (ifl_slice_after_last(line, " is ", &behind))
         add_loose(out, without_stars(first_sentence(behind)), LAST_LINE_BYTES_MAX);
     if (anchored) s = line;
+    out->any = true;
+    if (!has_words(s)) return;
     bool has_formula = last_formula(s, &formula, &end);
     if (last_number(s, has_formula ? end : NULL, &number))
         add_loose(out, number, LAST_LINE_BYTES_MAX);
     if (has_formula && !is_hedged(s, formula.text)) add_loose(out, formula, FORMULA_BYTES_MAX);
     if (!has_formula && only_choice(s, &number)) add_loose(out, number, LAST_LINE_BYTES_MAX);
-    out->any = true;
 }
 
 bool ifl_math_find_anchor(ifl_slice s, ifl_slice *out) {

@@ -212,6 +212,11 @@ static bool inequality_pieces(pieces *out, ifl_math_node *node) {
 
 static bool collect(pieces *out, ifl_math_node *node);
 
+/* Not the 6 of "6 and 8", which would have nothing in common with 8. */
+static bool is_condition(const ifl_math_node *node) {
+    return node->kind == NODE_RELATION || is_interval(node) || ifl_math_is_real_set(node);
+}
+
 static bool combined(pieces *out, ifl_math_node *a, ifl_math_node *b, ifl_math_kind kind) {
     pieces *work = ifl_math_alloc(out->work, 3 * sizeof *work);
     if (!work) return false;
@@ -242,6 +247,9 @@ static bool collect(pieces *out, ifl_math_node *node) {
     if (node->kind == NODE_INTERSECTION || node->kind == NODE_WITHOUT)
         return combined(out, node->kids[0], node->kids[1], node->kind);
     if (is_interval(node)) {
+        int ends = order(out, node->kids[0], node->kids[1]);
+        if (ends == 1 || (ends == 0 && (node->open != '[' || node->close != ']')))
+            return false; /* (2, 1) is a point, no empty set */
         push(out, node->kids[0], node->open == '[', node->kids[1], node->close == ']');
         return true;
     }
@@ -254,7 +262,8 @@ static bool collect(pieces *out, ifl_math_node *node) {
     }
     if (node->kind != NODE_SEQUENCE) return false;
     bool braced = node->open == '{';
-    if (!braced && node->flag == 2 && node->n == 2)
+    if (!braced && node->flag == 2 && node->n == 2 && is_condition(node->kids[0]) &&
+        is_condition(node->kids[1]))
         return combined(out, node->kids[0], node->kids[1], NODE_INTERSECTION);
     if (!braced && node->flag != 1) return false;
     for (int i = 0; i < node->n; i++) {
