@@ -24,8 +24,13 @@ chosen() {
         holds "$chosen >= $trained && $chosen <= $trained + $stale" "$1: trained"
         holds "$(awk '{ n += 2 * ($3 + $4) } END { print n + 0 }' counts.txt) == $(dropped "$run" zero_variance)" "$1: passed over"
         holds "$(number "$run/summary.json" groups_skipped) == $(awk '{ n += $2 - $1 } END { print n + 0 }' counts.txt)" "$1: skipped"
-        # A process that was killed before its step's own row leaves the rows of its groups, which come again.
-        grep '"task/trained":' "$run/metrics.jsonl" | sed 's/"time_s":[^,]*,//' | sort -u >groups.txt
+        # A process that was killed before its step's own row leaves rows of its groups, which come again: the last ones count.
+        awk '/"task\/trained":/ { row[n++] = $0 }
+            match($0, /"sampling\/groups_drawn":[0-9]+/) {
+                drawn = substr($0, RSTART + 24, RLENGTH - 24)
+                for (i = n > drawn ? n - drawn : 0; i < n; i++) print row[i]
+                n = 0
+            }' "$run/metrics.jsonl" >groups.txt
         holds "$(grep -c '"task/trained":1' groups.txt) == $(number "$run/summary.json" groups_trained)" "$1: its group rows"
         holds "$(grep -c '"task/trained":' groups.txt) == $(number "$run/summary.json" groups_drawn)" "$1: its group rows"
     fi
