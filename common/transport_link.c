@@ -13,8 +13,8 @@
 #define HELLO_FIRST_NS 500000000 /* until HELLO is said again; doubles up to ... */
 #define HELLO_LAST_NS 8000000000
 #define STEADY_NS 5000000000 /* a session of this length counts as a good one */
-#define WEIGHTS_SILENCES                                                                           \
-    2 /* heartbeat limits that the weight plane may be silent for with news due */
+/* Heartbeat limits that the weight plane may be silent for with news due. */
+#define WEIGHTS_SILENCES 2
 #define BROKEN_OFF_MAX 3 /* handshakes without a reason, until keys are suspected */
 #define PROBE_FROM 2     /* ... until the other side is asked whether it has any */
 #define TICK_MS 50       /* longest sleep while connecting */

@@ -9,8 +9,7 @@
 #define IFL_REWARD_REPLY_MAX 4096u
 #define IFL_REWARD_REASON_MAX 1024 /* NUL included */
 #define IFL_REWARD_HELLO "inflight reward worker 4"
-#define IFL_REWARD_REQUEST_ASKED                                                                   \
-    16u /* where a request's frame goes on behind length, id and time */
+#define IFL_REWARD_REQUEST_ASKED 16u /* where a frame goes on behind length, id and time */
 
 /* What a reply says about its worker. */
 #define IFL_REPLY_LAST 1u    /* it is not fit for another request: end it with its whole group */

@@ -22,9 +22,8 @@
 #define START_FAILURES_MAX 3 /* in a row, after which waiting requests are UNAVAILABLE */
 #define REAP_TICK_MS 2
 #define IDLE_DEATH_PAUSE_MS 50
-#define NOT_RUN_MAX                                                                                \
-    3 /* times that a request goes to another worker since one was not fit for it                  \
-       */
+/* Times that a request goes to another worker since one was not fit for it. */
+#define NOT_RUN_MAX 3
 
 /* A worker's life: ABSENT -> STARTING (executed, no hello yet) -> SETUP (makes its checkers ready)
  * -> IDLE <-> BUSY -> ENDING -> ABSENT. */

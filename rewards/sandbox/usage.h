@@ -5,8 +5,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define USAGE_PROCESSES_MAX 4096 /* of all runs; more are left out of the sum, not of the limits   \
-                                  */
+/* Of all runs; more are left out of the sum, not of the limits. */
+#define USAGE_PROCESSES_MAX 4096
 
 typedef struct usage_row {
     pid_t pid, parent;
