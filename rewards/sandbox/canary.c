@@ -16,7 +16,11 @@
 #include "rewards/sandbox/sandbox_impl.h"
 
 #define CANARY_PROCESSES 8
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CANARY_MEMORY (1u << 30) /* each process has a sanitizer's books beside its own */
+#else
 #define CANARY_MEMORY (128u << 20) /* this program with its libraries has a third of it mapped */
+#endif
 #define CANARY_PIECE (1u << 20)
 
 static void pause_ms(int ms) {
